@@ -1,0 +1,38 @@
+package media
+
+import "time"
+
+// Audio is mono, signed 16-bit, in frames of 20 ms everywhere: the one shape that codecs, files, devices and programs share.
+const (
+	SampleRate   = 48000                  // Hz
+	FrameLength  = 20 * time.Millisecond  // one Opus packet
+	FrameSamples = SampleRate / 1000 * 20 // 960 samples
+)
+
+// An AudioSource yields what is to be said. ReadFrame fills pcm, which holds FrameSamples samples, and returns io.EOF when
+// there is no more. A live device blocks until it has a frame; a file returns at once and the session paces it.
+type AudioSource interface {
+	ReadFrame(pcm []int16) error
+}
+
+// An AudioSink takes what was heard, one frame every 20 ms, concealed where packets were lost.
+type AudioSink interface {
+	WriteFrame(pcm []int16) error
+}
+
+// A VideoFrame is one encoded VP8 frame.
+type VideoFrame struct {
+	Data []byte
+	PTS  time.Duration // presentation time, from the start of the stream
+	Key  bool          // decodable without earlier frames
+}
+
+// A VideoSource yields encoded frames in presentation order, and io.EOF when there are no more.
+type VideoSource interface {
+	ReadFrame() (VideoFrame, error)
+}
+
+// A VideoSink takes the frames that were received whole, in order.
+type VideoSink interface {
+	WriteFrame(VideoFrame) error
+}
