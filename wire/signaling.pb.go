@@ -104,10 +104,11 @@ type Registration struct {
 	Invitation     string                 `protobuf:"bytes,2,opt,name=invitation,proto3" json:"invitation,omitempty"`                                // invitation token; empty when the server is open
 	RegistrationId uint32                 `protobuf:"varint,3,opt,name=registration_id,json=registrationId,proto3" json:"registration_id,omitempty"` // 1 to 16380
 	IdentityKey    []byte                 `protobuf:"bytes,4,opt,name=identity_key,json=identityKey,proto3" json:"identity_key,omitempty"`           // [33] device 1's identity key, which becomes the account's
-	PreKeys        *PreKeys               `protobuf:"bytes,5,opt,name=pre_keys,json=preKeys,proto3" json:"pre_keys,omitempty"`                       // the first upload; signed and last-resort keys are mandatory
-	Signature      []byte                 `protobuf:"bytes,6,opt,name=signature,proto3" json:"signature,omitempty"`                                  // [64] XEdDSA by identity_key, docs/protocol.md "Registration"
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	PreKeys        []byte                 `protobuf:"bytes,5,opt,name=pre_keys,json=preKeys,proto3" json:"pre_keys,omitempty"`                       // serialised PreKeys, kept as bytes because the signature covers them exactly as sent; the first
+	// upload: signed and last-resort keys are mandatory
+	Signature     []byte `protobuf:"bytes,6,opt,name=signature,proto3" json:"signature,omitempty"` // [64] XEdDSA by identity_key, docs/protocol.md "Registration"
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Registration) Reset() {
@@ -168,7 +169,7 @@ func (x *Registration) GetIdentityKey() []byte {
 	return nil
 }
 
-func (x *Registration) GetPreKeys() *PreKeys {
+func (x *Registration) GetPreKeys() []byte {
 	if x != nil {
 		return x.PreKeys
 	}
@@ -1728,15 +1729,15 @@ var File_signaling_proto protoreflect.FileDescriptor
 const file_signaling_proto_rawDesc = "" +
 	"\n" +
 	"\x0fsignaling.proto\x12\n" +
-	"sotto.wire\"\xe4\x01\n" +
+	"sotto.wire\"\xcf\x01\n" +
 	"\fRegistration\x12\x1a\n" +
 	"\busername\x18\x01 \x01(\tR\busername\x12\x1e\n" +
 	"\n" +
 	"invitation\x18\x02 \x01(\tR\n" +
 	"invitation\x12'\n" +
 	"\x0fregistration_id\x18\x03 \x01(\rR\x0eregistrationId\x12!\n" +
-	"\fidentity_key\x18\x04 \x01(\fR\videntityKey\x12.\n" +
-	"\bpre_keys\x18\x05 \x01(\v2\x13.sotto.wire.PreKeysR\apreKeys\x12\x1c\n" +
+	"\fidentity_key\x18\x04 \x01(\fR\videntityKey\x12\x19\n" +
+	"\bpre_keys\x18\x05 \x01(\fR\apreKeys\x12\x1c\n" +
 	"\tsignature\x18\x06 \x01(\fR\tsignature\"F\n" +
 	"\x12RegistrationResult\x12\x18\n" +
 	"\aaccount\x18\x01 \x01(\fR\aaccount\x12\x16\n" +
@@ -1905,38 +1906,37 @@ var file_signaling_proto_goTypes = []any{
 	(*Error)(nil),               // 23: sotto.wire.Error
 }
 var file_signaling_proto_depIdxs = []int32{
-	3,  // 0: sotto.wire.Registration.pre_keys:type_name -> sotto.wire.PreKeys
-	5,  // 1: sotto.wire.PreKeys.signed_pre_key:type_name -> sotto.wire.SignedPreKey
-	6,  // 2: sotto.wire.PreKeys.last_resort_kyber:type_name -> sotto.wire.KyberPreKey
-	4,  // 3: sotto.wire.PreKeys.one_time:type_name -> sotto.wire.PreKey
-	6,  // 4: sotto.wire.PreKeys.one_time_kyber:type_name -> sotto.wire.KyberPreKey
-	4,  // 5: sotto.wire.Bundle.one_time:type_name -> sotto.wire.PreKey
-	5,  // 6: sotto.wire.Bundle.signed_pre_key:type_name -> sotto.wire.SignedPreKey
-	6,  // 7: sotto.wire.Bundle.kyber:type_name -> sotto.wire.KyberPreKey
-	11, // 8: sotto.wire.ServerFrame.hello:type_name -> sotto.wire.Hello
-	13, // 9: sotto.wire.ServerFrame.welcome:type_name -> sotto.wire.Welcome
-	23, // 10: sotto.wire.ServerFrame.error:type_name -> sotto.wire.Error
-	8,  // 11: sotto.wire.ServerFrame.deliver:type_name -> sotto.wire.Envelope
-	16, // 12: sotto.wire.ServerFrame.sent:type_name -> sotto.wire.Sent
-	18, // 13: sotto.wire.ServerFrame.bundles:type_name -> sotto.wire.Bundles
-	14, // 14: sotto.wire.ServerFrame.key_counts:type_name -> sotto.wire.KeyCounts
-	22, // 15: sotto.wire.ServerFrame.relay_credentials:type_name -> sotto.wire.RelayCredentials
-	20, // 16: sotto.wire.ServerFrame.account:type_name -> sotto.wire.Account
-	12, // 17: sotto.wire.ClientFrame.authenticate:type_name -> sotto.wire.Authenticate
-	8,  // 18: sotto.wire.ClientFrame.send:type_name -> sotto.wire.Envelope
-	15, // 19: sotto.wire.ClientFrame.ack:type_name -> sotto.wire.Ack
-	3,  // 20: sotto.wire.ClientFrame.upload_pre_keys:type_name -> sotto.wire.PreKeys
-	17, // 21: sotto.wire.ClientFrame.fetch_bundles:type_name -> sotto.wire.FetchBundles
-	19, // 22: sotto.wire.ClientFrame.look_up:type_name -> sotto.wire.LookUp
-	21, // 23: sotto.wire.ClientFrame.get_relay:type_name -> sotto.wire.GetRelayCredentials
-	14, // 24: sotto.wire.Welcome.key_counts:type_name -> sotto.wire.KeyCounts
-	7,  // 25: sotto.wire.Bundles.bundles:type_name -> sotto.wire.Bundle
-	0,  // 26: sotto.wire.Error.code:type_name -> sotto.wire.Error.Code
-	27, // [27:27] is the sub-list for method output_type
-	27, // [27:27] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	5,  // 0: sotto.wire.PreKeys.signed_pre_key:type_name -> sotto.wire.SignedPreKey
+	6,  // 1: sotto.wire.PreKeys.last_resort_kyber:type_name -> sotto.wire.KyberPreKey
+	4,  // 2: sotto.wire.PreKeys.one_time:type_name -> sotto.wire.PreKey
+	6,  // 3: sotto.wire.PreKeys.one_time_kyber:type_name -> sotto.wire.KyberPreKey
+	4,  // 4: sotto.wire.Bundle.one_time:type_name -> sotto.wire.PreKey
+	5,  // 5: sotto.wire.Bundle.signed_pre_key:type_name -> sotto.wire.SignedPreKey
+	6,  // 6: sotto.wire.Bundle.kyber:type_name -> sotto.wire.KyberPreKey
+	11, // 7: sotto.wire.ServerFrame.hello:type_name -> sotto.wire.Hello
+	13, // 8: sotto.wire.ServerFrame.welcome:type_name -> sotto.wire.Welcome
+	23, // 9: sotto.wire.ServerFrame.error:type_name -> sotto.wire.Error
+	8,  // 10: sotto.wire.ServerFrame.deliver:type_name -> sotto.wire.Envelope
+	16, // 11: sotto.wire.ServerFrame.sent:type_name -> sotto.wire.Sent
+	18, // 12: sotto.wire.ServerFrame.bundles:type_name -> sotto.wire.Bundles
+	14, // 13: sotto.wire.ServerFrame.key_counts:type_name -> sotto.wire.KeyCounts
+	22, // 14: sotto.wire.ServerFrame.relay_credentials:type_name -> sotto.wire.RelayCredentials
+	20, // 15: sotto.wire.ServerFrame.account:type_name -> sotto.wire.Account
+	12, // 16: sotto.wire.ClientFrame.authenticate:type_name -> sotto.wire.Authenticate
+	8,  // 17: sotto.wire.ClientFrame.send:type_name -> sotto.wire.Envelope
+	15, // 18: sotto.wire.ClientFrame.ack:type_name -> sotto.wire.Ack
+	3,  // 19: sotto.wire.ClientFrame.upload_pre_keys:type_name -> sotto.wire.PreKeys
+	17, // 20: sotto.wire.ClientFrame.fetch_bundles:type_name -> sotto.wire.FetchBundles
+	19, // 21: sotto.wire.ClientFrame.look_up:type_name -> sotto.wire.LookUp
+	21, // 22: sotto.wire.ClientFrame.get_relay:type_name -> sotto.wire.GetRelayCredentials
+	14, // 23: sotto.wire.Welcome.key_counts:type_name -> sotto.wire.KeyCounts
+	7,  // 24: sotto.wire.Bundles.bundles:type_name -> sotto.wire.Bundle
+	0,  // 25: sotto.wire.Error.code:type_name -> sotto.wire.Error.Code
+	26, // [26:26] is the sub-list for method output_type
+	26, // [26:26] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_signaling_proto_init() }
