@@ -1,0 +1,162 @@
+package media
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"sotto/media/rtpchain"
+	"sotto/media/secure"
+)
+
+// A Kind of stream.
+type Kind int
+
+const (
+	Audio Kind = iota
+	Video
+)
+
+// Codecs, by their names in RTP (RFC 7587, RFC 7741), and the payload types this end sends them with.
+const (
+	Opus = "opus"
+	VP8  = "VP8"
+
+	opusPayloadType   = 111
+	vp8PayloadType    = 96
+	vp8RTXPayloadType = 97
+
+	opusClockRate = 48000
+	vp8ClockRate  = 90000
+)
+
+// A Stream is what one end announces that it may send.
+type Stream struct {
+	Kind           Kind
+	Codec          string
+	PayloadType    uint8
+	SSRC           uint32
+	RTXPayloadType uint8  // video: retransmissions (RFC 4588)
+	RTXSSRC        uint32 // video
+}
+
+// A Description is what the peer must know to connect and to understand what it receives.
+type Description struct {
+	Ufrag    string // ICE user name fragment (RFC 8839 section 5.4)
+	Password string // ICE password
+	Streams  []Stream
+}
+
+// Keys are the SRTP master keys of a call, one for each direction. They are used in this session and nowhere else: a key that is
+// used twice, by a second session or in both directions, protects nothing.
+type Keys struct {
+	SendKey, SendSalt       []byte // secure.KeyLen and secure.SaltLen bytes
+	ReceiveKey, ReceiveSalt []byte
+}
+
+var errKeys = fmt.Errorf("call keys must be two different keys of %d bytes with salts of %d bytes", secure.KeyLen, secure.SaltLen)
+
+func (k Keys) contexts() (*secure.Sealer, *secure.Opener, error) {
+	for _, key := range [][]byte{k.SendKey, k.ReceiveKey} {
+		if len(key) != secure.KeyLen {
+			return nil, nil, errKeys
+		}
+	}
+	for _, salt := range [][]byte{k.SendSalt, k.ReceiveSalt} {
+		if len(salt) != secure.SaltLen {
+			return nil, nil, errKeys
+		}
+	}
+	if string(k.SendKey) == string(k.ReceiveKey) {
+		return nil, nil, errKeys
+	}
+	sealer, err := secure.NewSealer(k.SendKey, k.SendSalt)
+	if err != nil {
+		return nil, nil, err
+	}
+	opener, err := secure.NewOpener(k.ReceiveKey, k.ReceiveSalt)
+	return sealer, opener, err
+}
+
+// localStreams draws SSRCs that differ from one another.
+func localStreams(video bool) []Stream {
+	var ssrcs [3]uint32
+	for ssrcs[0] == 0 || ssrcs[1] == 0 || ssrcs[2] == 0 || ssrcs[0] == ssrcs[1] || ssrcs[0] == ssrcs[2] || ssrcs[1] == ssrcs[2] {
+		var random [12]byte
+		rand.Read(random[:])
+		for i := range ssrcs {
+			ssrcs[i] = binary.BigEndian.Uint32(random[4*i:])
+		}
+	}
+	streams := []Stream{{Kind: Audio, Codec: Opus, PayloadType: opusPayloadType, SSRC: ssrcs[0]}}
+	if video {
+		streams = append(streams, Stream{
+			Kind: Video, Codec: VP8, PayloadType: vp8PayloadType, SSRC: ssrcs[1],
+			RTXPayloadType: vp8RTXPayloadType, RTXSSRC: ssrcs[2],
+		})
+	}
+	return streams
+}
+
+// Validate refuses a description this end cannot use. Everything in it was chosen by the peer.
+func (d Description) Validate() error {
+	if !iceString(d.Ufrag, 4) || !iceString(d.Password, 22) {
+		return errors.New("the peer's ICE credentials are malformed")
+	}
+	kinds := map[Kind]bool{}
+	ssrcs := map[uint32]bool{0: true}
+	for _, s := range d.Streams {
+		switch {
+		case kinds[s.Kind]:
+			return errors.New("the peer announces two streams of one kind")
+		case s.Kind == Audio && s.Codec != Opus, s.Kind == Video && s.Codec != VP8, s.Kind != Audio && s.Kind != Video:
+			return errors.New("the peer announces a stream with a codec that is not supported here")
+		case s.PayloadType < 96 || s.PayloadType > 127: // dynamic (RFC 3551 section 6), and not mistaken for RTCP
+			return errors.New("the peer announces a payload type out of range")
+		case ssrcs[s.SSRC]:
+			return errors.New("the peer announces a stream without an SSRC of its own")
+		}
+		kinds[s.Kind], ssrcs[s.SSRC] = true, true
+		if s.Kind == Video {
+			if s.RTXPayloadType < 96 || s.RTXPayloadType > 127 || s.RTXPayloadType == s.PayloadType || ssrcs[s.RTXSSRC] {
+				return errors.New("the peer announces no usable retransmission stream for its video")
+			}
+			ssrcs[s.RTXSSRC] = true
+		}
+	}
+	return nil
+}
+
+// iceString checks length and alphabet (RFC 8839 section 5.4).
+func iceString(s string, shortest int) bool {
+	if len(s) < shortest || len(s) > 256 {
+		return false
+	}
+	for _, c := range []byte(s) {
+		if !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '+' || c == '/') {
+			return false
+		}
+	}
+	return true
+}
+
+func (d Description) stream(kind Kind) (Stream, bool) {
+	for _, s := range d.Streams {
+		if s.Kind == kind {
+			return s, true
+		}
+	}
+	return Stream{}, false
+}
+
+func (s Stream) chain() rtpchain.Stream {
+	clock := uint32(opusClockRate)
+	if s.Kind == Video {
+		clock = vp8ClockRate
+	}
+	return rtpchain.Stream{
+		SSRC: s.SSRC, PayloadType: s.PayloadType, ClockRate: clock,
+		RTXSSRC: s.RTXSSRC, RTXPayloadType: s.RTXPayloadType,
+	}
+}

@@ -1,0 +1,94 @@
+package media
+
+import (
+	"errors"
+	"time"
+
+	"github.com/pion/rtp"
+
+	"sotto/media/path"
+	"sotto/media/secure"
+)
+
+// How one datagram passes.
+//
+// In: ice.Conn (validated address) → path (demultiplexer, recover) → handle → secure.Opener → rtpchain → audioReceiver or videoReceiver.
+// Out: audioSender or videoSender → rtpchain → writeRTP → secure.Sealer → path.
+
+// errNotAccepted says that nothing may leave yet.
+var errNotAccepted = errors.New("sending has not been started")
+
+// handle takes one datagram from the path, one at a time.
+func (s *Session) handle(kind path.Kind, datagram []byte) {
+	now := time.Now()
+	switch kind {
+	case path.RTP:
+		packet, err := s.opener.RTP(datagram)
+		if err != nil {
+			s.refused(err)
+			return
+		}
+		s.counts.bytesReceived.Add(uint64(len(datagram)))
+		if s.counts.firstMediaAfter.CompareAndSwap(0, int64(max(1, now.Sub(s.started)))) {
+			close(s.firstMedia)
+			s.emit(EventFirstMedia)
+		}
+		if err := s.chain.HandleRTP(packet, now); err != nil {
+			s.counts.malformed.Add(1)
+		}
+	case path.RTCP:
+		packet, err := s.opener.RTCP(datagram)
+		if err != nil {
+			s.refused(err)
+			return
+		}
+		s.counts.bytesReceived.Add(uint64(len(datagram)))
+		if err := s.chain.HandleRTCP(packet, now); err != nil {
+			s.counts.malformed.Add(1)
+		}
+	default:
+		s.counts.malformed.Add(1)
+	}
+}
+
+// refused counts what was not opened. A packet that cannot be decrypted is an error the users must hear of, never silence.
+func (s *Session) refused(err error) {
+	if errors.Is(err, secure.ErrReplayed) {
+		s.counts.replayed.Add(1)
+		return
+	}
+	if s.counts.undecryptable.Add(1) == 1 {
+		s.log.Error("media cannot be decrypted: the peer uses other keys, or something on the way changes packets")
+		s.emit(EventUndecryptable)
+	}
+}
+
+func (s *Session) writeRTP(header *rtp.Header, payload []byte) error {
+	if !s.sending.Load() {
+		return errNotAccepted
+	}
+	datagram, err := s.sealer.RTP(header, payload)
+	if err != nil {
+		return err
+	}
+	return s.write(datagram)
+}
+
+func (s *Session) writeRTCP(packet []byte) error {
+	if !s.sending.Load() {
+		return errNotAccepted
+	}
+	datagram, err := s.sealer.RTCP(packet)
+	if err != nil {
+		return err
+	}
+	return s.write(datagram)
+}
+
+func (s *Session) write(datagram []byte) error {
+	if err := s.path.Write(datagram); err != nil {
+		return err
+	}
+	s.counts.bytesSent.Add(uint64(len(datagram)))
+	return nil
+}

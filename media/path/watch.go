@@ -1,0 +1,119 @@
+package path
+
+import (
+	"net"
+	"strconv"
+	"time"
+
+	"github.com/pion/ice/v4"
+)
+
+// subscribe turns the agent's events into ours. pion calls each handler from one goroutine of its own, in order.
+func (p *Path) subscribe() error {
+	err := p.agent.OnCandidate(func(c ice.Candidate) {
+		if c == nil || p.cfg.OnCandidate == nil {
+			return
+		}
+		if s := marshalCandidate(c); s != "" {
+			p.cfg.OnCandidate(s)
+		}
+	})
+	if err != nil {
+		return err
+	}
+	connected := false
+	return p.agent.OnConnectionStateChange(func(state ice.ConnectionState) {
+		switch state {
+		case ice.ConnectionStateConnected:
+			connected = true
+			p.cfg.OnState(Connected, nil)
+		case ice.ConnectionStateDisconnected:
+			p.cfg.OnState(Interrupted, nil)
+		case ice.ConnectionStateFailed:
+			if connected {
+				p.fail(ErrConsentExpired)
+			} else {
+				p.fail(ErrUnreachable)
+			}
+		}
+	})
+}
+
+// fail stops sending, once.
+func (p *Path) fail(reason error) {
+	p.mu.Lock()
+	already := p.failed || p.closing
+	p.failed = true
+	p.mu.Unlock()
+	if !already {
+		p.cfg.OnState(Failed, reason)
+	}
+}
+
+// watch looks for the first valid pair, which pion does not announce, and then for consent. pion counts any packet as life; RFC 7675
+// section 5.1 counts answers to our checks only, so that nobody is flooded whose answers do not arrive.
+func (p *Path) watch(conn *ice.Conn) {
+	defer p.done.Done()
+	ticker := time.NewTicker(2 * time.Millisecond)
+	defer ticker.Stop()
+	for started, ready := time.Now(), false; !ready; {
+		select {
+		case <-p.closed:
+			return
+		case now := <-ticker.C:
+			if now.Sub(started) > 2*time.Second {
+				ticker.Reset(20 * time.Millisecond)
+			}
+		}
+		for _, pair := range conn.GetCandidatePairsInfo() {
+			ready = ready || pair.State == ice.CandidatePairStateSucceeded
+		}
+	}
+	close(p.ready)
+
+	ticker.Reset(min(500*time.Millisecond, p.cfg.ConsentTimeout/4))
+	consent := time.Now()
+	for {
+		select {
+		case <-p.closed:
+			return
+		case now := <-ticker.C:
+			if stats, ok := p.agent.GetSelectedCandidatePairStats(); ok && stats.LastResponseTimestamp.After(consent) {
+				consent = stats.LastResponseTimestamp
+			}
+			if now.Sub(consent) > p.cfg.ConsentTimeout {
+				p.fail(ErrConsentExpired)
+				return
+			}
+		}
+	}
+}
+
+// Info describes the selected pair.
+type Info struct {
+	LocalType, RemoteType       string // host, srflx, prflx or relay
+	LocalAddress, RemoteAddress string
+	RoundTrip                   time.Duration // of the last connectivity check
+}
+
+// Info returns the zero value until a pair is selected.
+func (p *Path) Info() Info {
+	pair, err := p.agent.GetSelectedCandidatePair()
+	if err != nil || pair == nil {
+		return Info{}
+	}
+	info := Info{
+		LocalType:     pair.Local.Type().String(),
+		RemoteType:    pair.Remote.Type().String(),
+		LocalAddress:  hostPort(pair.Local),
+		RemoteAddress: hostPort(pair.Remote),
+	}
+	if stats, ok := p.agent.GetSelectedCandidatePairStats(); ok {
+		info.RoundTrip = time.Duration(stats.CurrentRoundTripTime * float64(time.Second))
+	}
+	return info
+}
+
+func hostPort(c ice.Candidate) string {
+	return net.JoinHostPort(c.Address(), strconv.Itoa(c.Port()))
+}

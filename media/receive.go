@@ -1,0 +1,181 @@
+package media
+
+import (
+	"sync"
+	"time"
+
+	"sotto/media/rtpchain"
+	"sotto/media/vp8"
+)
+
+// SetSinks lets the call be heard and seen from now on; a nil sink leaves its stream unplayed. Sound that came before is not
+// played; pictures that came before wait for their sink, since what follows builds on them.
+func (s *Session) SetSinks(audio AudioSink, video VideoSink) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.state == closed {
+		return
+	}
+	s.audio.setSink(audio)
+	s.video.setSink(video)
+}
+
+// audioReceiver decodes and conceals what arrives and gives the sink a frame every 20 ms.
+type audioReceiver struct {
+	s *Session
+
+	mu      sync.Mutex
+	buffer  jitterBuffer
+	sink    AudioSink
+	running bool
+}
+
+func newAudioReceiver(s *Session) (*audioReceiver, error) {
+	buffer, err := newJitterBuffer()
+	if err != nil {
+		return nil, err
+	}
+	return &audioReceiver{s: s, buffer: buffer}, nil
+}
+
+func (a *audioReceiver) push(p rtpchain.Packet) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.sink != nil {
+		a.buffer.Push(uint16(p.Sequence), p.Timestamp, p.Payload, p.Arrival)
+	}
+}
+
+func (a *audioReceiver) setSink(sink AudioSink) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.sink = sink
+	if sink != nil && !a.running {
+		a.running = true
+		a.s.done.Add(1)
+		go a.play()
+	}
+}
+
+// play never drifts: each frame is due 20 ms after the last was. A sink that blocks (a device) sets the pace.
+func (a *audioReceiver) play() {
+	defer a.s.done.Done()
+	pcm := make([]int16, FrameSamples)
+	for due := time.Now(); sleepUntil(a.s.ctx, due); due = nextDue(due, time.Now()) {
+		a.mu.Lock()
+		sink := a.sink
+		concealed := a.buffer.Pull(pcm)
+		a.mu.Unlock()
+		if sink == nil {
+			continue
+		}
+		a.s.counts.audioFramesPlayed.Add(1)
+		if concealed {
+			a.s.counts.audioFramesConcealed.Add(1)
+		}
+		if err := sink.WriteFrame(pcm); err != nil {
+			a.s.log.Error("playing audio failed", "error", err)
+			a.setSink(nil)
+		}
+	}
+}
+
+const (
+	// framePatience is how long pictures stand still for a retransmission before they jump to the next key frame.
+	framePatience = time.Second
+	frameQueue    = 300 // frames waiting for a sink that is slow, or not there yet
+	frameTick     = 20 * time.Millisecond
+)
+
+// videoReceiver puts frames together and hands them to the sink in order.
+type videoReceiver struct {
+	s     *Session
+	ssrc  uint32
+	queue chan VideoFrame
+
+	mu        sync.Mutex
+	assembler *vp8.Assembler
+	clock     uint64 // RTP time of the last frame, unwrapped
+	sink      VideoSink
+	running   bool
+}
+
+func newVideoReceiver(s *Session) *videoReceiver {
+	return &videoReceiver{s: s, assembler: vp8.NewAssembler(framePatience), queue: make(chan VideoFrame, frameQueue)}
+}
+
+func (v *videoReceiver) push(p rtpchain.Packet) {
+	v.mu.Lock()
+	v.assembler.Push(p.Sequence, p.Timestamp, p.Marker, p.Payload, p.Arrival)
+	v.mu.Unlock()
+	v.pop(p.Arrival)
+}
+
+// watch lets the assembler see time pass when nothing arrives.
+func (v *videoReceiver) watch() {
+	defer v.s.done.Done()
+	ticker := time.NewTicker(frameTick)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-v.s.ctx.Done():
+			return
+		case now := <-ticker.C:
+			v.pop(now)
+		}
+	}
+}
+
+// pop queues the frames that are whole.
+func (v *videoReceiver) pop(now time.Time) {
+	v.mu.Lock()
+	var frame *vp8.Frame
+	var ask bool
+	for frame, ask = v.assembler.Pop(now); frame != nil; frame, ask = v.assembler.Pop(now) {
+		v.clock += uint64(int64(int32(frame.Timestamp - uint32(v.clock))))
+		pts := time.Duration(v.clock) * time.Second / vp8ClockRate
+		select {
+		case v.queue <- VideoFrame{Data: frame.Data, PTS: pts, Key: frame.Key}:
+			v.s.counts.videoFramesReceived.Add(1)
+		default:
+			v.assembler.Lose()
+		}
+	}
+	v.s.counts.videoFramesLost.Store(v.assembler.Lost())
+	v.mu.Unlock()
+	if ask {
+		_ = v.s.chain.RequestKeyFrame(v.ssrc) // asked again if it does not help
+	}
+}
+
+func (v *videoReceiver) setSink(sink VideoSink) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.sink = sink
+	if sink != nil && !v.running {
+		v.running = true
+		v.s.done.Add(1)
+		go v.play()
+	}
+}
+
+func (v *videoReceiver) play() {
+	defer v.s.done.Done()
+	for {
+		select {
+		case <-v.s.ctx.Done():
+			return
+		case frame := <-v.queue:
+			v.mu.Lock()
+			sink := v.sink
+			v.mu.Unlock()
+			if sink == nil {
+				continue
+			}
+			if err := sink.WriteFrame(frame); err != nil {
+				v.s.log.Error("showing video failed", "error", err)
+				v.setSink(nil)
+			}
+		}
+	}
+}

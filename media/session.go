@@ -1,0 +1,258 @@
+// Package media carries the sound and pictures of one call between two devices: Opus and VP8 in RTP, sealed as SRTP with keys that
+// are handed in, on a path found by ICE.
+//
+// One session, in the order things happen:
+//
+//  1. NewSession draws ICE credentials and SSRCs; Local is what the peer must be told. GatherCandidates finds addresses to try.
+//  2. Connect takes the peer's description and the keys, and starts the connectivity checks; candidates may come before and after.
+//  3. StartSending, after the local user has accepted, reads the sources and sends. SetSinks lets what arrives be heard and seen.
+//  4. Close ends it and waits for everything it started.
+//
+// Guarantees: before StartSending nothing but connectivity checks leaves; before SetSinks nothing is played. Packets are taken from
+// addresses that passed a connectivity check only, opened once, and counted as undecryptable if the key is wrong; nothing of them is
+// played. A video frame is delivered with the bytes that were sent or not at all. When the peer no longer answers, the session fails
+// within 30 s.
+//
+// The session knows nothing of accounts, signaling and where keys come from.
+package media
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/pion/rtp"
+	"github.com/pion/transport/v4"
+
+	"sotto/media/path"
+	"sotto/media/rtpchain"
+	"sotto/media/secure"
+)
+
+// Relay is a TURN server with time-limited credentials.
+type Relay = path.Relay
+
+// An Event tells what became of a session.
+type Event int
+
+const (
+	EventConnected     Event = iota + 1 // a path is there; again after EventInterrupted
+	EventInterrupted                    // nothing arrived for some seconds
+	EventFirstMedia                     // the first authenticated packet of the peer's
+	EventUndecryptable                  // a packet could not be decrypted; reported once, Stats counts on
+	EventFailed                         // for good; Failed says why
+)
+
+// Config says how a session is to be made.
+type Config struct {
+	Controlling bool    // true at the caller's end, false at the callee's
+	Relays      []Relay // also asked for this device's public address, unless RelayOnly
+	RelayOnly   bool    // the peer and the network learn the relay's address only
+	Loopback    bool    // candidates on the loopback interface only: both ends on one machine
+	Video       bool    // announce a video stream
+
+	OnCandidate func(candidate string) // to be brought to the peer's AddRemoteCandidate
+	OnEvent     func(Event)            // must return soon and not call Close; may be nil
+
+	InterruptedAfter time.Duration // 0: 5 s
+	FailAfter        time.Duration // 0: 30 s (RFC 7675); also how long the first connection may take
+
+	Log *slog.Logger  // nil: discarded
+	Net transport.Net // nil: the machine's; a test hands in another
+}
+
+// A Session is one end of a call's media. Its methods may be called by any goroutine.
+type Session struct {
+	cfg        Config
+	log        *slog.Logger
+	path       *path.Path
+	local      []Stream
+	ctx        context.Context // ends with Close
+	cancel     context.CancelFunc
+	done       sync.WaitGroup
+	connected  chan struct{}
+	failed     chan error
+	firstMedia chan struct{}
+	events     sync.Mutex // one event at a time
+	counts     counters
+	sending    atomic.Bool // media and RTCP may leave
+
+	audio *audioReceiver
+	video *videoReceiver
+
+	// Set by Connect before the first packet can come or go.
+	sealer  sealer
+	opener  *secure.Opener
+	chain   *rtpchain.Chain
+	remote  Description
+	started time.Time
+
+	mu         sync.Mutex
+	state      state
+	sources    []any // to be closed with the session
+	failedOnce bool
+}
+
+type state int
+
+const (
+	created state = iota
+	connecting
+	sending
+	closed
+)
+
+// sealer is what a test puts an instrument around.
+type sealer interface {
+	RTP(header *rtp.Header, payload []byte) ([]byte, error)
+	RTCP(packet []byte) ([]byte, error)
+}
+
+// NewSession draws credentials and stream identifiers. Nothing is sent yet.
+func NewSession(cfg Config) (*Session, error) {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	s := &Session{
+		cfg: cfg, log: cfg.Log, local: localStreams(cfg.Video),
+		connected: make(chan struct{}), failed: make(chan error, 1), firstMedia: make(chan struct{}),
+	}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	var err error
+	if s.audio, err = newAudioReceiver(s); err != nil {
+		return nil, err
+	}
+	s.video = newVideoReceiver(s)
+	s.path, err = path.New(path.Config{
+		Controlling: cfg.Controlling, Relays: cfg.Relays, RelayOnly: cfg.RelayOnly, Loopback: cfg.Loopback,
+		InterruptedAfter: cfg.InterruptedAfter, ConsentTimeout: cfg.FailAfter,
+		OnCandidate: cfg.OnCandidate, OnState: s.pathState, Handle: s.handle, Log: cfg.Log, Net: cfg.Net,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// Local is what the peer must be told.
+func (s *Session) Local() Description {
+	ufrag, password := s.path.Credentials()
+	return Description{Ufrag: ufrag, Password: password, Streams: append([]Stream(nil), s.local...)}
+}
+
+// GatherCandidates starts finding this end's candidates and returns; each is handed to Config.OnCandidate.
+func (s *Session) GatherCandidates() error { return s.path.Gather() }
+
+// AddRemoteCandidate takes a candidate of the peer's, before or after Connect.
+func (s *Session) AddRemoteCandidate(candidate string) error {
+	return s.path.AddRemoteCandidate(candidate)
+}
+
+// Connect starts the connectivity checks and returns. It can be called once: a session's keys serve one session.
+func (s *Session) Connect(remote Description, keys Keys) error {
+	if err := remote.Validate(); err != nil {
+		return err
+	}
+	sealer, opener, err := keys.contexts()
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.state != created {
+		return errors.New("the session was connected or closed before")
+	}
+	s.sealer, s.opener, s.remote, s.started = sealer, opener, remote, time.Now()
+	s.chain, err = rtpchain.New(rtpchain.Config{
+		WriteRTP: s.writeRTP, WriteRTCP: s.writeRTCP, OnKeyFrame: s.keyFrameRequested,
+		RoundTrip: func() time.Duration { return s.path.Info().RoundTrip },
+	})
+	if err != nil {
+		return err
+	}
+	if stream, ok := remote.stream(Audio); ok {
+		s.chain.AddRemote(stream.chain(), s.audio.push)
+	}
+	if stream, ok := remote.stream(Video); ok {
+		s.video.ssrc = stream.SSRC
+		s.chain.AddRemote(stream.chain(), s.video.push)
+		s.done.Add(1)
+		go s.video.watch()
+	}
+	s.state = connecting
+	return s.path.Connect(remote.Ufrag, remote.Password)
+}
+
+// Connected is closed when a path has been selected for the first time.
+func (s *Session) Connected() <-chan struct{} { return s.connected }
+
+// Failed yields the reason once, when the session has failed for good, and is closed then.
+func (s *Session) Failed() <-chan error { return s.failed }
+
+// FirstMedia is closed by the first authenticated media packet of the peer's.
+func (s *Session) FirstMedia() <-chan struct{} { return s.firstMedia }
+
+// pathState turns what became of the path into events.
+func (s *Session) pathState(state path.State, reason error) {
+	switch state {
+	case path.Connected:
+		s.mu.Lock()
+		if s.counts.connectedAfter == 0 {
+			s.counts.connectedAfter = time.Since(s.started)
+			close(s.connected)
+		}
+		s.mu.Unlock()
+		s.emit(EventConnected)
+	case path.Interrupted:
+		s.emit(EventInterrupted)
+	case path.Failed:
+		s.mu.Lock()
+		again := s.failedOnce
+		s.failedOnce = true
+		s.mu.Unlock()
+		if !again {
+			s.failed <- reason
+			close(s.failed)
+			s.emit(EventFailed)
+		}
+	}
+}
+
+func (s *Session) emit(event Event) {
+	if s.cfg.OnEvent == nil {
+		return
+	}
+	s.events.Lock()
+	defer s.events.Unlock()
+	s.cfg.OnEvent(event)
+}
+
+// Close ends the session and waits for everything it started; an AudioSource or VideoSource that has a Close method is closed, which
+// must end a ReadFrame that blocks. Close must not be called from Config.OnEvent.
+func (s *Session) Close() error {
+	s.mu.Lock()
+	if s.state == closed {
+		s.mu.Unlock()
+		return nil
+	}
+	s.state = closed
+	chain, sources := s.chain, s.sources
+	s.mu.Unlock()
+
+	s.cancel()
+	err := s.path.Close()
+	if chain != nil {
+		err = errors.Join(err, chain.Close())
+	}
+	for _, source := range sources {
+		if closer, ok := source.(io.Closer); ok {
+			_ = closer.Close() // the source may have been closed by its owner
+		}
+	}
+	s.done.Wait()
+	return err
+}

@@ -1,0 +1,158 @@
+package media
+
+import (
+	"sync/atomic"
+	"time"
+
+	"sotto/media/rtpchain"
+	"sotto/media/secure"
+)
+
+type counters struct {
+	bytesSent, bytesReceived             atomic.Uint64
+	undecryptable, replayed, malformed   atomic.Uint64
+	audioFramesSent, audioFramesPlayed   atomic.Uint64
+	audioFramesConcealed                 atomic.Uint64
+	videoFramesSent, videoFramesReceived atomic.Uint64
+	videoFramesLost                      atomic.Uint64
+	firstMediaAfter                      atomic.Int64  // nanoseconds, 0: not yet
+	connectedAfter                       time.Duration // guarded by Session.mu
+}
+
+// Stats describes a session so far. Times count from Connect.
+type Stats struct {
+	Cipher          string
+	Path            PathStats
+	RoundTrip       time.Duration // by RTCP if there are reports, else by ICE
+	ConnectedAfter  time.Duration // 0: not yet
+	FirstMediaAfter time.Duration // 0: not yet
+
+	BytesSent, BytesReceived uint64 // of SRTP and SRTCP, without IP and UDP
+	Undecryptable            uint64 // packets that the keys did not open: an error that users must be told of
+	Replayed                 uint64 // packets that came twice, or too late to tell
+	Malformed                uint64 // datagrams that made no sense
+
+	Audio, Video StreamStats
+
+	NacksReceived   uint64 // requests of the peer for lost packets
+	Retransmissions uint64 // answers to them
+	PLIsSent        uint64
+	PLIsReceived    uint64
+}
+
+// StreamStats describes both directions of one medium.
+type StreamStats struct {
+	Codec string // empty if neither end announced one
+
+	FramesSent     uint64
+	RemoteLost     int64         // packets of ours that did not arrive, as the peer reports
+	RemoteFraction float64       // the same, of those between its last two reports
+	RemoteJitter   time.Duration // as the peer reports
+
+	PacketsReceived uint64
+	PacketsLost     uint64 // on the network, before repair
+	PacketsRepaired uint64 // of the lost, by retransmission
+	NacksSent       uint64
+	PayloadReceived uint64 // bytes
+	Jitter          time.Duration
+	FramesReceived  uint64 // audio: played, with the concealed; video: whole, in order, decodable
+	FramesLost      uint64 // video
+	FramesConcealed uint64 // audio
+}
+
+// Loss is the share of the peer's packets that the network lost.
+func (s StreamStats) Loss() float64 {
+	if s.PacketsReceived+s.PacketsLost == 0 {
+		return 0
+	}
+	return float64(s.PacketsLost) / float64(s.PacketsReceived+s.PacketsLost)
+}
+
+// PathStats tells how packets travel.
+type PathStats struct {
+	Kind                        string  // "direct", "relay", or empty before there is a path
+	LocalType, RemoteType       string  // host, srflx, prflx or relay
+	LocalAddress, RemoteAddress Address // not shown unless revealed
+}
+
+// An Address prints as a placeholder, so that no log or report gives away where a user is.
+type Address struct{ hostPort string }
+
+// String does not show the address.
+func (a Address) String() string {
+	if a.hostPort == "" {
+		return ""
+	}
+	return "[redacted]"
+}
+
+// MarshalText does not show the address.
+func (a Address) MarshalText() ([]byte, error) { return []byte(a.String()), nil }
+
+// Reveal is the address itself, host:port.
+func (a Address) Reveal() string { return a.hostPort }
+
+// Stats may be called at any time, also after Close.
+func (s *Session) Stats() Stats {
+	s.mu.Lock()
+	chain, remote := s.chain, s.remote
+	stats := Stats{Cipher: secure.Cipher, ConnectedAfter: s.counts.connectedAfter}
+	s.mu.Unlock()
+
+	c := &s.counts
+	stats.FirstMediaAfter = time.Duration(c.firstMediaAfter.Load())
+	stats.BytesSent, stats.BytesReceived = c.bytesSent.Load(), c.bytesReceived.Load()
+	stats.Undecryptable, stats.Replayed, stats.Malformed = c.undecryptable.Load(), c.replayed.Load(), c.malformed.Load()
+
+	info := s.path.Info()
+	stats.RoundTrip = info.RoundTrip
+	if info.LocalType != "" {
+		stats.Path = PathStats{
+			Kind: "direct", LocalType: info.LocalType, RemoteType: info.RemoteType,
+			LocalAddress: Address{info.LocalAddress}, RemoteAddress: Address{info.RemoteAddress},
+		}
+		if info.LocalType == "relay" || info.RemoteType == "relay" {
+			stats.Path.Kind = "relay"
+		}
+	}
+	if chain == nil {
+		return stats
+	}
+	feedback := chain.Feedback()
+	stats.NacksReceived, stats.Retransmissions = feedback.NacksReceived, feedback.Retransmitted
+	stats.PLIsSent, stats.PLIsReceived = feedback.PLIsSent, feedback.PLIsReceived
+
+	local := Description{Streams: s.local}
+	for _, kind := range []Kind{Audio, Video} {
+		stream := &stats.Audio
+		if kind == Video {
+			stream = &stats.Video
+		}
+		if ours, ok := local.stream(kind); ok {
+			roundTrip := stream.sent(ours, chain.Reception(ours.SSRC))
+			if roundTrip > 0 {
+				stats.RoundTrip = roundTrip
+			}
+		}
+		if theirs, ok := remote.stream(kind); ok {
+			stream.received(theirs, chain.Remote(theirs.SSRC))
+		}
+	}
+	stats.Audio.FramesSent, stats.Video.FramesSent = c.audioFramesSent.Load(), c.videoFramesSent.Load()
+	stats.Audio.FramesReceived, stats.Audio.FramesConcealed = c.audioFramesPlayed.Load(), c.audioFramesConcealed.Load()
+	stats.Video.FramesReceived, stats.Video.FramesLost = c.videoFramesReceived.Load(), c.videoFramesLost.Load()
+	return stats
+}
+
+func (s *StreamStats) sent(ours Stream, report rtpchain.Reception) (roundTrip time.Duration) {
+	s.Codec = ours.Codec
+	s.RemoteLost, s.RemoteFraction = report.Lost, report.Fraction
+	s.RemoteJitter = time.Duration(report.Jitter) * time.Second / time.Duration(ours.chain().ClockRate)
+	return report.RoundTrip
+}
+
+func (s *StreamStats) received(theirs Stream, r rtpchain.RemoteStats) {
+	s.Codec = theirs.Codec
+	s.PacketsReceived, s.PacketsLost, s.PacketsRepaired = r.Packets, r.Lost, r.Repaired
+	s.NacksSent, s.PayloadReceived, s.Jitter = r.Nacked, r.Bytes, r.Jitter
+}
