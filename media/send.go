@@ -6,6 +6,7 @@ import (
 	"io"
 	"time"
 
+	"sotto/media/opus"
 	"sotto/media/rtpchain"
 	"sotto/media/vp8"
 )
@@ -32,10 +33,10 @@ func (s *Session) StartSending(audio AudioSource, video VideoSource) error {
 	if video != nil && !s.cfg.Video {
 		return errors.New("this session did not announce video")
 	}
-	var encoder audioEncoder
+	var encoder *opus.Encoder
 	if audio != nil {
 		var err error
-		if encoder, err = newAudioEncoder(); err != nil {
+		if encoder, err = opus.NewEncoder(opus.Config{}); err != nil {
 			return err
 		}
 	}
@@ -55,22 +56,21 @@ func (s *Session) StartSending(audio AudioSource, video VideoSource) error {
 }
 
 // sendAudio sends a packet every 20 ms, all of one length, whatever is said.
-func (s *Session) sendAudio(source AudioSource, encoder audioEncoder, out *rtpchain.Writer) {
+func (s *Session) sendAudio(source AudioSource, encoder *opus.Encoder, out *rtpchain.Writer) {
 	defer s.done.Done()
 	if !s.waitReady() {
 		return
 	}
 	var (
-		pcm    = make([]int16, FrameSamples)
-		packet = make([]byte, payloadSize)
-		due    = time.Now()
+		pcm = make([]int16, FrameSamples)
+		due = time.Now()
 	)
 	for frame := uint32(0); ; frame++ {
 		if err := source.ReadFrame(pcm); err != nil {
 			s.sourceEnded("audio", err)
 			return
 		}
-		n, err := encoder.Encode(pcm, packet)
+		packet, err := encoder.Encode(pcm)
 		if err != nil {
 			s.log.Error("encoding audio failed", "error", err)
 			return
@@ -79,7 +79,7 @@ func (s *Session) sendAudio(source AudioSource, encoder audioEncoder, out *rtpch
 			return
 		}
 		due = nextDue(due, time.Now())
-		if out.Write(frame*FrameSamples, frame == 0, packet[:n]) == nil {
+		if out.Write(frame*FrameSamples, frame == 0, packet) == nil {
 			s.counts.audioFramesSent.Add(1)
 		}
 	}

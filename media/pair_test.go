@@ -1,0 +1,260 @@
+package media
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"io"
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/pion/rtp"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// pair is a caller and a callee whose signaling is a function call.
+type pair struct {
+	caller, callee         *Session
+	callerKeys             Keys
+	calleeKeys             Keys
+	mu                     sync.Mutex
+	candidates             map[*Session][]string // what each has told the other
+	events                 map[*Session][]Event
+	callerSeal, calleeSeal *nonceWatch
+}
+
+func testKeys() (caller, callee Keys) {
+	up, down := bytes.Repeat([]byte{1}, 32), bytes.Repeat([]byte{2}, 32)
+	upSalt, downSalt := bytes.Repeat([]byte{3}, 12), bytes.Repeat([]byte{4}, 12)
+	return Keys{SendKey: up, SendSalt: upSalt, ReceiveKey: down, ReceiveSalt: downSalt},
+		Keys{SendKey: down, SendSalt: downSalt, ReceiveKey: up, ReceiveSalt: upSalt}
+}
+
+// newPair makes two sessions that gather and trickle to each other. Nothing is connected yet.
+func newPair(t testing.TB, callerConfig, calleeConfig Config) *pair {
+	t.Helper()
+	p := &pair{candidates: map[*Session][]string{}, events: map[*Session][]Event{}}
+	p.callerKeys, p.calleeKeys = testKeys()
+	callerConfig.Controlling = true
+	p.caller = p.session(t, callerConfig, &p.callee)
+	p.callee = p.session(t, calleeConfig, &p.caller)
+	return p
+}
+
+func (p *pair) session(t testing.TB, cfg Config, peer **Session) *Session {
+	var self *Session
+	cfg.OnCandidate = func(candidate string) {
+		p.mu.Lock()
+		p.candidates[self] = append(p.candidates[self], candidate)
+		p.mu.Unlock()
+		if err := (*peer).AddRemoteCandidate(candidate); err != nil {
+			t.Errorf("candidate %q: %v", candidate, err)
+		}
+	}
+	cfg.OnEvent = func(event Event) {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.events[self] = append(p.events[self], event)
+	}
+	self, err := NewSession(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { self.Close() })
+	return self
+}
+
+// connect trickles and connects both ends, and puts the instrument around both ciphers.
+func (p *pair) connect(t testing.TB) {
+	t.Helper()
+	for _, s := range []*Session{p.caller, p.callee} {
+		if err := s.GatherCandidates(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := p.callee.Connect(p.caller.Local(), p.calleeKeys); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.caller.Connect(p.callee.Local(), p.callerKeys); err != nil {
+		t.Fatal(err)
+	}
+	p.callerSeal, p.calleeSeal = watchNonces(p.caller), watchNonces(p.callee)
+}
+
+func (p *pair) eventsOf(s *Session) []Event {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return append([]Event(nil), p.events[s]...)
+}
+
+// nonceWatch is an instrument around a cipher. An AEAD_AES_256_GCM nonce is made of SSRC and index (RFC 7714 section 8.1), so no two
+// different packets may be sealed with the same pair.
+type nonceWatch struct {
+	sealer
+	mu      sync.Mutex
+	sealed  map[[2]uint64][32]byte
+	highest map[uint32]uint64
+	reused  int
+}
+
+func watchNonces(s *Session) *nonceWatch {
+	w := &nonceWatch{sealer: s.sealer, sealed: map[[2]uint64][32]byte{}, highest: map[uint32]uint64{}}
+	s.sealer = w
+	return w
+}
+
+func (w *nonceWatch) RTP(header *rtp.Header, payload []byte) ([]byte, error) {
+	datagram, err := w.sealer.RTP(header, payload)
+	if err != nil {
+		return nil, err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	highest, ok := w.highest[header.SSRC]
+	if !ok {
+		highest = uint64(header.SequenceNumber)
+	}
+	index := uint64(int64(highest) + int64(int16(header.SequenceNumber-uint16(highest))))
+	w.highest[header.SSRC] = max(highest, index)
+	nonce := [2]uint64{uint64(header.SSRC), index}
+	digest := sha256.Sum256(datagram)
+	if earlier, ok := w.sealed[nonce]; ok && earlier != digest {
+		w.reused++
+	}
+	w.sealed[nonce] = digest
+	return datagram, nil
+}
+
+func (w *nonceWatch) check(t *testing.T) {
+	t.Helper()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.reused != 0 {
+		t.Errorf("%d nonces were used for two packets", w.reused)
+	}
+	if len(w.sealed) == 0 {
+		t.Error("the instrument saw no packet")
+	}
+}
+
+// tone is a file-like source of n frames of a 440 Hz tone.
+type tone struct{ n, sample int }
+
+func (s *tone) ReadFrame(pcm []int16) error {
+	if s.n == 0 {
+		return io.EOF
+	}
+	s.n--
+	fillTone(pcm, &s.sample)
+	return nil
+}
+
+// pictures yields frames that only VP8's frame tag tells from noise: the transport does not look further.
+type pictures struct {
+	frames   []VideoFrame
+	position int
+}
+
+func newPictures(n, keyEvery int, interval time.Duration) *pictures {
+	random := rand.New(rand.NewPCG(1, 2))
+	p := &pictures{}
+	for i := range n {
+		size := 800 + random.IntN(4000)
+		key := i%keyEvery == 0
+		if key {
+			size *= 3
+		}
+		data := make([]byte, size)
+		for j := range data {
+			data[j] = byte(random.Uint32())
+		}
+		data[0] |= 1
+		if key {
+			data[0] &^= 1
+		}
+		p.frames = append(p.frames, VideoFrame{Data: data, PTS: time.Duration(i) * interval, Key: key})
+	}
+	return p
+}
+
+func (p *pictures) ReadFrame() (VideoFrame, error) {
+	if p.position == len(p.frames) {
+		return VideoFrame{}, io.EOF
+	}
+	p.position++
+	return p.frames[p.position-1], nil
+}
+
+// identical counts how many received frames are frames of the source, byte for byte, at their time, in order.
+func (p *pictures) identical(received []VideoFrame) int {
+	same, next := 0, 0
+	for _, frame := range received {
+		for i := next; i < len(p.frames); i++ {
+			sent := p.frames[i]
+			if bytes.Equal(sent.Data, frame.Data) && sent.Key == frame.Key && (sent.PTS-frame.PTS).Abs() < time.Millisecond {
+				same, next = same+1, i+1
+				break
+			}
+		}
+	}
+	return same
+}
+
+// heard and seen are sinks that remember.
+type heard struct {
+	mu     sync.Mutex
+	frames int
+	loud   int
+}
+
+func (h *heard) WriteFrame(pcm []int16) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.frames++
+	if loudness(pcm) > 1000 {
+		h.loud++
+	}
+	return nil
+}
+
+func (h *heard) counts() (frames, loud int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.frames, h.loud
+}
+
+type seen struct {
+	mu     sync.Mutex
+	frames []VideoFrame
+}
+
+func (s *seen) WriteFrame(frame VideoFrame) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.frames = append(s.frames, frame)
+	return nil
+}
+
+func (s *seen) all() []VideoFrame {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return append([]VideoFrame(nil), s.frames...)
+}
+
+// eventually fails the test unless the condition comes true in time.
+func eventually(t testing.TB, within time.Duration, what string, condition func() bool) {
+	t.Helper()
+	deadline := time.After(within)
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for !condition() {
+		select {
+		case <-deadline:
+			t.Fatalf("not within %v: %s", within, what)
+		case <-tick.C:
+		}
+	}
+}
