@@ -181,6 +181,7 @@ type Content struct {
 	//	*Content_Receipt
 	//	*Content_Call
 	Body          isContent_Body `protobuf_oneof:"body"`
+	Username      string         `protobuf:"bytes,6,opt,name=username,proto3" json:"username,omitempty"` // the sender's user name, as a claim: the recipient asks the server whether it is the sender's account's
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -261,6 +262,13 @@ func (x *Content) GetCall() *CallMessage {
 		}
 	}
 	return nil
+}
+
+func (x *Content) GetUsername() string {
+	if x != nil {
+		return x.Username
+	}
+	return ""
 }
 
 type isContent_Body interface {
@@ -1060,13 +1068,14 @@ var File_content_proto protoreflect.FileDescriptor
 const file_content_proto_rawDesc = "" +
 	"\n" +
 	"\rcontent.proto\x12\n" +
-	"sotto.wire\"\xc7\x01\n" +
+	"sotto.wire\"\xe3\x01\n" +
 	"\aContent\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x1c\n" +
 	"\ttimestamp\x18\x02 \x01(\x04R\ttimestamp\x12&\n" +
 	"\x04text\x18\x03 \x01(\v2\x10.sotto.wire.TextH\x00R\x04text\x12/\n" +
 	"\areceipt\x18\x04 \x01(\v2\x13.sotto.wire.ReceiptH\x00R\areceipt\x12-\n" +
-	"\x04call\x18\x05 \x01(\v2\x17.sotto.wire.CallMessageH\x00R\x04callB\x06\n" +
+	"\x04call\x18\x05 \x01(\v2\x17.sotto.wire.CallMessageH\x00R\x04call\x12\x1a\n" +
+	"\busername\x18\x06 \x01(\tR\busernameB\x06\n" +
 	"\x04body\"\x1a\n" +
 	"\x04Text\x12\x12\n" +
 	"\x04body\x18\x01 \x01(\tR\x04body\"o\n" +
