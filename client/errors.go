@@ -1,0 +1,56 @@
+package client
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"sotto/wire"
+)
+
+// What a program may want to tell apart. Each is wrapped at most once, in a sentence that says what to do.
+var (
+	// ErrReplaced ends the link: the account's device is connected from elsewhere, and two processes must not share one session state.
+	ErrReplaced = errors.New("another process has connected with this account: stop one of them, then open the account again")
+	// ErrUnauthenticated ends the link: the server does not accept this device's proof of its key.
+	ErrUnauthenticated = errors.New("the server does not accept this device: it does not know the account, goes by another name, " +
+		"or somebody on the way ends the TLS connection")
+	// ErrNoSuchUser says that the server knows no account of that name.
+	ErrNoSuchUser = errors.New("no such user on this server")
+	// ErrBusy says that this client is in a call already.
+	ErrBusy = errors.New("already in a call: hang up first")
+	// ErrCallEnded says that a call is over.
+	ErrCallEnded = errors.New("the call has ended")
+	// ErrClosed says that the client was closed.
+	ErrClosed = errors.New("the client is closed")
+)
+
+// IdentityChangedError blocks sending to a contact whose identity key is not the one pinned. Either the contact set up the account
+// anew, or somebody stands in between.
+type IdentityChangedError struct {
+	Username string
+}
+
+func (e *IdentityChangedError) Error() string {
+	return fmt.Sprintf("the identity key of %s has changed: compare safety numbers with them, then accept the new key", e.Username)
+}
+
+// ServerError is a refusal of the server's.
+type ServerError struct {
+	Code       wire.Error_Code
+	Message    string // the server's sentence
+	RetryAfter time.Duration
+}
+
+func (e *ServerError) Error() string {
+	if e.Message == "" {
+		return "the server refused: " + e.Code.String()
+	}
+	return "the server refused: " + e.Message
+}
+
+// refused tells whether err is the server's refusal with that code.
+func refused(err error, code wire.Error_Code) bool {
+	var refusal *ServerError
+	return errors.As(err, &refusal) && refusal.Code == code
+}

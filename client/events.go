@@ -1,0 +1,84 @@
+package client
+
+import (
+	"encoding/hex"
+	"time"
+)
+
+// An Event is what Client.Events yields: one of the types below.
+type Event interface{ event() }
+
+// A MessageID names a message on both ends.
+type MessageID [16]byte
+
+func (id MessageID) String() string { return hex.EncodeToString(id[:]) }
+
+// Message is a text that arrived. It is kept, encrypted, until Done is called, and delivered again after a restart if it was not.
+type Message struct {
+	ID       MessageID
+	From     Contact
+	Text     string
+	SentAt   time.Time // by the sender's clock
+	Received time.Time
+
+	done func() error
+}
+
+// Done says that the program has dealt with the message: it is erased from the account directory.
+func (m *Message) Done() error { return m.done() }
+
+// MessageSent says that the server has taken the message, and keeps it until the recipient's device has it.
+type MessageSent struct {
+	ID MessageID
+	To string
+}
+
+// MessageDelivered says that the recipient's device has the message. Only people who have accepted this account as a contact tell.
+type MessageDelivered struct {
+	ID MessageID
+	To string
+}
+
+// MessageFailed says that the message will not be sent any more.
+type MessageFailed struct {
+	ID  MessageID
+	To  string
+	Err error
+}
+
+// Undecryptable says that something arrived that could not be decrypted: the sender's session or this one's is damaged, or somebody
+// tampered. What it was is lost.
+type Undecryptable struct {
+	From Contact
+}
+
+// IdentityChanged says that a contact appeared with another identity key than the one pinned. Nothing is sent, and what arrives under
+// the new key is held back, until Client.AcceptIdentity.
+type IdentityChanged struct {
+	Contact Contact
+}
+
+// IncomingCall says that somebody calls: Accept or Decline it.
+type IncomingCall struct {
+	Call *Call
+}
+
+// LinkUp says that the server is connected.
+type LinkUp struct{}
+
+// LinkDown says that the server is not connected any more, or could not be reached.
+type LinkDown struct {
+	Err   error
+	Retry time.Duration // until the next attempt; 0 with Final
+	Final bool          // no further attempt: ErrReplaced or ErrUnauthenticated
+}
+
+func (*Message) event()         {}
+func (MessageSent) event()      {}
+func (MessageDelivered) event() {}
+func (MessageFailed) event()    {}
+func (Undecryptable) event()    {}
+func (IdentityChanged) event()  {}
+func (IncomingCall) event()     {}
+func (LinkUp) event()           {}
+func (LinkDown) event()         {}
