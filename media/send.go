@@ -6,7 +6,6 @@ import (
 	"io"
 	"time"
 
-	"sotto/media/opus"
 	"sotto/media/rtpchain"
 	"sotto/media/vp8"
 )
@@ -33,19 +32,12 @@ func (s *Session) StartSending(audio AudioSource, video VideoSource) error {
 	if video != nil && !s.cfg.Video {
 		return errors.New("this session did not announce video")
 	}
-	var encoder *opus.Encoder
-	if audio != nil {
-		var err error
-		if encoder, err = opus.NewEncoder(opus.Config{}); err != nil {
-			return err
-		}
-	}
 	s.state = sending
 	s.sending.Store(true)
 	if audio != nil {
 		s.sources = append(s.sources, audio)
 		s.done.Add(1)
-		go s.sendAudio(audio, encoder, s.chain.AddLocal(s.local[0].chain()))
+		go s.sendAudio(audio, s.chain.AddLocal(s.local[0].chain()))
 	}
 	if video != nil {
 		s.sources = append(s.sources, video)
@@ -56,24 +48,25 @@ func (s *Session) StartSending(audio AudioSource, video VideoSource) error {
 }
 
 // sendAudio sends a packet every 20 ms, all of one length, whatever is said.
-func (s *Session) sendAudio(source AudioSource, encoder *opus.Encoder, out *rtpchain.Writer) {
+func (s *Session) sendAudio(source AudioSource, out *rtpchain.Writer) {
 	defer s.done.Done()
-	if !s.waitReady() {
-		return
-	}
-	var (
-		pcm = make([]int16, FrameSamples)
-		due = time.Now()
-	)
+	var due time.Time
+	pcm := make([]int16, FrameSamples)
 	for frame := uint32(0); ; frame++ {
 		if err := source.ReadFrame(pcm); err != nil {
 			s.sourceEnded("audio", err)
 			return
 		}
-		packet, err := encoder.Encode(pcm)
+		packet, err := s.encoder.Encode(pcm)
 		if err != nil {
 			s.log.Error("encoding audio failed", "error", err)
 			return
+		}
+		if frame == 0 { // it is ready when the path is
+			if !s.waitReady() {
+				return
+			}
+			due = time.Now()
 		}
 		if !sleepUntil(s.ctx, due) {
 			return

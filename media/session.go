@@ -28,6 +28,7 @@ import (
 	"github.com/pion/rtp"
 	"github.com/pion/transport/v4"
 
+	"sotto/media/opus"
 	"sotto/media/path"
 	"sotto/media/rtpchain"
 	"sotto/media/secure"
@@ -81,8 +82,9 @@ type Session struct {
 	counts     counters
 	sending    atomic.Bool // media and RTCP may leave
 
-	audio *audioReceiver
-	video *videoReceiver
+	encoder *opus.Encoder // used by sendAudio alone
+	audio   *audioReceiver
+	video   *videoReceiver
 
 	// Set by Connect before the first packet can come or go.
 	sealer  sealer
@@ -123,6 +125,9 @@ func NewSession(cfg Config) (*Session, error) {
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	var err error
+	if s.encoder, err = opus.NewEncoder(opus.Config{}); err != nil {
+		return nil, err
+	}
 	if s.audio, err = newAudioReceiver(s); err != nil {
 		return nil, err
 	}

@@ -54,7 +54,7 @@ func (p *Path) fail(reason error) {
 // section 5.1 counts answers to our checks only, so that nobody is flooded whose answers do not arrive.
 func (p *Path) watch(conn *ice.Conn) {
 	defer p.done.Done()
-	ticker := time.NewTicker(2 * time.Millisecond)
+	ticker := time.NewTicker(time.Millisecond)
 	defer ticker.Stop()
 	for started, ready := time.Now(), false; !ready; {
 		select {
