@@ -25,7 +25,7 @@ import (
 
 const (
 	masterFile = "master"
-	magic      = "sotto state v1\n"
+	masterMagic      = "sotto state v1\n"
 
 	methodKeyFile    = 1
 	methodPassphrase = 2
@@ -60,7 +60,7 @@ type argonParameters struct {
 
 // createMaster makes and wraps the master key of a new account directory.
 func createMaster(dir string, d disk, key Key) ([]byte, error) {
-	header := []byte(magic)
+	header := []byte(masterMagic)
 	var wrapping []byte
 	var err error
 	if key.passphrase != nil {
@@ -77,13 +77,13 @@ func createMaster(dir string, d disk, key Key) ([]byte, error) {
 	}
 	master := make([]byte, chacha20poly1305.KeySize)
 	rand.Read(master)
-	return master, replace(d, masterFile, append(header, seal(wrapping, header, master)...))
+	return master, replace(d, masterFile, append(header, encrypt(wrapping, header, master)...))
 }
 
 // openMaster unwraps the master key. Which key was given decides, so that a tampered file cannot ask for another.
 func openMaster(dir string, file []byte, key Key) ([]byte, error) {
 	damaged := fmt.Errorf("%s is damaged: put a copy of it back; without it the account in %s is lost", filepath.Join(dir, masterFile), dir)
-	method, ok := bytes.CutPrefix(file, []byte(magic))
+	method, ok := bytes.CutPrefix(file, []byte(masterMagic))
 	if !ok || len(method) == 0 {
 		return nil, damaged
 	}
@@ -113,7 +113,7 @@ func openMaster(dir string, file []byte, key Key) ([]byte, error) {
 	default:
 		return nil, damaged
 	}
-	master, err := open(wrapping, file[:len(file)-len(rest)], rest)
+	master, err := decrypt(wrapping, file[:len(file)-len(rest)], rest)
 	if err != nil {
 		return nil, errors.New(wrong)
 	}
@@ -165,8 +165,8 @@ func readKeyFile(path string, create bool) ([]byte, error) {
 	return key, nil
 }
 
-// seal encrypts under a fresh nonce, which it puts first. 24 bytes of chance do not repeat.
-func seal(key, associated, plaintext []byte) []byte {
+// encrypt encrypts under a fresh nonce, which it puts first. 24 bytes of chance do not repeat.
+func encrypt(key, associated, plaintext []byte) []byte {
 	aead, _ := chacha20poly1305.NewX(key) // fails only on another key size
 	nonce := randomBytes(chacha20poly1305.NonceSizeX)
 	return aead.Seal(nonce, nonce, plaintext, associated)
@@ -174,7 +174,7 @@ func seal(key, associated, plaintext []byte) []byte {
 
 var errDamaged = errors.New("damaged, or written under another key")
 
-func open(key, associated, sealed []byte) ([]byte, error) {
+func decrypt(key, associated, sealed []byte) ([]byte, error) {
 	aead, _ := chacha20poly1305.NewX(key)
 	if len(sealed) < chacha20poly1305.NonceSizeX {
 		return nil, errDamaged

@@ -48,8 +48,8 @@ type store struct {
 }
 
 const (
-	journal   = "journal"
-	suffixNew = ".new"
+	journalFile = "journal"
+	suffixNew   = ".new"
 
 	journalPut    = 'p'
 	journalDelete = 'd'
@@ -134,7 +134,7 @@ func newStore(dir string, d disk, master []byte) (*store, error) {
 	s := &store{dir: dir, d: d, names: map[string]struct{}{}}
 	s.nameKey, _ = hkdf.Expand(sha256.New, master, "sotto state v1 names", 32)
 	s.recordKey, _ = hkdf.Expand(sha256.New, master, "sotto state v1 records", 32)
-	if err := s.recover(); err != nil {
+	if err := s.finish(); err != nil {
 		return nil, err
 	}
 	files, err := d.list()

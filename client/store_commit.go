@@ -38,14 +38,14 @@ func (s *store) commit(changes map[string][]byte) error {
 		}
 	}
 	if len(changes) > 1 {
-		written = append(written, journal+suffixNew)
-		if err := s.d.write(journal+suffixNew, seal(s.recordKey, []byte(journal), entries)); err != nil {
+		written = append(written, journalFile+suffixNew)
+		if err := s.d.write(journalFile+suffixNew, encrypt(s.recordKey, []byte(journalFile), entries)); err != nil {
 			return abandon(err)
 		}
 		if err := s.d.sync(); err != nil { // a journal must never be there without the files it names
 			return abandon(err)
 		}
-		if err := s.d.rename(journal+suffixNew, journal); err != nil {
+		if err := s.d.rename(journalFile+suffixNew, journalFile); err != nil {
 			return abandon(err)
 		}
 		if err := s.d.sync(); err != nil {
@@ -75,26 +75,26 @@ func (s *store) apply(entries []byte) error {
 	if err := s.d.sync(); err != nil || len(entries) == 1+fileNameLen {
 		return err
 	}
-	if err := s.d.remove(journal); err != nil {
+	if err := s.d.remove(journalFile); err != nil {
 		return err
 	}
 	return s.d.sync()
 }
 
-// recover finishes what a journal says, and removes new files that no journal names.
-func (s *store) recover() error {
+// finish does what a journal says, and removes new files that no journal names.
+func (s *store) finish() error {
 	files, err := s.d.list()
 	if err != nil {
 		return s.readError(err)
 	}
-	if slices.Contains(files, journal) {
-		sealed, err := s.d.read(journal)
+	if slices.Contains(files, journalFile) {
+		sealed, err := s.d.read(journalFile)
 		if err != nil {
 			return s.readError(err)
 		}
-		entries, err := open(s.recordKey, []byte(journal), sealed)
+		entries, err := decrypt(s.recordKey, []byte(journalFile), sealed)
 		if err != nil {
-			return s.damagedError(journal)
+			return s.damagedError(journalFile)
 		}
 		if err := s.apply(entries); err != nil {
 			return s.writeError(err)
@@ -122,7 +122,7 @@ func (s *store) sealRecord(file, name string, value []byte) []byte {
 	plaintext := binary.BigEndian.AppendUint32(nil, uint32(len(name)))
 	plaintext = append(append(plaintext, name...), value...)
 	defer clear(plaintext)
-	return seal(s.recordKey, []byte(file), plaintext)
+	return encrypt(s.recordKey, []byte(file), plaintext)
 }
 
 func (s *store) readRecord(file string) (name string, value []byte, err error) {
@@ -130,7 +130,7 @@ func (s *store) readRecord(file string) (name string, value []byte, err error) {
 	if err != nil {
 		return "", nil, s.readError(err)
 	}
-	plaintext, err := open(s.recordKey, []byte(file), sealed)
+	plaintext, err := decrypt(s.recordKey, []byte(file), sealed)
 	if err != nil || len(plaintext) < 4 || uint64(binary.BigEndian.Uint32(plaintext)) > uint64(len(plaintext)-4) {
 		return "", nil, s.damagedError(file)
 	}
