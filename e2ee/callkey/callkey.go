@@ -26,6 +26,7 @@
 package callkey
 
 import (
+	"bytes"
 	"crypto/hpke"
 	"crypto/rand"
 	"crypto/subtle"
@@ -85,8 +86,8 @@ func newCaller(seed, secret, reveal *[32]byte) (*Caller, error) {
 
 // Fill writes the caller's part of the key agreement into an offer.
 func (c *Caller) Fill(offer *wire.Offer) {
-	offer.KemPublicKey = append([]byte(nil), c.public...)
-	offer.Secret = append([]byte(nil), c.secret[:]...)
+	offer.KemPublicKey = bytes.Clone(c.public)
+	offer.Secret = bytes.Clone(c.secret[:])
 	offer.Commitment = commit(c.reveal[:])
 }
 
@@ -112,13 +113,13 @@ func (c *Caller) Keys(call Call, offer, answer []byte) (*Keys, error) {
 	if err != nil {
 		return nil, errAnswer
 	}
-	s := derive(inputs{kemSecret, o.Secret, a.Secret, call, offer, answer})
+	s := derive(inputs{kemSecret, (*[32]byte)(o.Secret), (*[32]byte)(a.Secret), call, offer, answer})
 	return &Keys{
 		Send:         &SendChain{s.caller},
 		Receive:      &ReceiveChain{s.callee},
-		reveal:       append([]byte(nil), c.reveal[:]...),
-		commitment:   o.Commitment,
-		verification: a.Verification,
+		reveal:       (*[32]byte)(bytes.Clone(c.reveal[:])),
+		commitment:   (*[32]byte)(o.Commitment),
+		verification: (*[32]byte)(a.Verification),
 		code:         s.code,
 	}, nil
 }
@@ -136,8 +137,8 @@ func (c *Caller) Erase() {
 
 // A Callee holds the secrets behind one answer until the keys are derived.
 type Callee struct {
-	offer        []byte
-	kemSecret    []byte
+	offer        *[]byte
+	kemSecret    *[32]byte
 	ciphertext   []byte
 	secret       *[32]byte
 	verification *[32]byte
@@ -153,14 +154,15 @@ func NewCallee(offer []byte) (*Callee, error) {
 	if err != nil {
 		return nil, errOffer
 	}
-	return &Callee{append([]byte(nil), offer...), kemSecret, ciphertext, random32(), random32()}, nil
+	offer = bytes.Clone(offer)
+	return &Callee{&offer, kemSecret, ciphertext, random32(), random32()}, nil
 }
 
 // Fill writes the callee's part of the key agreement into an answer.
 func (c *Callee) Fill(answer *wire.Answer) {
-	answer.KemCiphertext = append([]byte(nil), c.ciphertext...)
-	answer.Secret = append([]byte(nil), c.secret[:]...)
-	answer.Verification = append([]byte(nil), c.verification[:]...)
+	answer.KemCiphertext = bytes.Clone(c.ciphertext)
+	answer.Secret = bytes.Clone(c.secret[:])
+	answer.Verification = bytes.Clone(c.verification[:])
 }
 
 // Keys derives the callee's keys, from the answer exactly as it will be sent. It can be asked once.
@@ -169,7 +171,7 @@ func (c *Callee) Keys(call Call, answer []byte) (*Keys, error) {
 		return nil, errUsed
 	}
 	defer c.Erase()
-	o, err := parseOffer(c.offer)
+	o, err := parseOffer(*c.offer)
 	if err != nil {
 		return nil, err
 	}
@@ -181,12 +183,12 @@ func (c *Callee) Keys(call Call, answer []byte) (*Keys, error) {
 		subtle.ConstantTimeCompare(a.Verification, c.verification[:]) == 0 {
 		return nil, errAnswer // not the one Fill was asked for
 	}
-	s := derive(inputs{c.kemSecret, o.Secret, a.Secret, call, c.offer, answer})
+	s := derive(inputs{c.kemSecret, (*[32]byte)(o.Secret), (*[32]byte)(a.Secret), call, *c.offer, answer})
 	return &Keys{
 		Send:         &SendChain{s.callee},
 		Receive:      &ReceiveChain{s.caller},
-		commitment:   o.Commitment,
-		verification: a.Verification,
+		commitment:   (*[32]byte)(o.Commitment),
+		verification: (*[32]byte)(a.Verification),
 		code:         s.code,
 	}, nil
 }
@@ -196,7 +198,7 @@ func (c *Callee) Erase() {
 	if c.kemSecret == nil {
 		return
 	}
-	clear(c.kemSecret)
+	clear(c.kemSecret[:])
 	clear(c.secret[:])
 	clear(c.verification[:])
 	*c = Callee{}

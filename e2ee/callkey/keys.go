@@ -17,9 +17,9 @@ type Keys struct {
 	Send    *SendChain
 	Receive *ReceiveChain
 
-	reveal       []byte // the caller's
-	commitment   []byte
-	verification []byte
+	reveal       *[32]byte // the caller's
+	commitment   *[32]byte
+	verification *[32]byte
 	code         *[32]byte
 }
 
@@ -28,9 +28,8 @@ func (k *Keys) Erase() {
 	k.Send.c.erase()
 	k.Receive.c.erase()
 	if k.code != nil {
-		clear(k.reveal)
 		clear(k.code[:])
-		k.code = nil
+		k.code, k.reveal = nil, nil
 	}
 }
 

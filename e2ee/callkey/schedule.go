@@ -24,7 +24,7 @@ const (
 )
 
 // encapsulate makes a secret that only the holder of the private key can find again (RFC 9180 sections 5.1.1 and 5.3).
-func encapsulate(public []byte) (secret, ciphertext []byte, err error) {
+func encapsulate(public []byte) (secret *[32]byte, ciphertext []byte, err error) {
 	key, err := hpke.MLKEM768X25519().NewPublicKey(public)
 	if err != nil {
 		return nil, nil, err
@@ -33,11 +33,14 @@ func encapsulate(public []byte) (secret, ciphertext []byte, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	secret, err = sender.Export(labelKEM, 32)
-	return secret, ciphertext, err
+	exported, err := sender.Export(labelKEM, 32)
+	if err != nil {
+		return nil, nil, err
+	}
+	return (*[32]byte)(exported), ciphertext, nil
 }
 
-func decapsulate(seed *[32]byte, ciphertext []byte) (secret []byte, err error) {
+func decapsulate(seed *[32]byte, ciphertext []byte) (*[32]byte, error) {
 	key, err := hpke.MLKEM768X25519().NewPrivateKey(seed[:])
 	if err != nil {
 		return nil, err
@@ -46,12 +49,16 @@ func decapsulate(seed *[32]byte, ciphertext []byte) (secret []byte, err error) {
 	if err != nil {
 		return nil, err
 	}
-	return recipient.Export(labelKEM, 32)
+	exported, err := recipient.Export(labelKEM, 32)
+	if err != nil {
+		return nil, err
+	}
+	return (*[32]byte)(exported), nil
 }
 
 // inputs is everything the keys depend on.
 type inputs struct {
-	kemSecret, offerSecret, answerSecret []byte // 32 bytes each
+	kemSecret, offerSecret, answerSecret *[32]byte
 	call                                 Call
 	offer, answer                        []byte
 }
@@ -64,9 +71,9 @@ type schedule struct {
 
 func derive(in inputs) schedule {
 	ikm := make([]byte, 0, 3*32)
-	ikm = append(ikm, in.kemSecret...)
-	ikm = append(ikm, in.offerSecret...)
-	ikm = append(ikm, in.answerSecret...)
+	ikm = append(ikm, in.kemSecret[:]...)
+	ikm = append(ikm, in.offerSecret[:]...)
+	ikm = append(ikm, in.answerSecret[:]...)
 	prk, err := hkdf.Extract(sha256.New, ikm, in.transcript())
 	clear(ikm)
 	if err != nil {

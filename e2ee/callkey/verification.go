@@ -1,6 +1,7 @@
 package callkey
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/binary"
@@ -26,7 +27,7 @@ func (k *Keys) Reveal() []byte {
 	if k.reveal == nil {
 		return nil
 	}
-	return append([]byte(nil), k.reveal...)
+	return bytes.Clone(k.reveal[:])
 }
 
 // VerificationCode checks what the caller revealed (on the caller's own end, Keys.Reveal) and returns six digits for both people
@@ -35,10 +36,10 @@ func (k *Keys) VerificationCode(reveal []byte) (string, error) {
 	if k.code == nil {
 		return "", errErased
 	}
-	if len(reveal) != SecretSize || subtle.ConstantTimeCompare(commit(reveal), k.commitment) != 1 {
+	if len(reveal) != SecretSize || subtle.ConstantTimeCompare(commit(reveal), k.commitment[:]) != 1 {
 		return "", ErrTampered
 	}
-	b := expand(k.code[:], string(reveal)+string(k.verification))
+	b := expand(k.code[:], string(reveal)+string(k.verification[:]))
 	n := binary.BigEndian.Uint64(b[:]) % 1_000_000 // no digit is likelier than another by more than 2^-44
 	return fmt.Sprintf("%03d %03d", n/1000, n%1000), nil
 }
