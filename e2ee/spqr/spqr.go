@@ -1,0 +1,80 @@
+// Package spqr is the sparse post-quantum ratchet that runs beside the Double Ratchet: every message carries a few bytes of an
+// ML-KEM-768 exchange (the braid), every completed exchange starts new chains, and every message gets a key of its own from
+// them. The session mixes that key into its message keys, so that a message stays closed unless both ratchets are broken.
+//
+// It follows Signal's SPQR protocol, version 1, byte for byte; docs/protocol.md describes it. Messages that name no
+// post-quantum key are refused. The package knows nothing of sessions and networks, and its randomness is handed in.
+package spqr
+
+// A State is one party's side of the ratchet in one session. It is not safe for concurrent use.
+type State struct {
+	braid  braid
+	chains chains
+}
+
+// New starts the ratchet from the 32-byte key that the handshake set aside for it. Both sides take the same key and opposite
+// directions.
+func New(pqKey [32]byte, d Direction) *State {
+	return &State{braid: newBraid(&pqKey, d), chains: newChains(&pqKey, d)}
+}
+
+// Send returns what the next message carries and the key it is mixed with. The state moves on at once: store it before the
+// message leaves.
+func (s *State) Send(random Random) (message []byte, key [32]byte, err error) {
+	next := *s
+	m, secret, err := next.braid.send(random)
+	if err != nil {
+		return nil, key, err
+	}
+	if secret != nil {
+		next.chains.addEpoch(secret)
+		clear(secret[:])
+	}
+	if m.index, key, err = next.chains.sendKey(m.epoch - 1); err != nil {
+		return nil, key, err
+	}
+	*s = next
+	return m.append(nil), key, nil
+}
+
+// A Received message's Key is not to be trusted until the message it belongs to was authenticated with it; then Commit moves the
+// state on. Without Commit the state is as before. A Received is void once its State was used again.
+type Received struct {
+	Key   [32]byte
+	state *State
+	next  State
+	keys  func()
+}
+
+// Receive finds the key of a received message, at most 25,000 messages ahead of the newest one of its epoch.
+func (s *State) Receive(message []byte) (*Received, error) {
+	m, err := parseMessage(message)
+	if err != nil {
+		return nil, err
+	}
+	r := &Received{state: s, next: *s}
+	secret, err := r.next.braid.receive(&m)
+	if err != nil {
+		return nil, err
+	}
+	if secret != nil {
+		r.next.chains.addEpoch(secret)
+		clear(secret[:])
+	}
+	if r.Key, r.keys, err = r.next.chains.receiveKey(m.epoch-1, m.index); err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// Commit moves the state on: the key was used.
+func (r *Received) Commit() {
+	*r.state = r.next
+	r.keys()
+	clear(r.Key[:])
+}
+
+// Epoch is the number of the exchange under way, from 1.
+func (s *State) Epoch() uint64 {
+	return s.braid.epoch
+}
