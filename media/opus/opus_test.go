@@ -63,12 +63,12 @@ func snr(want, got []int16) float64 {
 // TestPacketsHaveOneSize: speech, silence and full-scale noise are the same on the wire.
 func TestPacketsHaveOneSize(t *testing.T) {
 	random := rand.New(rand.NewPCG(3, 4))
-	pcm := speechLike(4)
-	pcm = append(pcm, make([]int16, SampleRate)...)
-	for range SampleRate {
+	pcm := speechLike(2)
+	pcm = append(pcm, make([]int16, SampleRate/2)...)
+	for range SampleRate / 2 {
 		pcm = append(pcm, int16(random.Uint32()))
 	}
-	for bitrate, size := range map[int]int{0: 80, 12000: 30, 16000: 40, 24000: 60, 64000: 160} {
+	for bitrate, size := range map[int]int{0: 80, 12000: 30, 64000: 160} {
 		for i, packet := range encodeAll(t, pcm, Config{Bitrate: bitrate}) {
 			if len(packet) != size || Samples(packet) != FrameSamples {
 				t.Fatalf("bit rate %d, packet %d: %d bytes and %d samples, want %d and %d", bitrate, i, len(packet), Samples(packet), size, FrameSamples)
