@@ -33,7 +33,7 @@ const (
 	onTime        = 0.98                   // share of packets that the target waits for
 	capacity      = 64                     // packets, 1.28 s
 	tooSlow       = 25 * time.Millisecond  // above the target: take sound out
-	tooFast       = 10 * time.Millisecond  // below the target: put sound in
+	tooFast       = 5 * time.Millisecond   // below the target: put sound in
 	farTooSlow    = 200 * time.Millisecond // above the target: skip packets
 	longestGap    = 5                      // lost packets in a row that are concealed one by one
 	pauseAfter    = 50                     // frames concealed in a row at one place

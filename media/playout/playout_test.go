@@ -151,7 +151,7 @@ func TestWrap(t *testing.T) {
 func TestLoss(t *testing.T) {
 	random := rand.New(rand.NewPCG(5, 6))
 	lost, copied := 0, 0
-	b := call{frames: 3000, network: func(n int) (time.Duration, bool) {
+	b := call{frames: 1500, network: func(n int) (time.Duration, bool) {
 		gone := n > 0 && random.Float64() < 0.1
 		if gone {
 			lost++
@@ -166,7 +166,7 @@ func TestLoss(t *testing.T) {
 	if s.Repaired < uint64(copied)*7/10 {
 		t.Errorf("%d of %d frames repaired", s.Repaired, copied)
 	}
-	if s.Played+uint64(lost) < 2990 || s.Late > 0 || s.Concealed > uint64(lost)-s.Repaired+5 {
+	if s.Played+uint64(lost) < 1490 || s.Late > 0 || s.Concealed > uint64(lost)-s.Repaired+5 {
 		t.Errorf("%d lost: %+v", lost, s)
 	}
 	if s.Target != floor+frameTime {
@@ -178,7 +178,7 @@ func TestLoss(t *testing.T) {
 func TestJitter(t *testing.T) {
 	random := rand.New(rand.NewPCG(7, 8))
 	var settled Stats
-	b := call{frames: 3000, network: func(n int) (time.Duration, bool) {
+	b := call{frames: 1500, network: func(n int) (time.Duration, bool) {
 		return 30*time.Millisecond + time.Duration(min(random.ExpFloat64()*15, 120)*float64(time.Millisecond)), false
 	}, each: func(i int, b *Buffer) {
 		if i == 500 {
@@ -190,11 +190,11 @@ func TestJitter(t *testing.T) {
 	if s.Target < 40*time.Millisecond || s.Target > 90*time.Millisecond { // the 98th percentile is 59 ms
 		t.Errorf("target %v", s.Target)
 	}
-	if late := s.Late - settled.Late; late > 2500*4/100 {
-		t.Errorf("%d of 2500 packets late", late)
+	if late := s.Late - settled.Late; late > 1000*4/100 {
+		t.Errorf("%d of 1000 packets late", late)
 	}
-	if concealed := s.Concealed - settled.Concealed; concealed > 2500*4/100 {
-		t.Errorf("%d of 2500 frames concealed", concealed)
+	if concealed := s.Concealed - settled.Concealed; concealed > 1000*4/100 {
+		t.Errorf("%d of 1000 frames concealed", concealed)
 	}
 }
 
@@ -223,15 +223,16 @@ func TestStep(t *testing.T) {
 	}
 }
 
-// TestDrift: the sender's clock is 200 parts in a million off, either way, for five minutes: 60 ms.
+// TestDrift: the sender's clock is a part in a thousand off, either way, for 80 seconds: 80 ms.
 func TestDrift(t *testing.T) {
-	if testing.Short() {
-		t.Skip("decodes ten minutes")
-	}
-	for _, drift := range []float64{200e-6, -200e-6} {
-		b := call{frames: 15000, network: steady(20 * time.Millisecond), drift: drift}.run(t)
-		s := b.Stats()
-		if s.Delay > floor+frameTime+tooSlow || s.Concealed > 10 || s.Late+s.Skipped > 0 {
+	for _, drift := range []float64{1e-3, -1e-3} {
+		var s Stats
+		call{frames: 4000, network: steady(20 * time.Millisecond), drift: drift, each: func(i int, b *Buffer) {
+			if i == 3900 {
+				s = b.Stats()
+			}
+		}}.run(t)
+		if s.Delay > floor+frameTime+tooSlow || s.Concealed+s.Late+s.Skipped > 0 || s.Stretched+s.Squeezed < 50*time.Millisecond {
 			t.Errorf("drift %v: %+v", drift, s)
 		}
 	}
@@ -338,11 +339,11 @@ func TestDuplicatesReorderingAndOthers(t *testing.T) {
 
 // TestAnyNetwork draws networks and checks what holds in all of them.
 func TestAnyNetwork(t *testing.T) {
-	for seed := range uint64(30) {
+	for seed := range uint64(20) {
 		random := rand.New(rand.NewPCG(seed, 99))
 		loss, jitter, spikes := random.Float64()*0.4, random.Float64()*60, random.Float64()*0.02
 		spike := 0
-		b := call{frames: 500, seq: uint16(random.Uint32()), ts: random.Uint32(), network: func(n int) (time.Duration, bool) {
+		b := call{frames: 300, seq: uint16(random.Uint32()), ts: random.Uint32(), network: func(n int) (time.Duration, bool) {
 			if spike--; spike < 0 && random.Float64() < spikes {
 				spike = random.IntN(20)
 			}
@@ -353,7 +354,7 @@ func TestAnyNetwork(t *testing.T) {
 			return delay, n > 0 && random.Float64() < loss
 		}}.run(t)
 		s := b.Stats()
-		if s.Played < 100 || s.Target < floor || s.Target > ceiling || s.Delay > ceiling+farTooSlow+2*frameTime {
+		if s.Played < 60 || s.Target < floor || s.Target > ceiling || s.Delay > ceiling+farTooSlow+2*frameTime {
 			t.Errorf("seed %d: %+v", seed, s)
 		}
 	}
