@@ -4,6 +4,8 @@ import (
 	"sync"
 	"time"
 
+	"sotto/media/opus"
+	"sotto/media/playout"
 	"sotto/media/rtpchain"
 	"sotto/media/vp8"
 )
@@ -25,17 +27,17 @@ type audioReceiver struct {
 	s *Session
 
 	mu      sync.Mutex
-	buffer  jitterBuffer
+	buffer  *playout.Buffer
 	sink    AudioSink
 	running bool
 }
 
 func newAudioReceiver(s *Session) (*audioReceiver, error) {
-	buffer, err := newJitterBuffer()
+	decoder, err := opus.NewDecoder()
 	if err != nil {
 		return nil, err
 	}
-	return &audioReceiver{s: s, buffer: buffer}, nil
+	return &audioReceiver{s: s, buffer: playout.New(decoder)}, nil
 }
 
 func (a *audioReceiver) push(p rtpchain.Packet) {
@@ -57,21 +59,25 @@ func (a *audioReceiver) setSink(sink AudioSink) {
 	}
 }
 
-// play never drifts: each frame is due 20 ms after the last was. A sink that blocks (a device) sets the pace.
+func (a *audioReceiver) stats() playout.Stats {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.buffer.Stats()
+}
+
+// play gives the sink a frame every 20 ms from the first one decoded, silence where the peer has stopped. It never drifts: a frame is
+// due 20 ms after the last was. A sink that blocks (a device) sets the pace.
 func (a *audioReceiver) play() {
 	defer a.s.done.Done()
 	pcm := make([]int16, FrameSamples)
+	begun := false
 	for due := time.Now(); sleepUntil(a.s.ctx, due); due = nextDue(due, time.Now()) {
 		a.mu.Lock()
 		sink := a.sink
-		concealed := a.buffer.Pull(pcm)
+		begun = a.buffer.Pull(pcm, time.Now()) || begun
 		a.mu.Unlock()
-		if sink == nil {
+		if sink == nil || !begun {
 			continue
-		}
-		a.s.counts.audioFramesPlayed.Add(1)
-		if concealed {
-			a.s.counts.audioFramesConcealed.Add(1)
 		}
 		if err := sink.WriteFrame(pcm); err != nil {
 			a.s.log.Error("playing audio failed", "error", err)

@@ -11,8 +11,7 @@ import (
 type counters struct {
 	bytesSent, bytesReceived             atomic.Uint64
 	undecryptable, replayed, malformed   atomic.Uint64
-	audioFramesSent, audioFramesPlayed   atomic.Uint64
-	audioFramesConcealed                 atomic.Uint64
+	audioFramesSent                      atomic.Uint64
 	videoFramesSent, videoFramesReceived atomic.Uint64
 	videoFramesLost                      atomic.Uint64
 	firstMediaAfter                      atomic.Int64  // nanoseconds, 0: not yet
@@ -55,9 +54,11 @@ type StreamStats struct {
 	NacksSent       uint64
 	PayloadReceived uint64 // bytes
 	Jitter          time.Duration
-	FramesReceived  uint64 // audio: played, with the concealed; video: whole, in order, decodable
-	FramesLost      uint64 // video
-	FramesConcealed uint64 // audio
+	FramesReceived  uint64        // audio: decoded, from their packet or from the copy in the next; video: whole, in order, decodable
+	FramesLost      uint64        // video: not delivered
+	FramesRepaired  uint64        // audio: of those received, from the copy in the next packet (FEC)
+	FramesConcealed uint64        // audio: made up where packets were missing
+	PlayoutDelay    time.Duration // audio: what the jitter buffer adds
 }
 
 // Loss is the share of the peer's packets that the network lost.
@@ -139,7 +140,9 @@ func (s *Session) Stats() Stats {
 		}
 	}
 	stats.Audio.FramesSent, stats.Video.FramesSent = c.audioFramesSent.Load(), c.videoFramesSent.Load()
-	stats.Audio.FramesReceived, stats.Audio.FramesConcealed = c.audioFramesPlayed.Load(), c.audioFramesConcealed.Load()
+	heard := s.audio.stats()
+	stats.Audio.FramesReceived, stats.Audio.FramesRepaired = heard.Played+heard.Repaired, heard.Repaired
+	stats.Audio.FramesConcealed, stats.Audio.PlayoutDelay = heard.Concealed, heard.Delay
 	stats.Video.FramesReceived, stats.Video.FramesLost = c.videoFramesReceived.Load(), c.videoFramesLost.Load()
 	return stats
 }
