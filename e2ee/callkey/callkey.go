@@ -65,6 +65,7 @@ type Call struct {
 
 // A Caller holds the secrets behind one offer until its answer is in.
 type Caller struct {
+	hidden
 	seed   *[32]byte // of the encapsulation key pair
 	secret *[32]byte
 	reveal *[32]byte // what the commitment opens to
@@ -81,7 +82,7 @@ func newCaller(seed, secret, reveal *[32]byte) (*Caller, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Caller{seed, secret, reveal, private.PublicKey().Bytes()}, nil
+	return &Caller{seed: seed, secret: secret, reveal: reveal, public: private.PublicKey().Bytes()}, nil
 }
 
 // Fill writes the caller's part of the key agreement into an offer.
@@ -115,8 +116,8 @@ func (c *Caller) Keys(call Call, offer, answer []byte) (*Keys, error) {
 	}
 	s := derive(inputs{kemSecret, (*[32]byte)(o.Secret), (*[32]byte)(a.Secret), call, offer, answer})
 	return &Keys{
-		Send:         &SendChain{s.caller},
-		Receive:      &ReceiveChain{s.callee},
+		Send:         &SendChain{c: s.caller},
+		Receive:      &ReceiveChain{c: s.callee},
 		reveal:       (*[32]byte)(bytes.Clone(c.reveal[:])),
 		commitment:   (*[32]byte)(o.Commitment),
 		verification: (*[32]byte)(a.Verification),
@@ -137,6 +138,7 @@ func (c *Caller) Erase() {
 
 // A Callee holds the secrets behind one answer until the keys are derived.
 type Callee struct {
+	hidden
 	offer        *[]byte
 	kemSecret    *[32]byte
 	ciphertext   []byte
@@ -155,7 +157,13 @@ func NewCallee(offer []byte) (*Callee, error) {
 		return nil, errOffer
 	}
 	offer = bytes.Clone(offer)
-	return &Callee{&offer, kemSecret, ciphertext, random32(), random32()}, nil
+	return &Callee{
+		offer:        &offer,
+		kemSecret:    kemSecret,
+		ciphertext:   ciphertext,
+		secret:       random32(),
+		verification: random32(),
+	}, nil
 }
 
 // Fill writes the callee's part of the key agreement into an answer.
@@ -185,8 +193,8 @@ func (c *Callee) Keys(call Call, answer []byte) (*Keys, error) {
 	}
 	s := derive(inputs{c.kemSecret, (*[32]byte)(o.Secret), (*[32]byte)(a.Secret), call, *c.offer, answer})
 	return &Keys{
-		Send:         &SendChain{s.callee},
-		Receive:      &ReceiveChain{s.caller},
+		Send:         &SendChain{c: s.callee},
+		Receive:      &ReceiveChain{c: s.caller},
 		commitment:   (*[32]byte)(o.Commitment),
 		verification: (*[32]byte)(a.Verification),
 		code:         s.code,

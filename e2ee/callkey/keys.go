@@ -2,6 +2,8 @@ package callkey
 
 import (
 	"errors"
+	"fmt"
+	"io"
 	"math"
 )
 
@@ -10,10 +12,15 @@ var (
 	errErased = errors.New("the call has ended: its keys are erased")
 )
 
+// hidden is part of every struct that has secrets: to format one prints nothing of it. And they hold their secrets behind pointers,
+// because package fmt does not ask unexported fields of other structs how to format them: it prints the address.
+type hidden struct{}
+
+func (hidden) Format(s fmt.State, _ rune) { io.WriteString(s, "[call keys]") }
+
 // Keys are one end's keys of a call. They are not safe for concurrent use.
-//
-// Here and below, secrets are held behind pointers: whatever prints a struct that contains one prints an address.
 type Keys struct {
+	hidden
 	Send    *SendChain
 	Receive *ReceiveChain
 
@@ -34,10 +41,16 @@ func (k *Keys) Erase() {
 }
 
 // A SendChain yields the keys for what this end sends, one epoch after the other.
-type SendChain struct{ c chain }
+type SendChain struct {
+	hidden
+	c chain
+}
 
 // A ReceiveChain yields the keys for what the peer sends, one epoch after the other.
-type ReceiveChain struct{ c chain }
+type ReceiveChain struct {
+	hidden
+	c chain
+}
 
 // Next moves on to the next epoch, the first time to epoch 0, and forgets what earlier epochs' keys were made of.
 func (s *SendChain) Next() (*SendKey, error) {
@@ -45,7 +58,7 @@ func (s *SendChain) Next() (*SendKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &SendKey{m}, nil
+	return &SendKey{m: m}, nil
 }
 
 // Next moves on to the next epoch, the first time to epoch 0, and forgets what earlier epochs' keys were made of.
@@ -54,11 +67,14 @@ func (r *ReceiveChain) Next() (*ReceiveKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &ReceiveKey{m}, nil
+	return &ReceiveKey{m: m}, nil
 }
 
 // A SendKey protects what this end sends in one epoch.
-type SendKey struct{ m material }
+type SendKey struct {
+	hidden
+	m material
+}
 
 // Epoch counts from 0.
 func (k *SendKey) Epoch() uint32 { return k.m.epoch }
@@ -70,7 +86,10 @@ func (k *SendKey) SRTP() (key, salt []byte, err error) { return k.m.takeSRTP() }
 func (k *SendKey) SFrame() ([]byte, error) { return k.m.takeSFrame() }
 
 // A ReceiveKey opens what the peer sends in one epoch.
-type ReceiveKey struct{ m material }
+type ReceiveKey struct {
+	hidden
+	m material
+}
 
 // Epoch counts from 0.
 func (k *ReceiveKey) Epoch() uint32 { return k.m.epoch }
