@@ -74,6 +74,9 @@ func duration(samples int64) time.Duration {
 // Stats returns the counts so far.
 func (b *Buffer) Stats() Stats {
 	s := b.stats
-	s.Delay, s.Target = b.delay, b.target()
+	s.Target = b.target()
+	if !b.epoch.IsZero() && !b.waiting {
+		s.Delay = b.delay + frameTime + duration(int64(len(b.ready))) // that of the frame before next
+	}
 	return s
 }

@@ -153,6 +153,7 @@ func (b *Buffer) restart(n, ts int64) {
 // come yet, or nothing has for a while.
 func (b *Buffer) Pull(pcm []int16, now time.Time) bool {
 	pcm = pcm[:frameSamples]
+	b.delay += frameTime // time has gone on; each frame produced makes up for it
 	for len(b.ready) < frameSamples {
 		if !b.produce(now) {
 			clear(pcm)
@@ -174,8 +175,8 @@ func (b *Buffer) produce(now time.Time) bool {
 	b.passBridged()
 	b.passGap()
 
-	// What is produced now is heard after what is ready, so its delay counts that in.
-	delay := now.Sub(b.epoch) + duration(int64(len(b.ready))) - duration(b.nextTS) - b.delays.least()
+	// The delay that counts is how late the packet may have come. What is ready adds to what is heard, but not to that.
+	delay := now.Sub(b.epoch) - duration(b.nextTS) - b.delays.least()
 	target := b.target()
 	if b.waiting {
 		if delay < target {
@@ -203,8 +204,9 @@ func (b *Buffer) produce(now time.Time) bool {
 		b.conceal()
 		b.lost(1)
 	}
-	b.advance()
 	b.ready = b.fit(b.ready, target)
+	b.advance()
+	b.delay -= frameTime
 	return true
 }
 
@@ -227,7 +229,6 @@ func (b *Buffer) bridge() bool {
 		b.bridged, b.waiting = 0, true
 		return false
 	}
-	b.delay += frameTime
 	b.conceal()
 	b.ready = append(b.ready, b.frame[:]...)
 	return true

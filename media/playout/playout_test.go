@@ -232,7 +232,7 @@ func TestDrift(t *testing.T) {
 				s = b.Stats()
 			}
 		}}.run(t)
-		if s.Delay > floor+frameTime+tooSlow || s.Concealed+s.Late+s.Skipped > 0 || s.Stretched+s.Squeezed < 50*time.Millisecond {
+		if s.Delay > floor+frameTime+tooSlow || s.Concealed+s.Late+s.Skipped > 0 || s.Stretched+s.Squeezed < 40*time.Millisecond {
 			t.Errorf("drift %v: %+v", drift, s)
 		}
 	}

@@ -14,7 +14,8 @@ const (
 )
 
 // fit appends the frame to out, one period of the voice shorter or longer if the delay is off the target and the sound allows it.
-// Two neighbouring periods are alike, so fading from one into the other hides the seam.
+// Two neighbouring periods are alike, so fading from one into the other hides the seam. What this gains or loses gathers in ready,
+// until a Pull finds a frame there already, or needs two.
 func (b *Buffer) fit(out []int16, target time.Duration) []int16 {
 	x := b.frame[:]
 	off := b.delay - target
@@ -28,11 +29,9 @@ func (b *Buffer) fit(out []int16, target time.Duration) []int16 {
 	first, second := x[:period], x[period:2*period]
 	change := duration(int64(period))
 	if off > 0 {
-		b.delay -= change
 		b.stats.Squeezed += change
 		return append(fade(out, first, second), x[2*period:]...)
 	}
-	b.delay += change
 	b.stats.Stretched += change
 	return append(fade(append(out, first...), second, first), x[period:]...)
 }
