@@ -226,6 +226,30 @@ func TestDeadPeerEndsTheSession(t *testing.T) {
 	}
 }
 
+// A few seconds without network: the session says so, and goes on when it is back.
+func TestInterruptionIsSurvived(t *testing.T) {
+	network := newNetwork(t, time.Millisecond)
+	cfg := Config{Net: network.hosts[0], InterruptedAfter: 400 * time.Millisecond}
+	p := newPair(t, cfg, Config{Net: network.hosts[1]})
+	p.connect(t)
+	var ear heard
+	p.caller.SetSinks(&ear, nil)
+	if err := p.callee.StartSending(&tone{n: 10000}, nil); err != nil {
+		t.Fatal(err)
+	}
+	<-p.caller.FirstMedia()
+	<-p.caller.Connected()
+	network.filter(func(vnet.Chunk) bool { return true })
+	eventually(t, 10*time.Second, "interrupted", func() bool { return slices.Contains(p.eventsOf(p.caller), EventInterrupted) })
+	_, before := ear.counts()
+	network.lose(0, 0)
+	eventually(t, 10*time.Second, "connected again, and sound", func() bool {
+		events := p.eventsOf(p.caller)
+		_, loud := ear.counts()
+		return events[len(events)-1] == EventConnected && loud > before+10
+	})
+}
+
 // The peer's media arrives, its answers to our checks do not: RFC 7675 wants us to stop, however lively the path looks.
 func TestMediaAloneIsNoConsent(t *testing.T) {
 	network := newNetwork(t, time.Millisecond)
@@ -249,4 +273,31 @@ func TestMediaAloneIsNoConsent(t *testing.T) {
 	if slices.Contains(p.eventsOf(p.caller), EventInterrupted) {
 		t.Error("media was not arriving: the test shows nothing")
 	}
+}
+
+// The instrument of the other tests would see a reuse.
+func TestInstrumentSeesReuse(t *testing.T) {
+	sealer, _, err := callerTestKeys().contexts()
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, _, _ := callerTestKeys().contexts()
+	watch := &nonceWatch{sealer: sealer, sealed: map[[2]uint64][32]byte{}, highest: map[uint32]uint64{}}
+	header := &rtp.Header{Version: 2, PayloadType: 96, SequenceNumber: 1, SSRC: 5}
+	watch.RTP(header, []byte("one"))
+	watch.sealer = again // a second context with the same key
+	watch.RTP(header, []byte("one"))
+	if watch.reused != 0 {
+		t.Error("the same packet again is no reuse")
+	}
+	watch.sealer, _, _ = callerTestKeys().contexts()
+	watch.RTP(header, []byte("two"))
+	if watch.reused != 1 {
+		t.Errorf("%d", watch.reused)
+	}
+}
+
+func callerTestKeys() Keys {
+	caller, _ := testKeys()
+	return caller
 }

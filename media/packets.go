@@ -71,7 +71,16 @@ func (s *Session) writeRTP(header *rtp.Header, payload []byte) error {
 	if err != nil {
 		return err
 	}
-	return s.write(datagram)
+	if err := s.write(datagram); err != nil {
+		return err
+	}
+	switch header.PayloadType {
+	case opusPayloadType:
+		s.counts.audioPacketsSent.Add(1)
+	case vp8PayloadType:
+		s.counts.videoPacketsSent.Add(1)
+	}
+	return nil
 }
 
 func (s *Session) writeRTCP(packet []byte) error {

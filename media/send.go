@@ -110,9 +110,8 @@ func (s *Session) sendVideo(source VideoSource, out *rtpchain.Writer) {
 		timestamp := uint32((frame.PTS*vp8ClockRate + time.Second/2) / time.Second)
 		payloads := packetizer.Packetize(frame.Data)
 		for i, payload := range payloads {
-			if err = out.Write(timestamp, i == len(payloads)-1, payload); err != nil {
-				break
-			}
+			// A packet that the socket refuses is kept for retransmission like any other that is lost.
+			err = errors.Join(err, out.Write(timestamp, i == len(payloads)-1, payload))
 		}
 		if err == nil {
 			s.counts.videoFramesSent.Add(1)

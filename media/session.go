@@ -174,7 +174,7 @@ func (s *Session) Connect(remote Description, keys Keys) error {
 	s.sealer, s.opener, s.remote, s.started = sealer, opener, remote, time.Now()
 	s.chain, err = rtpchain.New(rtpchain.Config{
 		WriteRTP: s.writeRTP, WriteRTCP: s.writeRTCP, OnKeyFrame: s.keyFrameRequested,
-		RoundTrip: func() time.Duration { return s.path.Info().RoundTrip },
+		RoundTrip: s.path.RoundTrip,
 	})
 	if err != nil {
 		return err

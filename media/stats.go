@@ -14,6 +14,7 @@ type counters struct {
 	audioFramesSent                      atomic.Uint64
 	videoFramesSent, videoFramesReceived atomic.Uint64
 	videoFramesLost                      atomic.Uint64
+	audioPacketsSent, videoPacketsSent   atomic.Uint64
 	firstMediaAfter                      atomic.Int64  // nanoseconds, 0: not yet
 	connectedAfter                       time.Duration // guarded by Session.mu
 }
@@ -44,6 +45,7 @@ type StreamStats struct {
 	Codec string // empty if neither end announced one
 
 	FramesSent     uint64
+	PacketsSent    uint64        // without retransmissions
 	RemoteLost     int64         // packets of ours that did not arrive, as the peer reports
 	RemoteFraction float64       // the same, of those between its last two reports
 	RemoteJitter   time.Duration // as the peer reports
@@ -139,6 +141,7 @@ func (s *Session) Stats() Stats {
 			stream.received(theirs, chain.Remote(theirs.SSRC))
 		}
 	}
+	stats.Audio.PacketsSent, stats.Video.PacketsSent = c.audioPacketsSent.Load(), c.videoPacketsSent.Load()
 	stats.Audio.FramesSent, stats.Video.FramesSent = c.audioFramesSent.Load(), c.videoFramesSent.Load()
 	heard := s.audio.stats()
 	stats.Audio.FramesReceived, stats.Audio.FramesRepaired = heard.Played+heard.Repaired, heard.Repaired

@@ -107,6 +107,7 @@ type Path struct {
 	remote  int // candidates taken from the peer
 	failed  bool
 	closing bool
+	info    Info // the last there was
 }
 
 // New makes the agent; nothing is sent yet.
@@ -331,6 +332,7 @@ func (p *Path) Close() error {
 	if closing {
 		return nil
 	}
+	p.refreshInfo()
 	close(p.closed)
 	err := p.agent.GracefulClose()
 	p.done.Wait()

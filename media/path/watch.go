@@ -78,6 +78,7 @@ func (p *Path) watch(conn *ice.Conn) {
 		case <-p.closed:
 			return
 		case now := <-ticker.C:
+			p.refreshInfo()
 			if stats, ok := p.agent.GetSelectedCandidatePairStats(); ok && stats.LastResponseTimestamp.After(consent) {
 				consent = stats.LastResponseTimestamp
 			}
@@ -96,11 +97,25 @@ type Info struct {
 	RoundTrip                   time.Duration // of the last connectivity check
 }
 
-// Info returns the zero value until a pair is selected.
+// Info is the zero value until a pair is selected, and what it was last after the path has failed or was closed.
 func (p *Path) Info() Info {
+	p.refreshInfo()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.info
+}
+
+// RoundTrip is what it was half a second ago; unlike Info it costs nothing.
+func (p *Path) RoundTrip() time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.info.RoundTrip
+}
+
+func (p *Path) refreshInfo() {
 	pair, err := p.agent.GetSelectedCandidatePair()
 	if err != nil || pair == nil {
-		return Info{}
+		return
 	}
 	info := Info{
 		LocalType:     pair.Local.Type().String(),
@@ -111,7 +126,9 @@ func (p *Path) Info() Info {
 	if stats, ok := p.agent.GetSelectedCandidatePairStats(); ok {
 		info.RoundTrip = time.Duration(stats.CurrentRoundTripTime * float64(time.Second))
 	}
-	return info
+	p.mu.Lock()
+	p.info = info
+	p.mu.Unlock()
 }
 
 func hostPort(c ice.Candidate) string {
