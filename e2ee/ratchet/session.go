@@ -1,0 +1,238 @@
+package ratchet
+
+import (
+	"crypto/sha256"
+	"crypto/subtle"
+	"math"
+	"slices"
+	"time"
+)
+
+// session is one Double Ratchet with a remote device.
+type session struct {
+	created  time.Time // by this device's clock, whole seconds
+	identity PublicKey // the other's
+
+	// The recipient keeps the handshake's base key, by which it knows the session's further pre-key messages, and a digest of all
+	// the fields they repeat.
+	baseKey PublicKey
+	outer   [32]byte
+
+	// The initiator keeps what makes its messages pre-key messages, until the first answer.
+	pending *preKeyMessage
+
+	root            [32]byte
+	ratchet         ratchetKey
+	sending         sendingChain
+	previousCounter uint32
+	receiving       []*receivingChain // oldest first
+	pq              pqRatchet         // nil: none
+}
+
+// ratchetKey is our current ratchet key pair, in a form that can be cleared.
+type ratchetKey struct {
+	private [32]byte
+	public  PublicKey
+}
+
+func newRatchetKey(k *KeyPair) ratchetKey {
+	return ratchetKey{[32]byte(k.private.Bytes()), k.public}
+}
+
+func (k *ratchetKey) dh(public PublicKey) ([]byte, error) { return generate(k.private).dh(public) }
+
+// startInitiator begins the session of the side that has a bundle (Double Ratchet section 7.1, PQXDH section 3.3).
+func startInitiator(local *Local, b *Bundle, now time.Time) (*session, error) {
+	h, outer, err := initiate(local, b)
+	if err != nil {
+		return nil, err
+	}
+	defer h.clear()
+	ratchet := generate(local.random().RatchetKey())
+	shared, err := ratchet.dh(b.SignedKey)
+	if err != nil {
+		return nil, err
+	}
+	s := &session{created: now.Truncate(time.Second), identity: b.Identity, pending: outer, ratchet: newRatchetKey(ratchet)}
+	s.receiving = []*receivingChain{{ratchetKey: b.SignedKey, key: h.chain}}
+	s.root, s.sending.key = rootStep(&h.root, shared)
+	return s, s.start(local, h, true)
+}
+
+// startRecipient begins the session of the side that got a first message. The message's own ratchet key then makes the first step.
+func startRecipient(local *Local, signed, oneTime *KeyPair, kyber *KyberKeyPair, m *preKeyMessage, now time.Time) (*session, error) {
+	h, err := respond(local.Identity, signed, oneTime, kyber, m)
+	if err != nil {
+		return nil, err
+	}
+	defer h.clear()
+	s := &session{
+		created: now.Truncate(time.Second), identity: m.identity, baseKey: m.baseKey, outer: m.digest(),
+		root: h.root, ratchet: newRatchetKey(signed), sending: sendingChain{key: h.chain},
+	}
+	return s, s.start(local, h, false)
+}
+
+func (s *session) start(local *Local, h *handshake, initiator bool) (err error) {
+	if local.startPQ != nil {
+		s.pq, err = local.startPQ(&h.pq, initiator)
+	}
+	return err
+}
+
+// digest covers every field that a session's pre-key messages repeat.
+func (m *preKeyMessage) digest() [32]byte {
+	outer := *m
+	outer.message = nil
+	return sha256.Sum256(outer.encode())
+}
+
+// expired reports whether the session went unanswered for too long to send in.
+func (s *session) expired(now time.Time) bool {
+	return s.pending != nil && now.Sub(s.created) > unansweredLimit
+}
+
+// seal encrypts one message (Double Ratchet section 7.3, RatchetEncrypt). Nothing fails once the ratchets have moved.
+func (s *session) seal(local *Local, remote Address, plaintext []byte) (Message, error) {
+	if s.sending.index == math.MaxUint32-1 {
+		return Message{}, ErrNoSession // the last counter that still has a successor
+	}
+	m := signalMessage{ratchetKey: s.ratchet.public, counter: s.sending.index, previousCounter: s.previousCounter}
+	var salt []byte
+	if s.pq != nil {
+		var err error
+		if m.pq, salt, err = s.pq.send(); err != nil {
+			return Message{}, err
+		}
+		defer clear(salt)
+	}
+	if s.pending != nil {
+		m.addresses = addressBinding(local.Address, remote)
+	}
+	seed := chainSeed(&s.sending.key)
+	keys := newMessageKeys(&seed, salt)
+	defer keys.clear()
+	clear(seed[:])
+	s.sending.key = chainNext(&s.sending.key)
+	s.sending.index++
+
+	m.ciphertext = keys.encrypt(plaintext)
+	b := m.encode()
+	b = append(b, keys.mac(local.Identity.public, s.identity, b)...)
+	if s.pending == nil {
+		return Message{TypeMessage, b}, nil
+	}
+	outer := *s.pending
+	outer.message = b
+	return Message{TypePreKeyMessage, outer.encode()}, nil
+}
+
+// open decrypts one message (section 7.4, RatchetDecrypt), with at most *work chain steps before it is authenticated.
+// The session does not change before commit.
+//
+//  1. the receiving chain of the message's ratchet key, or the one a Diffie-Hellman step gives
+//  2. the message's seed in it
+//  3. the post-quantum ratchet's key
+//  4. authentication: MAC and addresses
+//  5. decryption
+//  6. for a new chain, the other half of the step: our answer's ratchet key and sending chain
+func (s *session) open(local *Local, remote Address, m *signalMessage, work *int) (plaintext []byte, commit func(), err error) {
+	chain, root, isNew := s.chain(m.ratchetKey), s.root, false
+	if chain == nil {
+		shared, err := s.ratchet.dh(m.ratchetKey)
+		if err != nil {
+			return nil, nil, ErrUndecryptable
+		}
+		isNew, chain = true, &receivingChain{ratchetKey: m.ratchetKey}
+		root, chain.key = rootStep(&s.root, shared)
+	}
+
+	advance, err := chain.at(m.counter, work)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer func() {
+		if err != nil {
+			advance.clear()
+		}
+	}()
+
+	salt, commitPQ, err := s.receivePQ(m.pq)
+	if err != nil {
+		return nil, nil, ErrUndecryptable
+	}
+	keys := newMessageKeys(&advance.seed, salt)
+	clear(salt)
+	defer keys.clear()
+
+	mac := keys.mac(s.identity, local.Identity.public, m.authenticated)
+	addresses := addressBinding(remote, local.Address)
+	if subtle.ConstantTimeCompare(mac, m.mac) != 1 ||
+		len(m.addresses) > 0 && subtle.ConstantTimeCompare(addresses, m.addresses) != 1 {
+		return nil, nil, ErrUndecryptable
+	}
+	if plaintext, err = keys.decrypt(m.ciphertext); err != nil {
+		return nil, nil, ErrUndecryptable
+	}
+
+	var ratchet ratchetKey
+	var sending sendingChain
+	if isNew {
+		ratchet = newRatchetKey(generate(local.random().RatchetKey()))
+		shared, err := ratchet.dh(m.ratchetKey)
+		if err != nil {
+			return nil, nil, ErrUndecryptable
+		}
+		root, sending.key = rootStep(&root, shared)
+	}
+	return plaintext, func() {
+		if isNew {
+			s.previousCounter = max(s.sending.index, 1) - 1
+			s.root, s.ratchet, s.sending = root, ratchet, sending
+			s.keep(chain)
+		}
+		advance.commit()
+		advance.clear()
+		commitPQ()
+		s.pending = nil
+	}, nil
+}
+
+func (s *session) receivePQ(field []byte) (salt []byte, commit func(), err error) {
+	switch {
+	case s.pq != nil:
+		return s.pq.receive(field)
+	case len(field) > 0:
+		return nil, nil, ErrUndecryptable
+	default:
+		return nil, func() {}, nil
+	}
+}
+
+func (s *session) chain(ratchetKey PublicKey) *receivingChain {
+	for _, c := range s.receiving {
+		if c.ratchetKey == ratchetKey {
+			return c
+		}
+	}
+	return nil
+}
+
+// keep adds a receiving chain and forgets the oldest beyond maxReceivingChains.
+func (s *session) keep(c *receivingChain) {
+	if len(s.receiving) == maxReceivingChains {
+		s.receiving[0].clear()
+		s.receiving = slices.Delete(s.receiving, 0, 1)
+	}
+	s.receiving = append(s.receiving, c)
+}
+
+// clear forgets the session's secrets.
+func (s *session) clear() {
+	clear(s.root[:])
+	clear(s.ratchet.private[:])
+	clear(s.sending.key[:])
+	for _, c := range s.receiving {
+		c.clear()
+	}
+}
