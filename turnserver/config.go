@@ -1,0 +1,156 @@
+package turnserver
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"time"
+)
+
+// Config says where the relay listens, who may use it and for how much. Secrets and one of UDP, TCP and TLS are required; the zero value
+// of everything else is a sound default.
+type Config struct {
+	// UDP, TCP and TLS are the addresses to serve clients on, as "203.0.113.7:3478", "[2001:db8::7]:3478", or ":3478" for every address
+	// of the machine. Port 0 takes a free one, which Addrs tells. The customary ports are 3478 and, for TLS, 5349 (443 passes
+	// more firewalls). On a machine with several addresses name the ones to use: what arrives at ":3478" may be answered from another address than it
+	// was sent to, which clients refuse.
+	UDP, TCP, TLS []string
+
+	// TLSConfig holds the certificate of the TLS listeners. To change certificates without a restart set GetCertificate, which is
+	// asked at each handshake: connections that exist go on undisturbed. TLS 1.2 is the least that is spoken.
+	TLSConfig *tls.Config
+
+	// External are the addresses that the internet knows this machine by, at most one IPv4 and one IPv6, for a machine behind a one-to-one NAT (most
+	// clouds). The NAT must pass RelayPorts unchanged. Empty: the address a client reached, or the source address of the default route.
+	External []netip.Addr
+
+	// RelayPorts is the range of UDP ports that peers are met on; one allocation takes one port. Let a firewall pass it, and let
+	// nothing else on this machine use it. Default: 49152-65535 (RFC 8656 section 7.2).
+	RelayPorts PortRange
+
+	// Secrets are shared with whoever mints credentials (package turncred). A credential made with any of them is accepted. To
+	// replace a secret add the new one, let the minters change, then remove the old one: see Server.SetSecrets. 16 bytes at least.
+	Secrets [][]byte
+
+	// Realm is named to clients and enters their keys; nobody reads it. Default: "sotto". At most 12 bytes: a longer one would make the
+	// answer to a stranger more than 3.2 times as long as the question, and the relay worth abusing.
+	Realm string
+
+	// AllowPeers opens ranges of addresses to which the relay may send although they are not globally routable: a company's own network, or
+	// 127.0.0.1 for a trial on one machine. What runs on this machine itself stays out of reach all the same, except the relayed ports
+	// of other clients. A range of IPv6 addresses that embed IPv4 (NAT64, 6to4) opens only those whose embedded address is allowed too.
+	AllowPeers []netip.Prefix
+
+	// MaxAllocations, MaxPerUser and MaxPerAddress bound how many allocations live at once: in all (default 10,000), for one user (the id of
+	// the credential; default 32: a browser makes one for each network interface and each URL) and for one client address (an
+	// IPv4 address or an IPv6 /64; default 256: many people may sit behind one).
+	MaxAllocations, MaxPerUser, MaxPerAddress int
+
+	// Bandwidth bounds what one allocation relays, each way, in bytes of payload a second, with bursts of one second. What exceeds it is lost.
+	// 1 Mbit/s of video is 125,000. Default: 0, no bound.
+	Bandwidth int
+
+	// MaxConnections and MaxConnectionsPerAddress bound TCP and TLS connections: in all (default 10,000) and for one client address
+	// (default 256).
+	MaxConnections, MaxConnectionsPerAddress int
+
+	// Logger gets what an operator must know, never a user name or an address. Default: silence.
+	Logger *slog.Logger
+
+	tune tuning
+}
+
+// PortRange is an inclusive range of ports.
+type PortRange struct{ Min, Max uint16 }
+
+// tuning are the times that the tests of this package shorten.
+type tuning struct {
+	now          func() time.Time
+	firstFrame   time.Duration // from accepting a connection to its first whole message, TLS handshake included
+	restOfFrame  time.Duration // from the first byte of a later message to its last
+	idle         time.Duration // of a connection that holds no allocation
+	lifetime     time.Duration // of an allocation whose client names none
+	permission   time.Duration
+	onPermission func() // runs between pion's publishing of a permission and the start of its timer
+}
+
+const (
+	defaultRealm    = "sotto"
+	maxRealm        = 12
+	minSecret       = 16
+	writeTimeout    = 5 * time.Second // of one message to a client on a connection
+	credentialGrace = 24 * time.Hour  // how long an allocation may live on the credential it was made with
+	maxPeers        = 1024            // permissions, and channels, of one allocation
+)
+
+// withDefaults checks the configuration and fills in what was left out.
+func (c Config) withDefaults() (Config, error) {
+	switch {
+	case len(c.UDP)+len(c.TCP)+len(c.TLS) == 0:
+		return c, errors.New("turnserver: no address to listen on: set UDP, TCP or TLS, for example \":3478\"")
+	case len(c.TLS) > 0 && c.TLSConfig == nil:
+		return c, errors.New("turnserver: TLS listeners need a certificate: set TLSConfig")
+	case len(c.Realm) > maxRealm:
+		return c, fmt.Errorf("turnserver: realm is longer than %d bytes, which would let strangers amplify traffic: shorten it", maxRealm)
+	}
+	if err := checkSecrets(c.Secrets); err != nil {
+		return c, err
+	}
+	for i, a := range c.External {
+		for _, b := range c.External[:i] {
+			if a.Unmap().Is4() == b.Unmap().Is4() {
+				return c, errors.New("turnserver: External names two addresses of one family: give one IPv4 and one IPv6 address at most")
+			}
+		}
+	}
+	if c.RelayPorts == (PortRange{}) {
+		c.RelayPorts = PortRange{49152, 65535}
+	}
+	if c.RelayPorts.Min == 0 || c.RelayPorts.Min > c.RelayPorts.Max {
+		return c, fmt.Errorf("turnserver: relay ports %d-%d are not a range: the first must be at least 1 and at most the last",
+			c.RelayPorts.Min, c.RelayPorts.Max)
+	}
+	if c.Realm == "" {
+		c.Realm = defaultRealm
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	setDefault(&c.MaxAllocations, 10_000)
+	setDefault(&c.MaxPerUser, 32)
+	setDefault(&c.MaxPerAddress, 256)
+	setDefault(&c.MaxConnections, 10_000)
+	setDefault(&c.MaxConnectionsPerAddress, 256)
+	setDefault(&c.tune.firstFrame, 8*time.Second)
+	setDefault(&c.tune.restOfFrame, 8*time.Second)
+	setDefault(&c.tune.idle, 30*time.Second)
+	setDefault(&c.tune.lifetime, 10*time.Minute)  // RFC 8656 section 3.2
+	setDefault(&c.tune.permission, 5*time.Minute) // RFC 8656 section 9
+	if c.tune.now == nil {
+		c.tune.now = time.Now
+	}
+	if c.tune.onPermission == nil {
+		c.tune.onPermission = func() {}
+	}
+	return c, nil
+}
+
+func checkSecrets(secrets [][]byte) error {
+	if len(secrets) == 0 {
+		return errors.New("turnserver: no secret: set Secrets to what the minter of credentials uses")
+	}
+	for _, s := range secrets {
+		if len(s) < minSecret {
+			return fmt.Errorf("turnserver: a secret is shorter than %d bytes: make one with `openssl rand -base64 32`", minSecret)
+		}
+	}
+	return nil
+}
+
+func setDefault[T int | time.Duration](v *T, to T) {
+	if *v == 0 {
+		*v = to
+	}
+}

@@ -1,0 +1,334 @@
+package turnserver
+
+import (
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/pion/stun/v4"
+	"github.com/pion/turn/v5"
+)
+
+// frontend is one socket towards clients, a UDP listener or one TCP or TLS connection, as the net.PacketConn of a pion server of its own. Around
+// each message runs one exchange, all of it on pion's read goroutine:
+//
+//  1. ReadFrom parses a message and decides whether it is worth pion's time (admit).
+//  2. pion asks for the credential's key (authenticate), the quota (reserve), and whether each peer is allowed (grant).
+//  3. pion makes the allocation on AllocatePacketConn's relay (created), or the permission, or the channel.
+//  4. pion answers through WriteTo, which holds back what a stranger should not get and opens what was permitted.
+//  5. The next ReadFrom settles what is left over.
+//
+// pion gives no room for a recover around 2 to 4, so 1 passes only what parse has taken apart completely.
+type frontend struct {
+	s      *Server
+	socket socket
+	local  netip.AddrPort
+
+	mu     sync.RWMutex
+	relays map[netip.AddrPort]*relay // by client
+
+	exchange exchange // of pion's read goroutine alone
+}
+
+// socket is what a frontend needs of a UDP listener or a connection. read blocks for the next message; its errors are final.
+type socket interface {
+	read(b []byte) (n int, client netip.AddrPort, err error)
+	write(b []byte, client netip.AddrPort)
+	idle() // the socket's client holds no allocation any more
+	close()
+	ended() // read has failed and nothing will follow
+}
+
+type exchange struct {
+	message
+	client     netip.AddrPort
+	relay      *relay // the client's allocation as the exchange began
+	credential credential
+	reserved   bool          // quota is taken and no allocation owns it yet
+	published  chan struct{} // a permission whose timer pion is about to start
+}
+
+func (f *frontend) relayOf(client netip.AddrPort) *relay {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	return f.relays[client]
+}
+
+// ReadFrom gives pion the next message that deserves handling.
+func (f *frontend) ReadFrom(b []byte) (int, net.Addr, error) {
+	f.settle()
+	for {
+		n, client, err := f.socket.read(b)
+		if err != nil {
+			f.socket.ended()
+			return 0, nil, err
+		}
+		if n == len(b) { // cut short by the buffer
+			f.s.metrics.droppedSize.Inc()
+			continue
+		}
+		if f.admit(client, b[:n]) {
+			if f.exchange.relay != nil {
+				return n, f.exchange.relay.clientAddr, nil
+			}
+			return n, net.UDPAddrFromAddrPort(client), nil
+		}
+	}
+}
+
+// settle ends an exchange.
+func (f *frontend) settle() {
+	f.settlePermission()
+	if f.exchange.reserved { // the allocation failed after the quota was granted
+		f.s.users.give(f.exchange.credential.id)
+		f.s.addresses.give(holder(f.exchange.client.Addr()))
+	}
+	f.exchange = exchange{}
+}
+
+// settlePermission runs at the first sign that pion is past AddPermission.
+func (f *frontend) settlePermission() {
+	if f.exchange.published != nil {
+		close(f.exchange.published)
+		f.exchange.published = nil
+	}
+}
+
+// admit begins an exchange, or drops the message: what is malformed; what needs an allocation and has none; what a stranger asks who has
+// used up his answers.
+func (f *frontend) admit(client netip.AddrPort, b []byte) (ok bool) {
+	m := f.s.metrics
+	defer func() {
+		if recover() != nil { // our own parser: no input is known to do this, and none may stop the relay
+			m.droppedMalformed.Inc()
+			ok = false
+		}
+	}()
+	r := f.relayOf(client)
+	if isChannelData(b) {
+		if r == nil {
+			m.droppedNoAllocation.Inc()
+			return false
+		}
+		f.exchange = exchange{client: client, relay: r}
+		return true
+	}
+	msg, ok := parse(b)
+	if !ok {
+		m.droppedMalformed.Inc()
+		return false
+	}
+	if r == nil {
+		if msg.method != stun.MethodBinding && msg.method != stun.MethodAllocate {
+			m.droppedNoAllocation.Inc()
+			return false
+		}
+		if !f.s.strangers.bucket(client.Addr()).has(f.s.now(), strangerBurst, strangerInterval) {
+			m.droppedSilenced.Inc()
+			return false
+		}
+	}
+	f.exchange = exchange{message: msg, client: client, relay: r}
+	return true
+}
+
+// WriteTo sends pion's answers, and data from peers, to the client. Answers come on the read goroutine, data on any.
+func (f *frontend) WriteTo(b []byte, to net.Addr) (int, error) {
+	client := addrPort(to)
+	t, authenticated := parseReply(b)
+	switch t.Class {
+	case stun.ClassSuccessResponse, stun.ClassErrorResponse:
+		f.settlePermission()
+		if !authenticated && !f.mayAnswer(len(b)) {
+			f.s.metrics.droppedSilenced.Inc()
+			return len(b), nil
+		}
+		if t.Class == stun.ClassSuccessResponse {
+			f.succeeded(t.Method)
+		}
+	}
+	f.socket.write(b, client)
+	return len(b), nil
+}
+
+// mayAnswer says whether a stranger gets this answer: never more than 3.2 times what he sent, nor more of them than the bucket of his address
+// holds. The client of an allocation has a bucket of his own, so that strangers at his address cannot silence him.
+func (f *frontend) mayAnswer(size int) bool {
+	if size*10 > len(f.exchange.raw)*32 {
+		return false
+	}
+	b := f.s.strangers.bucket(f.exchange.client.Addr())
+	if f.exchange.relay != nil {
+		b = &f.exchange.relay.stranger
+	}
+	return b.take(f.s.now(), 1, strangerBurst, strangerInterval)
+}
+
+// succeeded does what follows from an authenticated success.
+func (f *frontend) succeeded(method stun.Method) {
+	switch method {
+	case stun.MethodRefresh:
+		f.s.metrics.refreshed.Inc()
+	case stun.MethodCreatePermission, stun.MethodChannelBind:
+		until := f.s.now().Add(f.s.cfg.tune.permission)
+		for _, peer := range f.exchange.peers {
+			f.exchange.relay.permit(peer.Addr(), until)
+		}
+	}
+}
+
+// start puts a pion server behind the frontend.
+func (f *frontend) start() error {
+	tune := f.s.cfg.tune
+	_, err := turn.NewServer(turn.ServerConfig{
+		Realm:              f.s.cfg.Realm,
+		LoggerFactory:      silence{}, // pion logs addresses and names
+		AuthHandler:        f.authenticate,
+		QuotaHandler:       f.reserve,
+		AllocationLifetime: tune.lifetime,
+		PermissionTimeout:  neverExpires,
+		EventHandler: turn.EventHandler{
+			OnAuth:              f.judged,
+			OnAllocationCreated: f.created,
+			OnPermissionCreated: f.permissionCreated,
+			OnPermissionDeleted: f.permissionDeleted,
+			OnChannelCreated:    f.channelCreated,
+			OnChannelDeleted:    f.channelDeleted,
+		},
+		PacketConnConfigs: []turn.PacketConnConfig{{PacketConn: f, RelayAddressGenerator: f, PermissionHandler: f.grant}},
+	})
+	return err
+}
+
+// created makes the new relay the client's.
+func (f *frontend) created(_, _ net.Addr, _, _, _ string, relayAddr net.Addr, _ int) {
+	r := f.s.table.byPublic(addrPort(relayAddr))
+	if r == nil { // expired before it was announced; settle gives the quota back
+		return
+	}
+	r.live.Lock()
+	defer r.live.Unlock()
+	if r.closed {
+		return
+	}
+	r.frontend, r.client, r.credential, r.born = f, f.exchange.client, f.exchange.credential, f.s.now()
+	r.clientAddr = net.UDPAddrFromAddrPort(r.client)
+	f.exchange.relay, f.exchange.reserved = r, false
+	f.mu.Lock()
+	f.relays[r.client] = r
+	f.mu.Unlock()
+	f.s.metrics.allocations.Inc()
+	f.s.metrics.created.Inc()
+}
+
+// release undoes created.
+func (f *frontend) release(r *relay) {
+	f.mu.Lock()
+	if f.relays[r.client] == r {
+		delete(f.relays, r.client)
+	}
+	f.mu.Unlock()
+	f.s.users.give(r.credential.id)
+	f.s.addresses.give(holder(r.client.Addr()))
+	f.s.metrics.allocations.Dec()
+	f.socket.idle()
+}
+
+// grant decides on the peers of a CreatePermission or ChannelBind: on all of them before the first is added, so that a request is obeyed whole or
+// not at all (RFC 8656 section 10.2).
+func (f *frontend) grant(_ net.Addr, peerIP net.IP) bool {
+	f.settlePermission()
+	e := &f.exchange
+	asked, ok := netip.AddrFromSlice(peerIP)
+	allowed := ok && e.relay != nil && f.s.policy.allows(asked) && len(e.peers) > 0
+	for _, peer := range e.peers {
+		allowed = allowed && f.mayReach(peer)
+	}
+	if !allowed {
+		f.s.metrics.refusedPeer.Inc()
+	}
+	return allowed
+}
+
+func (f *frontend) mayReach(peer netip.AddrPort) bool {
+	r, bind := f.exchange.relay, f.exchange.method == stun.MethodChannelBind
+	switch {
+	case !f.s.policy.allows(peer.Addr()) || !r.hasRoom(peer.Addr()) || bind && (peer.Port() == 0 || r.channels.Load() >= maxPeers):
+		return false
+	case !f.s.policy.isOwn(peer.Addr()):
+		return true
+	case bind:
+		return f.s.table.byPublic(peer) != nil
+	default:
+		return f.s.table.hasAnother(peer.Addr())
+	}
+}
+
+func (f *frontend) permissionCreated(_, _ net.Addr, _, _, _ string, relayAddr net.Addr, peer net.IP) {
+	if r, addr := f.s.table.byPublic(addrPort(relayAddr)), fromIP(peer); r != nil {
+		f.exchange.published = r.publish(addr)
+		f.s.cfg.tune.onPermission()
+	}
+}
+
+func (f *frontend) permissionDeleted(_, _ net.Addr, _, _, _ string, relayAddr net.Addr, peer net.IP) {
+	if r := f.s.table.byPublic(addrPort(relayAddr)); r != nil {
+		r.forget(fromIP(peer))
+	}
+}
+
+func (f *frontend) channelCreated(_, _ net.Addr, _, _, _ string, relayAddr, _ net.Addr, _ uint16) {
+	f.settlePermission()
+	if r := f.s.table.byPublic(addrPort(relayAddr)); r != nil {
+		r.channels.Add(1)
+	}
+}
+
+func (f *frontend) channelDeleted(_, _ net.Addr, _, _, _ string, relayAddr, _ net.Addr, _ uint16) {
+	if r := f.s.table.byPublic(addrPort(relayAddr)); r != nil {
+		r.channels.Add(-1)
+	}
+}
+
+func fromIP(ip net.IP) netip.Addr {
+	a, _ := netip.AddrFromSlice(ip)
+	return a.Unmap()
+}
+
+// AllocatePacketConn implements turn.RelayAddressGenerator.
+func (f *frontend) AllocatePacketConn(c turn.AllocateListenerConfig) (net.PacketConn, net.Addr, error) {
+	at, ok := f.s.relayAddrFor(f.local.Addr(), c.Network == "udp6")
+	if !ok {
+		return nil, nil, errNoFamily
+	}
+	r, err := f.s.table.open(f.s, at, c.RequestedPort)
+	if err != nil {
+		f.s.metrics.refusedPorts.Inc()
+		f.s.log.Warn("no relayed port could be opened", "error", err)
+		return nil, nil, err
+	}
+	return r, net.UDPAddrFromAddrPort(r.public), nil
+}
+
+// AllocateListener and AllocateConn would serve RFC 6062, TCP towards peers, which is off.
+func (f *frontend) AllocateListener(turn.AllocateListenerConfig) (net.Listener, net.Addr, error) {
+	return nil, nil, errNoFamily
+}
+
+// AllocateConn implements turn.RelayAddressGenerator.
+func (f *frontend) AllocateConn(turn.AllocateConnConfig) (net.Conn, error) { return nil, errNoFamily }
+
+// Validate implements turn.RelayAddressGenerator.
+func (f *frontend) Validate() error { return nil }
+
+// Close implements net.PacketConn.
+func (f *frontend) Close() error { f.socket.close(); return nil }
+
+// LocalAddr implements net.PacketConn.
+func (f *frontend) LocalAddr() net.Addr { return net.UDPAddrFromAddrPort(f.local) }
+
+// SetDeadline, SetReadDeadline and SetWriteDeadline complete net.PacketConn; pion calls none of them, and deadlines are the socket's own.
+func (f *frontend) SetDeadline(time.Time) error      { return nil }
+func (f *frontend) SetReadDeadline(time.Time) error  { return nil }
+func (f *frontend) SetWriteDeadline(time.Time) error { return nil }

@@ -1,0 +1,92 @@
+package turnserver
+
+import (
+	"hash/maphash"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// A bucket is a token bucket in one word (the generic cell rate algorithm): the time at which it would be full again.
+type bucket struct{ full atomic.Int64 }
+
+// take draws n tokens of a bucket that holds burst tokens and gains one each interval.
+func (b *bucket) take(now time.Time, n, burst int, interval time.Duration) bool {
+	for {
+		old := b.full.Load()
+		next := max(old, now.UnixNano()) + int64(n)*int64(interval)
+		if next-now.UnixNano() > int64(burst)*int64(interval) {
+			return false
+		}
+		if b.full.CompareAndSwap(old, next) {
+			return true
+		}
+	}
+}
+
+// has says whether take would give one.
+func (b *bucket) has(now time.Time, burst int, interval time.Duration) bool {
+	return max(b.full.Load(), now.UnixNano())+int64(interval)-now.UnixNano() <= int64(burst)*int64(interval)
+}
+
+// Replies to somebody who has not proved to hold a credential: a burst, then one each interval. A client needs two for an
+// allocation and one for each STUN keepalive.
+const (
+	strangerBurst    = 64
+	strangerInterval = time.Second / 4
+	strangerSlots    = 1 << 16
+)
+
+// strangers limits what is answered to each source before it is authenticated. A flood from forged sources must not grow memory, so there
+// is a fixed number of buckets; sources that share one share its allowance, and the seed keeps that from being arranged.
+type strangers struct {
+	seed    maphash.Seed
+	buckets [strangerSlots]bucket
+}
+
+func newStrangers() *strangers { return &strangers{seed: maphash.MakeSeed()} }
+
+func (s *strangers) bucket(client netip.Addr) *bucket {
+	return &s.buckets[maphash.Comparable(s.seed, holder(client))%strangerSlots]
+}
+
+// holder is the unit in which addresses are counted: an IPv4 address, or the IPv6 /64 that one subscriber gets.
+func holder(a netip.Addr) netip.Addr {
+	if a.Is4() {
+		return a
+	}
+	return netip.PrefixFrom(a, 64).Masked().Addr()
+}
+
+// quota counts what is held at once, in all and under each key.
+type quota[K comparable] struct {
+	mu         sync.Mutex
+	total      int
+	held       map[K]int
+	max, maxOf int
+}
+
+func newQuota[K comparable](max, maxOf int) *quota[K] {
+	return &quota[K]{held: make(map[K]int), max: max, maxOf: maxOf}
+}
+
+func (q *quota[K]) take(k K) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.total >= q.max || q.held[k] >= q.maxOf {
+		return false
+	}
+	q.total++
+	q.held[k]++
+	return true
+}
+
+func (q *quota[K]) give(k K) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.total--
+	if q.held[k]--; q.held[k] == 0 {
+		delete(q.held, k)
+	}
+}

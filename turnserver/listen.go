@@ -1,0 +1,167 @@
+package turnserver
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// datagrams is a UDP listener.
+type datagrams struct {
+	s    *Server
+	conn *net.UDPConn
+}
+
+func (d *datagrams) read(b []byte) (int, netip.AddrPort, error) {
+	for {
+		n, client, err := d.conn.ReadFromUDPAddrPort(b)
+		if err == nil {
+			return n, netip.AddrPortFrom(client.Addr().Unmap().WithZone(""), client.Port()), nil
+		}
+		if errors.Is(err, net.ErrClosed) {
+			return 0, client, err
+		}
+		time.Sleep(time.Millisecond) // an error of one datagram; the socket is well
+	}
+}
+
+// write loses what cannot be sent: the client asks again.
+func (d *datagrams) write(b []byte, client netip.AddrPort) {
+	_, _ = d.conn.WriteToUDPAddrPort(b, client)
+}
+func (d *datagrams) idle()  {}
+func (d *datagrams) close() { _ = d.conn.Close() }
+func (d *datagrams) ended() { d.s.tasks.Done() }
+
+// socketBuffer is asked for on UDP listeners, which carry the traffic of all clients; the system may give less.
+const socketBuffer = 4 << 20
+
+func listenUDP(address string) (*net.UDPConn, error) {
+	at, err := parseListen(address)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := net.ListenUDP("udp", at.udp())
+	if err != nil {
+		return nil, explain("UDP", address, err)
+	}
+	_ = conn.SetReadBuffer(socketBuffer)
+	_ = conn.SetWriteBuffer(socketBuffer)
+	return conn, nil
+}
+
+func listenTCP(address string) (*net.TCPListener, error) {
+	at, err := parseListen(address)
+	if err != nil {
+		return nil, err
+	}
+	l, err := net.ListenTCP("tcp", at.tcp())
+	if err != nil {
+		return nil, explain("TCP", address, err)
+	}
+	return l, nil
+}
+
+// listenAddr is an address and port; no address means all.
+type listenAddr struct{ netip.AddrPort }
+
+func parseListen(address string) (listenAddr, error) {
+	if port, ok := strings.CutPrefix(address, ":"); ok {
+		address = "[::]:" + port
+	}
+	at, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return listenAddr{}, fmt.Errorf("turnserver: cannot listen on %q: write it as an IP address and port, such as 203.0.113.7:3478, or :3478", address)
+	}
+	return listenAddr{at}, nil
+}
+
+func (a listenAddr) udp() *net.UDPAddr { return (*net.UDPAddr)(a.tcp()) }
+
+func (a listenAddr) tcp() *net.TCPAddr {
+	if a.Addr() == netip.IPv6Unspecified() {
+		return &net.TCPAddr{Port: int(a.Port())} // IPv4 too
+	}
+	return net.TCPAddrFromAddrPort(a.AddrPort)
+}
+
+// explain turns the system's word for why a port cannot be had into what to do about it.
+func explain(transport, address string, err error) error {
+	hint := "choose another address"
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		hint = "another program, perhaps another relay, uses that port: stop it or choose another port"
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		hint = "this machine has no such address: name one of its own, and put the one that a NAT gives it into External"
+	case errors.Is(err, syscall.EACCES):
+		hint = "ports below 1024 need a privilege: choose a higher port or grant CAP_NET_BIND_SERVICE"
+	}
+	return fmt.Errorf("turnserver: cannot listen on %s %s: %s: %w", transport, address, hint, err)
+}
+
+// relayAddrs finds the addresses to open relayed ports on: the specific ones that clients are served on, or for a wildcard the source addresses of the default
+// routes. Only those remain that may be peers, since in a call with both ends relayed here each is the other's peer.
+func (s *Server) relayAddrs(listening []netip.AddrPort) ([]relayAddr, error) {
+	var candidates []netip.Addr
+	for _, a := range listening {
+		if a.Addr().IsUnspecified() {
+			candidates = append(candidates, defaultSource("udp4", "192.0.2.1:9"), defaultSource("udp6", "[2001:db8::1]:9"))
+		} else {
+			candidates = append(candidates, a.Addr())
+		}
+	}
+	var out []relayAddr
+	var unusable netip.Addr
+	seen := make(map[netip.Addr]bool)
+	for _, local := range candidates {
+		if !local.IsValid() || seen[local] {
+			continue
+		}
+		seen[local] = true
+		public := local
+		for _, e := range s.cfg.External {
+			if e.Unmap().Is4() == local.Is4() {
+				public = e.Unmap()
+			}
+		}
+		if !s.policy.allows(public) {
+			unusable = public
+			continue
+		}
+		out = append(out, relayAddr{local, public})
+	}
+	switch {
+	case len(out) > 0:
+		return out, nil
+	case unusable.IsValid():
+		return nil, fmt.Errorf("turnserver: no external address: %s is not reachable from the internet. Behind a NAT set External to the address that "+
+			"the internet knows this machine by; for a relay of your own network open that network with AllowPeers (on one machine for a trial: %s)",
+			unusable, netip.PrefixFrom(unusable, unusable.BitLen()))
+	}
+	return nil, errors.New("turnserver: no external address: this machine has no default route. Listen on a specific address instead of on all")
+}
+
+// defaultSource is the address that packets to the internet leave from. Nothing is sent.
+func defaultSource(network, to string) netip.Addr {
+	conn, err := net.Dial(network, to)
+	if err != nil {
+		return netip.Addr{}
+	}
+	defer conn.Close()
+	return addrPort(conn.LocalAddr()).Addr()
+}
+
+// relayAddrFor prefers the address that the client came to.
+func (s *Server) relayAddrFor(listening netip.Addr, v6 bool) (relayAddr, bool) {
+	found, ok := relayAddr{}, false
+	for _, a := range s.relays {
+		if a.local.Is6() == v6 && (!ok || a.local == listening) {
+			found, ok = a, true
+		}
+	}
+	return found, ok
+}

@@ -1,0 +1,171 @@
+package turnserver
+
+import (
+	"crypto/hmac"
+	"crypto/sha1"
+	"encoding/binary"
+	"hash/crc32"
+	"net/netip"
+
+	"github.com/pion/stun/v4"
+)
+
+// A message is what admission needs to know of a STUN request or indication. parse is strict: pion's own goroutine handles what it lets
+// pass, where a panic could not be caught, so nothing reaches pion whose attributes pion would have to doubt.
+type message struct {
+	class     stun.MessageClass
+	method    stun.Method
+	peers     []netip.AddrPort // every XOR-PEER-ADDRESS, IPv4-mapped addresses unmapped
+	transport bool             // REQUESTED-TRANSPORT is there
+	integrity int              // offset of MESSAGE-INTEGRITY, 0 if there is none
+	raw       []byte
+}
+
+const (
+	headerSize    = 20 // RFC 8489 section 5
+	magicCookie   = 0x2112A442
+	integritySize = 4 + sha1.Size
+	fingerprint   = 0x5354554e // RFC 8489 section 14.7
+	maxPeersOnce  = 32         // XOR-PEER-ADDRESS attributes in one request
+)
+
+// attributeSizes are the least and greatest lengths of the attributes that pion reads.
+var attributeSizes = map[stun.AttrType][2]int{
+	stun.AttrUsername:               {1, 508}, // RFC 8489 section 14.3
+	stun.AttrRealm:                  {1, 763}, // section 14.9
+	stun.AttrNonce:                  {1, 763}, // section 14.10
+	stun.AttrMessageIntegrity:       {sha1.Size, sha1.Size},
+	stun.AttrFingerprint:            {4, 4},
+	stun.AttrChannelNumber:          {4, 4}, // RFC 8656 section 18
+	stun.AttrLifetime:               {4, 4},
+	stun.AttrRequestedTransport:     {4, 4},
+	stun.AttrRequestedAddressFamily: {4, 4},
+	stun.AttrEvenPort:               {1, 1},
+	stun.AttrReservationToken:       {8, 8},
+	stun.AttrDontFragment:           {0, 0},
+}
+
+// parse reads a whole STUN message. Refused are: responses, methods we do not offer (RFC 6062 among them), lengths that do not
+// add up, attributes of the wrong size, and anything but FINGERPRINT after MESSAGE-INTEGRITY, which would not be authenticated (RFC 8489 section 14.5).
+func parse(b []byte) (m message, ok bool) {
+	if len(b) < headerSize || b[0]&0xC0 != 0 || len(b)%4 != 0 ||
+		int(binary.BigEndian.Uint16(b[2:])) != len(b)-headerSize || binary.BigEndian.Uint32(b[4:]) != magicCookie {
+		return message{}, false
+	}
+	var t stun.MessageType
+	t.ReadValue(binary.BigEndian.Uint16(b))
+	m = message{class: t.Class, method: t.Method, raw: b}
+
+	var channel, data bool
+	for at := headerSize; at < len(b); {
+		if len(b)-at < 4 {
+			return message{}, false
+		}
+		attr := stun.AttrType(binary.BigEndian.Uint16(b[at:]))
+		size := int(binary.BigEndian.Uint16(b[at+2:]))
+		if size > len(b)-at-4 {
+			return message{}, false
+		}
+		value := b[at+4 : at+4+size]
+		if bounds, known := attributeSizes[attr]; known && (size < bounds[0] || size > bounds[1]) {
+			return message{}, false
+		}
+		if m.integrity != 0 && attr != stun.AttrFingerprint {
+			return message{}, false
+		}
+		switch attr {
+		case stun.AttrXORPeerAddress:
+			peer, ok := xorAddress(value, b[8:headerSize])
+			if !ok || len(m.peers) == maxPeersOnce {
+				return message{}, false
+			}
+			m.peers = append(m.peers, peer)
+		case stun.AttrMessageIntegrity:
+			m.integrity = at
+		case stun.AttrRequestedTransport:
+			m.transport = true
+		case stun.AttrChannelNumber:
+			n := binary.BigEndian.Uint16(value)
+			channel = n >= 0x4000 && n <= 0x7FFF // RFC 5766 section 11; RFC 8656 stops at 0x4FFF, older clients do not
+		case stun.AttrData:
+			data = true
+		case stun.AttrFingerprint:
+			if at+8 != len(b) || binary.BigEndian.Uint32(value) != crc32.ChecksumIEEE(b[:at])^fingerprint {
+				return message{}, false
+			}
+		}
+		at += 4 + (size+3)&^3
+	}
+
+	switch (stun.MessageType{Class: m.class, Method: m.method}) {
+	case stun.NewType(stun.MethodBinding, stun.ClassRequest), stun.NewType(stun.MethodRefresh, stun.ClassRequest):
+		return m, true
+	case stun.NewType(stun.MethodAllocate, stun.ClassRequest):
+		return m, m.transport // RFC 8656 section 7.1; also keeps the shortest question long enough for its answer
+	case stun.NewType(stun.MethodCreatePermission, stun.ClassRequest):
+		return m, len(m.peers) > 0 || m.integrity == 0
+	case stun.NewType(stun.MethodChannelBind, stun.ClassRequest):
+		return m, len(m.peers) == 1 && channel || m.integrity == 0
+	case stun.NewType(stun.MethodSend, stun.ClassIndication):
+		return m, len(m.peers) == 1 && data
+	}
+	return message{}, false
+}
+
+// xorAddress decodes RFC 8489 section 14.2.
+func xorAddress(v, transaction []byte) (netip.AddrPort, bool) {
+	if len(v) < 4 || v[0] != 0 {
+		return netip.AddrPort{}, false
+	}
+	var mask [16]byte
+	binary.BigEndian.PutUint32(mask[:], magicCookie)
+	copy(mask[4:], transaction)
+	port := binary.BigEndian.Uint16(v[2:]) ^ magicCookie>>16
+	ip := make([]byte, len(v)-4)
+	switch {
+	case v[1] == 1 && len(ip) == 4, v[1] == 2 && len(ip) == 16:
+		for i := range ip {
+			ip[i] = v[4+i] ^ mask[i]
+		}
+	default:
+		return netip.AddrPort{}, false
+	}
+	addr, _ := netip.AddrFromSlice(ip)
+	return netip.AddrPortFrom(addr.Unmap(), port), true
+}
+
+// authentic says whether MESSAGE-INTEGRITY was made with key (RFC 8489 section 14.5: the length field counts up to and with that attribute).
+func (m message) authentic(key []byte) bool {
+	if m.integrity == 0 {
+		return false
+	}
+	var head [4]byte
+	copy(head[:], m.raw[:2])
+	binary.BigEndian.PutUint16(head[2:], uint16(m.integrity+integritySize-headerSize))
+	mac := hmac.New(sha1.New, key)
+	mac.Write(head[:])
+	mac.Write(m.raw[4:m.integrity])
+	return hmac.Equal(mac.Sum(nil), m.raw[m.integrity+4:m.integrity+integritySize])
+}
+
+// isChannelData says whether b is one whole ChannelData message (RFC 8656 section 12.4), padded or not.
+func isChannelData(b []byte) bool {
+	return len(b) >= 4 && b[0]&0xC0 == 0x40 && 4+int(binary.BigEndian.Uint16(b[2:])) <= len(b)
+}
+
+// A reply is what pion answers: a response, of which it matters whether its client was authenticated, or data on its way to the client.
+func parseReply(b []byte) (t stun.MessageType, authenticated bool) {
+	if len(b) < headerSize || b[0]&0xC0 != 0 {
+		return t, false
+	}
+	t.ReadValue(binary.BigEndian.Uint16(b))
+	if t.Class != stun.ClassSuccessResponse && t.Class != stun.ClassErrorResponse {
+		return t, false
+	}
+	for at := headerSize; at+4 <= len(b); at += 4 + (int(binary.BigEndian.Uint16(b[at+2:]))+3)&^3 {
+		if stun.AttrType(binary.BigEndian.Uint16(b[at:])) == stun.AttrMessageIntegrity {
+			return t, true
+		}
+	}
+	return t, false
+}

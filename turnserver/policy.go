@@ -1,0 +1,163 @@
+package turnserver
+
+import (
+	"encoding/binary"
+	"net"
+	"net/netip"
+	"sync/atomic"
+)
+
+// policy says which addresses the relay may exchange packets with. Left to itself a TURN server is a tunnel into every network that it can reach;
+// so only globally routable unicast addresses are peers, and the operator's own ranges where they were opened.
+//
+//  1. An IPv4-mapped address is its IPv4 address.
+//  2. Unspecified, multicast, broadcast: never.
+//  3. Not globally routable (RFC 6890 and the IANA special-purpose registries): only inside AllowPeers.
+//  4. An IPv4 address embedded for NAT64, 6to4 or Teredo must itself be allowed.
+//  5. This machine's own addresses: only as the relayed address of a live allocation, whatever AllowPeers says. See table.route.
+//
+// The rules apply to each CreatePermission and ChannelBind, to each packet on its way to a peer, by Send or by channel, and
+// to the source of each packet that comes from one.
+type policy struct {
+	allow []netip.Prefix
+	local atomic.Pointer[localAddrs]
+}
+
+// localAddrs are this machine's addresses as the interfaces have them now, and the broadcast addresses of their networks.
+type localAddrs struct{ own, broadcast map[netip.Addr]bool }
+
+// special4 are the IPv4 blocks that are not globally routable unicast.
+var special4 = prefixes(
+	"0.0.0.0/8",          // this network, the unspecified address
+	"10.0.0.0/8",         // private, RFC 1918
+	"100.64.0.0/10",      // carrier-grade NAT, RFC 6598; a cloud's metadata at 100.100.100.200
+	"127.0.0.0/8",        // loopback
+	"168.63.129.16/32",   // a cloud's host agent, global in form only
+	"169.254.0.0/16",     // link-local; metadata at 169.254.169.254
+	"172.16.0.0/12",      // private
+	"192.0.0.0/24",       // IETF protocol assignments; metadata at 192.0.0.192
+	"192.0.2.0/24",       // documentation, RFC 5737
+	"192.88.99.0/24",     // 6to4 relays, RFC 7526
+	"192.168.0.0/16",     // private
+	"198.18.0.0/15",      // benchmarking, RFC 2544
+	"198.51.100.0/24",    // documentation
+	"203.0.113.0/24",     // documentation
+	"224.0.0.0/4",        // multicast
+	"240.0.0.0/4",        // reserved
+	"255.255.255.255/32", // broadcast
+)
+
+// Of IPv6 only 2000::/3 is global unicast (RFC 4291 section 2.4); that leaves out ::, ::1, IPv4-compatible, NAT64 64:ff9b::/96 and
+// 64:ff9b:1::/48, discard-only 100::/64, unique local fc00::/7, link-local fe80::/10, site-local fec0::/10 and multicast ff00::/8.
+// special6 are the blocks inside it that are not for everybody.
+var (
+	global6  = netip.MustParsePrefix("2000::/3")
+	special6 = prefixes(
+		"2001::/23",     // IETF protocol assignments: Teredo 2001::/32, benchmarking, ORCHID
+		"2001:db8::/32", // documentation, RFC 3849
+		"2002::/16",     // 6to4
+		"3fff::/20",     // documentation, RFC 9637
+	)
+)
+
+var (
+	nat64      = netip.MustParsePrefix("64:ff9b::/96")   // RFC 6052
+	localNAT64 = netip.MustParsePrefix("64:ff9b:1::/48") // RFC 8215; the IPv4 address is taken to be in the last 32 bits
+	sixToFour  = netip.MustParsePrefix("2002::/16")      // RFC 3056
+	teredo     = netip.MustParsePrefix("2001::/32")      // RFC 4380
+	compatible = netip.MustParsePrefix("::/96")          // RFC 4291 section 2.5.5.1
+)
+
+// allows applies rules 1 to 4.
+func (p *policy) allows(a netip.Addr) bool {
+	a = a.Unmap().WithZone("")
+	if !a.IsValid() || a.IsUnspecified() || a.IsMulticast() || a == netip.AddrFrom4([4]byte{255, 255, 255, 255}) || p.local.Load().broadcast[a] {
+		return false
+	}
+	if !globallyRoutable(a) && !contains(p.allow, a) {
+		return false
+	}
+	if inner, ok := embedded(a); ok {
+		return p.allows(inner) && !p.isOwn(inner)
+	}
+	return true
+}
+
+// isOwn says whether a is an address of this machine (rule 5).
+func (p *policy) isOwn(a netip.Addr) bool { return p.local.Load().own[a] }
+
+// refresh reads the interfaces again; extra are addresses that are ours without being on one.
+func (p *policy) refresh(extra []netip.Addr) {
+	l := &localAddrs{own: make(map[netip.Addr]bool), broadcast: make(map[netip.Addr]bool)}
+	for _, a := range extra {
+		l.own[a] = true
+	}
+	if addrs, err := net.InterfaceAddrs(); err == nil {
+		for _, a := range addrs {
+			if n, ok := a.(*net.IPNet); ok {
+				l.add(n)
+			}
+		}
+	} else if old := p.local.Load(); old != nil {
+		return // keep what was known
+	}
+	p.local.Store(l)
+}
+
+func (l *localAddrs) add(n *net.IPNet) {
+	a, ok := netip.AddrFromSlice(n.IP)
+	if !ok {
+		return
+	}
+	a = a.Unmap()
+	l.own[a] = true
+	if ones, bits := n.Mask.Size(); a.Is4() && bits == 32 && ones < 31 {
+		v4 := a.As4()
+		host := uint32(1)<<(32-ones) - 1
+		network := binary.BigEndian.Uint32(v4[:]) &^ host
+		for _, b := range []uint32{network, network | host} {
+			l.broadcast[netip.AddrFrom4([4]byte(binary.BigEndian.AppendUint32(nil, b)))] = true
+		}
+	}
+}
+
+func globallyRoutable(a netip.Addr) bool {
+	if a.Is4() {
+		return !contains(special4, a)
+	}
+	return global6.Contains(a) && !contains(special6, a)
+}
+
+// embedded decodes the IPv4 address that a translator or tunnel would send to.
+func embedded(a netip.Addr) (netip.Addr, bool) {
+	if !a.Is6() {
+		return netip.Addr{}, false
+	}
+	b := a.As16()
+	switch {
+	case nat64.Contains(a), localNAT64.Contains(a), compatible.Contains(a) && !a.IsLoopback():
+		return netip.AddrFrom4([4]byte(b[12:])), true
+	case sixToFour.Contains(a):
+		return netip.AddrFrom4([4]byte(b[2:6])), true
+	case teredo.Contains(a): // RFC 4380 section 4: the client's address with every bit flipped
+		return netip.AddrFrom4([4]byte{^b[12], ^b[13], ^b[14], ^b[15]}), true
+	}
+	return netip.Addr{}, false
+}
+
+func prefixes(list ...string) []netip.Prefix {
+	out := make([]netip.Prefix, len(list))
+	for i, s := range list {
+		out[i] = netip.MustParsePrefix(s)
+	}
+	return out
+}
+
+func contains(list []netip.Prefix, a netip.Addr) bool {
+	for _, p := range list {
+		if p.Contains(a) {
+			return true
+		}
+	}
+	return false
+}

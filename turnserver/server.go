@@ -1,0 +1,254 @@
+package turnserver
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"log/slog"
+	"math"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Server is a running relay.
+type Server struct {
+	cfg     Config
+	log     *slog.Logger
+	metrics *metrics
+	policy  policy
+	table   *table
+	relays  []relayAddr
+	addrs   Addrs
+	ours    []netip.Addr // addresses of this machine that may be on no interface: what we listen on and what the internet knows us by
+
+	secrets     atomic.Pointer[[][]byte]
+	users       *quota[string]     // allocations of each credential id, and in all
+	addresses   *quota[netip.Addr] // allocations of each client address
+	connections *quota[netip.Addr]
+	strangers   *strangers
+
+	draining atomic.Bool
+	tasks    sync.WaitGroup // listeners, connections and the watch over our own addresses
+	stop     chan struct{}
+	stopOnce sync.Once
+
+	mu        sync.Mutex
+	datagrams []*datagrams
+	listeners []net.Listener
+	streams   map[*stream]struct{}
+	closed    bool
+}
+
+// Addrs are the addresses that a Server listens on, with the ports that were found for port 0, and the addresses that its peers see.
+type Addrs struct {
+	UDP, TCP, TLS []netip.AddrPort
+	External      []netip.Addr
+}
+
+// New starts a relay. It is listening when New returns.
+func New(cfg Config) (*Server, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{
+		cfg:         cfg,
+		log:         cfg.Logger,
+		metrics:     newMetrics(),
+		policy:      policy{allow: cfg.AllowPeers},
+		table:       newTable(),
+		users:       newQuota[string](cfg.MaxAllocations, cfg.MaxPerUser),
+		addresses:   newQuota[netip.Addr](math.MaxInt, cfg.MaxPerAddress),
+		connections: newQuota[netip.Addr](cfg.MaxConnections, cfg.MaxConnectionsPerAddress),
+		strangers:   newStrangers(),
+		stop:        make(chan struct{}),
+		streams:     make(map[*stream]struct{}),
+	}
+	s.secrets.Store(&cfg.Secrets)
+	s.policy.refresh(cfg.External)
+	if err := s.listen(); err != nil {
+		s.close()
+		s.tasks.Wait()
+		return nil, err
+	}
+	s.log.Info("relay started", "udp", len(s.addrs.UDP), "tcp", len(s.addrs.TCP), "tls", len(s.addrs.TLS))
+	return s, nil
+}
+
+// listen opens every socket before the first client is served, so that a failure leaves nothing behind.
+func (s *Server) listen() error {
+	for _, address := range s.cfg.UDP {
+		conn, err := listenUDP(address)
+		if err != nil {
+			return err
+		}
+		s.datagrams = append(s.datagrams, &datagrams{s, conn})
+		s.addrs.UDP = append(s.addrs.UDP, addrPort(conn.LocalAddr()))
+	}
+	var configs []*tls.Config // of each listener; nil: plain TCP
+	open := func(addresses []string, config *tls.Config, bound *[]netip.AddrPort) error {
+		for _, address := range addresses {
+			l, err := listenTCP(address)
+			if err != nil {
+				return err
+			}
+			s.listeners, configs = append(s.listeners, l), append(configs, config)
+			*bound = append(*bound, tcpAddrPort(l.Addr()))
+		}
+		return nil
+	}
+	if err := open(s.cfg.TCP, nil, &s.addrs.TCP); err != nil {
+		return err
+	}
+	if s.cfg.TLSConfig != nil {
+		config := s.cfg.TLSConfig.Clone()
+		config.MinVersion = max(config.MinVersion, tls.VersionTLS12)
+		if err := open(s.cfg.TLS, config, &s.addrs.TLS); err != nil {
+			return err
+		}
+	}
+
+	var err error
+	all := append(append(append([]netip.AddrPort(nil), s.addrs.UDP...), s.addrs.TCP...), s.addrs.TLS...)
+	if s.relays, err = s.relayAddrs(all); err != nil {
+		return err
+	}
+	for _, r := range s.relays {
+		s.addrs.External = append(s.addrs.External, r.public)
+	}
+	for _, a := range all {
+		if !a.Addr().IsUnspecified() {
+			s.ours = append(s.ours, a.Addr())
+		}
+	}
+	s.ours = append(s.ours, s.addrs.External...)
+	s.policy.refresh(s.ours)
+
+	for _, d := range s.datagrams {
+		f := &frontend{s: s, socket: d, local: addrPort(d.conn.LocalAddr()), relays: make(map[netip.AddrPort]*relay)}
+		s.tasks.Add(1)
+		if err := f.start(); err != nil {
+			s.tasks.Done()
+			return fmt.Errorf("turnserver: %w", err)
+		}
+	}
+	for i, l := range s.listeners {
+		s.tasks.Add(1)
+		go s.acceptStreams(l, configs[i])
+	}
+	s.tasks.Add(1)
+	go s.watchAddresses()
+	return nil
+}
+
+// watchAddresses follows changes of this machine's addresses, which no client may reach.
+func (s *Server) watchAddresses() {
+	defer s.tasks.Done()
+	tick := time.NewTicker(30 * time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			s.policy.refresh(s.ours)
+		case <-s.stop:
+			return
+		}
+	}
+}
+
+// Addrs tells where the relay listens.
+func (s *Server) Addrs() Addrs { return s.addrs }
+
+// URLs are what to give to ICE agents: a turn: or turns: URI (RFC 7065) for each listener, with the external address in place of a local one.
+func (s *Server) URLs() []string {
+	var out []string
+	add := func(scheme, transport string, at []netip.AddrPort) {
+		for _, a := range at {
+			v6 := a.Addr().Is6() && (!a.Addr().IsUnspecified() || len(s.relays) > 0 && s.relays[0].local.Is6())
+			if r, ok := s.relayAddrFor(a.Addr(), v6); ok {
+				out = append(out, fmt.Sprintf("%s:%s?transport=%s", scheme, netip.AddrPortFrom(r.public, a.Port()), transport))
+			}
+		}
+	}
+	add("turn", "udp", s.addrs.UDP)
+	add("turn", "tcp", s.addrs.TCP)
+	add("turns", "tcp", s.addrs.TLS)
+	return out
+}
+
+// SetSecrets replaces the secrets while the relay runs. Calls that were set up with a secret that is gone continue.
+func (s *Server) SetSecrets(secrets [][]byte) error {
+	if err := checkSecrets(secrets); err != nil {
+		return err
+	}
+	s.secrets.Store(&secrets)
+	return nil
+}
+
+// Shutdown ends the relay: no new connections and allocations from now on, the existing ones until their clients end them or ctx is done. Then everything is
+// closed, and when Shutdown returns every port is free. The error is that of ctx if allocations were cut off.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.draining.Store(true)
+	s.table.close()
+	s.closeListeners()
+
+	empty := make(chan struct{})
+	go func() { s.table.live.Wait(); close(empty) }()
+	var err error
+	select {
+	case <-empty:
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	s.close()
+	<-empty
+	s.tasks.Wait()
+	s.log.Info("relay stopped")
+	return err
+}
+
+func (s *Server) now() time.Time { return s.cfg.tune.now() }
+
+func (s *Server) closeListeners() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, l := range s.listeners {
+		_ = l.Close()
+	}
+}
+
+func (s *Server) close() {
+	s.stopOnce.Do(func() { close(s.stop) })
+	s.closeListeners()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	for _, d := range s.datagrams {
+		d.close()
+	}
+	for st := range s.streams {
+		st.close()
+	}
+}
+
+// track notes a connection, so that it can be closed.
+func (s *Server) track(st *stream) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return false
+	}
+	s.streams[st] = struct{}{}
+	s.tasks.Add(1)
+	return true
+}
+
+func (s *Server) untrack(st *stream) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.streams, st)
+	s.tasks.Done()
+}

@@ -1,0 +1,157 @@
+package turnserver
+
+import (
+	"bufio"
+	"crypto/tls"
+	"encoding/binary"
+	"errors"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+)
+
+// maxFrame is the longest message taken from a client, below the 1,600 bytes that pion reads.
+const maxFrame = 1596
+
+var errFrame = errors.New("turnserver: not a TURN message")
+
+// stream is a TCP or TLS connection. Its life:
+//
+//  1. accepted within the limits of connections, in all and of one address;
+//  2. the TLS handshake and the first whole message within eight seconds, or it is closed: until then it costs no pion server;
+//  3. then messages, each whole within eight seconds of its first byte, with 30 s of silence at most while it holds no allocation;
+//  4. closed by the client, by a message that is none, by an answer that the client does not take within five seconds.
+type stream struct {
+	s      *Server
+	conn   net.Conn
+	client netip.AddrPort
+	r      *bufio.Reader
+	holds  func() bool // whether there is an allocation on it
+	once   sync.Once
+}
+
+// acceptStreams serves a TCP or TLS listener until it is closed.
+func (s *Server) acceptStreams(l net.Listener, config *tls.Config) {
+	defer s.tasks.Done()
+	for {
+		conn, err := l.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil { // too many open files, or a connection gone already
+			s.log.Warn("cannot accept a connection", "error", errors.Unwrap(err))
+			time.Sleep(50 * time.Millisecond)
+			continue
+		}
+		client := tcpAddrPort(conn.RemoteAddr())
+		if !s.connections.take(holder(client.Addr())) {
+			s.metrics.refusedConnection.Inc()
+			_ = conn.Close()
+			continue
+		}
+		local := tcpAddrPort(conn.LocalAddr())
+		_ = conn.SetDeadline(time.Now().Add(s.cfg.tune.firstFrame))
+		if config != nil {
+			conn = tls.Server(conn, config)
+		}
+		st := &stream{s: s, conn: conn, client: client, r: bufio.NewReaderSize(conn, 2048)}
+		if !s.track(st) {
+			_ = conn.Close()
+			s.connections.give(holder(client.Addr()))
+			continue
+		}
+		s.metrics.connections.Inc()
+		go st.serve(local)
+	}
+}
+
+// serve waits for the first message before it starts a pion server.
+func (st *stream) serve(local netip.AddrPort) {
+	f := &frontend{s: st.s, socket: st, local: local, relays: make(map[netip.AddrPort]*relay)}
+	st.holds = func() bool { return f.relayOf(st.client) != nil }
+	if _, err := st.frame(); err != nil {
+		st.ended()
+		return
+	}
+	if err := f.start(); err != nil {
+		st.s.log.Error("cannot serve a connection", "error", err)
+		st.ended()
+	}
+}
+
+func (st *stream) read(b []byte) (int, netip.AddrPort, error) {
+	tune := st.s.cfg.tune
+	if st.r.Buffered() == 0 {
+		wait := tune.idle
+		if st.holds() {
+			wait = time.Hour // an allocation is refreshed or over by then (RFC 8656 section 7.2); its end shortens this, see idle
+		}
+		_ = st.conn.SetReadDeadline(time.Now().Add(wait))
+		if _, err := st.r.Peek(1); err != nil {
+			return 0, st.client, err
+		}
+		_ = st.conn.SetReadDeadline(time.Now().Add(tune.restOfFrame))
+	}
+	size, err := st.frame()
+	if err != nil {
+		return 0, st.client, err
+	}
+	message, err := st.r.Peek(size)
+	n := copy(b, message)
+	_, _ = st.r.Discard(size)
+	return n, st.client, err
+}
+
+// frame waits for a whole message and says how long it is. On a stream messages follow one another without delimiters: STUN says its length, and
+// ChannelData is padded to a multiple of four (RFC 8656 section 12.5).
+func (st *stream) frame() (int, error) {
+	head, err := st.r.Peek(4)
+	if err != nil {
+		return 0, err
+	}
+	size := 4 + (int(binary.BigEndian.Uint16(head[2:]))+3)&^3
+	switch head[0] & 0xC0 {
+	case 0x00:
+		size = headerSize + int(binary.BigEndian.Uint16(head[2:]))
+	case 0x40:
+	default:
+		return 0, errFrame
+	}
+	if size > maxFrame {
+		return 0, errFrame
+	}
+	_, err = st.r.Peek(size)
+	return size, err
+}
+
+// write sends one message whole. A client that does not read loses the connection: half a message would have broken it anyway.
+func (st *stream) write(b []byte, _ netip.AddrPort) {
+	_ = st.conn.SetWriteDeadline(time.Now().Add(writeTimeout))
+	if _, err := st.conn.Write(b); err != nil {
+		st.close()
+	}
+}
+
+func (st *stream) idle() { _ = st.conn.SetReadDeadline(time.Now().Add(st.s.cfg.tune.idle)) }
+
+// close makes read fail; pion then ends the allocation.
+func (st *stream) close() { _ = st.conn.Close() }
+
+func (st *stream) ended() {
+	st.once.Do(func() {
+		_ = st.conn.Close()
+		st.s.metrics.connections.Dec()
+		st.s.connections.give(holder(st.client.Addr()))
+		st.s.untrack(st)
+	})
+}
+
+func tcpAddrPort(a net.Addr) netip.AddrPort {
+	t, ok := a.(*net.TCPAddr)
+	if !ok {
+		return netip.AddrPort{}
+	}
+	p := t.AddrPort()
+	return netip.AddrPortFrom(p.Addr().Unmap().WithZone(""), p.Port())
+}

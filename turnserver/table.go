@@ -1,0 +1,124 @@
+package turnserver
+
+import (
+	"errors"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+)
+
+var (
+	errNoPort   = errors.New("turnserver: no relayed port is free: widen RelayPorts or lower MaxAllocations")
+	errNoFamily = errors.New("turnserver: no relayed address of that family")
+	errClosing  = errors.New("turnserver: shutting down")
+)
+
+// relayAddr is an address that relayed ports are opened on, and the one that clients are told.
+type relayAddr struct{ local, public netip.Addr }
+
+// table knows every live relay. This machine's own addresses are reachable through the relay only by an entry here: a packet to or from one
+// of them passes if its other end is a live allocation's port and is dropped otherwise, so neither our listening ports nor any other
+// service of the machine can be spoken to, whatever ranges were opened.
+type table struct {
+	mu      sync.RWMutex
+	local   map[netip.AddrPort]*relay
+	public  map[netip.AddrPort]*relay
+	count   map[netip.Addr]int // relays at each public address
+	closing bool
+	live    sync.WaitGroup
+}
+
+func newTable() *table {
+	return &table{
+		local:  make(map[netip.AddrPort]*relay),
+		public: make(map[netip.AddrPort]*relay),
+		count:  make(map[netip.Addr]int),
+	}
+}
+
+func (t *table) byLocal(a netip.AddrPort) *relay {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.local[a]
+}
+
+func (t *table) byPublic(a netip.AddrPort) *relay {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.public[a]
+}
+
+// hasAnother says whether an address of ours can be a peer at all: whether a second client is relayed there. (A permission names no port.)
+func (t *table) hasAnother(public netip.Addr) bool {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.count[public] > 1
+}
+
+// open binds a relayed port: the one asked for, or an unpredictable free one of the range (RFC 6056).
+func (t *table) open(s *Server, at relayAddr, want int) (*relay, error) {
+	ports := s.cfg.RelayPorts
+	size := int(ports.Max) - int(ports.Min) + 1
+	first, tries := rand.IntN(size), size
+	if want != 0 {
+		if first, tries = want-int(ports.Min), 1; first < 0 || first >= size {
+			return nil, errNoPort
+		}
+	}
+	for i := range tries {
+		port := uint16(int(ports.Min) + (first+i)%size)
+		if t.byPublic(netip.AddrPortFrom(at.public, port)) != nil {
+			continue
+		}
+		local := netip.AddrPortFrom(at.local, port)
+		conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(local))
+		if err != nil {
+			continue
+		}
+		r := &relay{
+			s: s, conn: conn, local: local, public: netip.AddrPortFrom(at.public, port),
+			peers: make(map[netip.Addr]time.Time), started: make(map[netip.Addr]chan struct{}),
+		}
+		if err := t.add(r); err != nil {
+			_ = conn.Close()
+			return nil, err
+		}
+		return r, nil
+	}
+	return nil, errNoPort
+}
+
+func (t *table) add(r *relay) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closing {
+		return errClosing
+	}
+	if t.public[r.public] != nil {
+		return errNoPort
+	}
+	t.local[r.local], t.public[r.public] = r, r
+	t.count[r.public.Addr()]++
+	t.live.Add(1)
+	return nil
+}
+
+func (t *table) remove(r *relay) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.local, r.local)
+	delete(t.public, r.public)
+	if t.count[r.public.Addr()]--; t.count[r.public.Addr()] == 0 {
+		delete(t.count, r.public.Addr())
+	}
+	t.live.Done()
+}
+
+// close refuses new relays, so that live can be waited for.
+func (t *table) close() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.closing = true
+}
