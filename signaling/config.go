@@ -1,0 +1,146 @@
+package signaling
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"sotto/wire"
+)
+
+// Config says how a server runs. Fields without a default are marked "required".
+type Config struct {
+	// DataDir is the directory of the store. Required. It is made if it does not exist, readable by its owner only, and belongs to
+	// one process at a time.
+	DataDir string
+
+	// Names are the host names or addresses by which devices reach this server, in any form wire.ServerName takes. Required.
+	// Devices sign them, so a request for any other name is refused.
+	Names []string
+
+	// OpenRegistration lets anyone register. Off, a registration needs a token of NewInvitation.
+	OpenRegistration bool
+
+	// Relay is where devices find a TURN relay; nil: they get no relay credentials.
+	Relay *RelayConfig
+
+	// AllowedOrigins are the Origin headers (RFC 6454) from which a browser's page may open a link, for instance
+	// "https://chat.example". Default: none; programs other than browsers send no Origin.
+	AllowedOrigins []string
+
+	// EraseEvery bounds how long the bytes of an erased envelope stay in the files of DataDir. Default 10 minutes. Erasing
+	// rewrites what is still waiting in mailboxes, so a server with gigabytes of them may want an hour.
+	EraseEvery time.Duration
+
+	// Limits bound what devices may ask for. Every zero field has a default.
+	Limits Limits
+
+	// Logger takes what operators should know. Default: nothing is logged.
+	Logger *slog.Logger
+}
+
+// RelayConfig names a relay that shares a secret with this server.
+type RelayConfig struct {
+	URLs   []string      // RFC 7065, for instance "turn:relay.example:3478?transport=udp"
+	Secret []byte        // the HMAC secret shared with the relay
+	TTL    time.Duration // how long credentials hold; at most, and by default, 10 minutes
+}
+
+// A Rate allows Burst at once, and one more each Every.
+type Rate struct {
+	Burst int
+	Every time.Duration
+}
+
+// Limits of one server. An address is an IPv4 address or an IPv6 /64.
+type Limits struct {
+	Registrations      Rate // per address. Default 20, then one a minute
+	Attempts           Rate // links opened per address. Default 60, then one a second
+	UnauthenticatedPer int  // links not yet authenticated, per address. Default 20
+	Unauthenticated    int  // links not yet authenticated in all. Default 2000
+	Links              int  // links in all. Default 100000
+
+	Frames        Rate // per link; above it the link is read more slowly. Default 1000, then one a millisecond
+	Sends         Rate // per device. Default 200, then one each 20 ms
+	LookUps       Rate // per account. Default 30, then one each 2 s
+	BundleFetches Rate // per account. Default 60, then one each 2 s
+	PairFetches   Rate // per account and target account: each fetch uses up one-time keys. Default 5, then one a minute
+	Uploads       Rate // per device. Default 10, then one each 30 s
+	Relays        Rate // relay credentials per account. Default 20, then one each 5 s
+
+	Mailbox            int   // envelopes waiting for one device. Default 2000
+	MailboxBytes       int64 // bytes waiting for one device. Default 32 MiB
+	MailboxSender      int   // envelopes of one account waiting for one device. Default 1000
+	MailboxSenderBytes int64 // bytes of one account waiting for one device. Default 16 MiB
+}
+
+func orRate(r, d Rate) Rate {
+	if r.Burst <= 0 || r.Every <= 0 {
+		return d
+	}
+	return r
+}
+
+func or[N int | int64 | time.Duration](n, d N) N {
+	if n <= 0 {
+		return d
+	}
+	return n
+}
+
+func (l Limits) withDefaults() Limits {
+	return Limits{
+		Registrations:      orRate(l.Registrations, Rate{20, time.Minute}),
+		Attempts:           orRate(l.Attempts, Rate{60, time.Second}),
+		UnauthenticatedPer: or(l.UnauthenticatedPer, 20),
+		Unauthenticated:    or(l.Unauthenticated, 2000),
+		Links:              or(l.Links, 100_000),
+		Frames:             orRate(l.Frames, Rate{1000, time.Millisecond}),
+		Sends:              orRate(l.Sends, Rate{200, 20 * time.Millisecond}),
+		LookUps:            orRate(l.LookUps, Rate{30, 2 * time.Second}),
+		BundleFetches:      orRate(l.BundleFetches, Rate{60, 2 * time.Second}),
+		PairFetches:        orRate(l.PairFetches, Rate{5, time.Minute}),
+		Uploads:            orRate(l.Uploads, Rate{10, 30 * time.Second}),
+		Relays:             orRate(l.Relays, Rate{20, 5 * time.Second}),
+		Mailbox:            or(l.Mailbox, 2000),
+		MailboxBytes:       or(l.MailboxBytes, 32<<20),
+		MailboxSender:      or(l.MailboxSender, 1000),
+		MailboxSenderBytes: or(l.MailboxSenderBytes, 16<<20),
+	}
+}
+
+// check fills in defaults and refuses what cannot work.
+func (c *Config) check() error {
+	if c.DataDir == "" {
+		return errors.New("no data directory is configured")
+	}
+	if len(c.Names) == 0 {
+		return errors.New("no server name is configured: give the host name devices will use")
+	}
+	names := make([]string, len(c.Names))
+	for i, n := range c.Names {
+		name, err := wire.ServerName(n)
+		if err != nil {
+			return fmt.Errorf("%q: %w", n, err)
+		}
+		names[i] = name
+	}
+	c.Names = names
+	if c.Relay != nil {
+		r := *c.Relay
+		if len(r.URLs) == 0 || len(r.Secret) < 16 {
+			return errors.New("the relay needs at least one URL and a secret of 16 bytes or more")
+		}
+		if r.TTL <= 0 || r.TTL > maxRelayTTL {
+			r.TTL = maxRelayTTL
+		}
+		c.Relay = &r
+	}
+	c.EraseEvery = or(c.EraseEvery, 10*time.Minute)
+	c.Limits = c.Limits.withDefaults()
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return nil
+}

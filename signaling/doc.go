@@ -1,0 +1,21 @@
+// Package signaling is the server that connects devices: it registers accounts, keeps public pre-keys, and carries sealed
+// envelopes from device to device, straight through when the recipient is there and by way of a durable mailbox when it is not.
+//
+// The protocol is wire/signaling.proto, spoken as docs/protocol.md says:
+//
+//	POST /v1/accounts   registration, protobuf in and out
+//	GET  /v1/link       the websocket of one device; everything else goes over it
+//	GET  /healthz       200 while the store takes writes
+//
+// What it guarantees:
+//
+//   - Sent means durable, or already acknowledged by the recipient's device. A crash, a power cut or a shutdown loses nothing that
+//     was answered with Sent.
+//   - Sending is idempotent by (sender, envelope id) for two days, also across a restart (after a crash: see store.MarkDelivered).
+//   - A mailbox comes in the order in which the server accepted it, then what arrives live.
+//   - An envelope is erased when the device acknowledges it or its time is up; the bytes leave the disk within Config.EraseEvery.
+//   - Every one-time pre-key is handed out at most once.
+//   - No log line and no metric holds a user name, an account, an address, a token or a ciphertext.
+//
+// It holds no secret of any conversation: of package e2ee it reaches only xeddsa, to verify public signatures.
+package signaling

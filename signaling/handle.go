@@ -1,0 +1,144 @@
+package signaling
+
+import (
+	"errors"
+
+	"github.com/gorilla/websocket"
+	"google.golang.org/protobuf/proto"
+
+	"sotto/signaling/store"
+	"sotto/wire"
+)
+
+// handle answers one frame of the device.
+func (l *link) handle(kind int, message []byte) {
+	frame, err := parseFrame(kind, message)
+	if err != nil {
+		l.fail(frame.GetId(), l.server.asFailure(err))
+		return
+	}
+	if send := frame.GetSend(); send != nil {
+		l.send(frame.Id, send) // answers later
+		return
+	}
+	reply, err := l.answer(frame)
+	switch {
+	case err != nil:
+		l.fail(frame.Id, l.server.asFailure(err))
+	case reply != nil:
+		l.reply(frame.Id, reply)
+	}
+}
+
+func parseFrame(kind int, message []byte) (*wire.ClientFrame, error) {
+	frame := &wire.ClientFrame{}
+	if kind != websocket.BinaryMessage || proto.Unmarshal(message, frame) != nil {
+		return nil, errMalformed
+	}
+	return frame, nil
+}
+
+// answer returns nil without an error for what has no answer.
+func (l *link) answer(frame *wire.ClientFrame) (*wire.ServerFrame, error) {
+	switch body := frame.GetBody().(type) {
+	case *wire.ClientFrame_Ack:
+		if len(body.Ack.GetSender()) != 16 || len(body.Ack.GetEnvelopeId()) != 16 {
+			return nil, errMalformed
+		}
+		return nil, l.acknowledge(envelopeID{store.UUID(body.Ack.Sender), [16]byte(body.Ack.EnvelopeId)})
+	case *wire.ClientFrame_UploadPreKeys:
+		return l.upload(body.UploadPreKeys)
+	case *wire.ClientFrame_FetchBundles:
+		return l.fetch(body.FetchBundles)
+	case *wire.ClientFrame_LookUp:
+		return l.lookUp(body.LookUp)
+	case *wire.ClientFrame_GetRelay:
+		return l.relay()
+	}
+	return nil, errMalformed
+}
+
+func (l *link) upload(k *wire.PreKeys) (*wire.ServerFrame, error) {
+	s := l.server
+	if wait := s.uploads.take(l.device.Address, s.now()); wait > 0 {
+		return nil, rateLimited(wait)
+	}
+	keys, err := parsePreKeys(k, l.device.IdentityKey, false)
+	if err != nil {
+		return nil, err
+	}
+	counts, err := s.store.AddKeys(l.device.Address, keys, oneTimeLimit)
+	if err != nil {
+		return nil, err
+	}
+	return &wire.ServerFrame{Body: &wire.ServerFrame_KeyCounts{KeyCounts: wireCounts(counts)}}, nil
+}
+
+func wireCounts(c store.Counts) *wire.KeyCounts {
+	return &wire.KeyCounts{OneTime: uint32(c.OneTime), OneTimeKyber: uint32(c.OneTimeKyber)}
+}
+
+func (l *link) fetch(f *wire.FetchBundles) (*wire.ServerFrame, error) {
+	s := l.server
+	if len(f.GetAccount()) != 16 || f.GetDevice() > 127 {
+		return nil, errMalformed
+	}
+	own, target := l.device.Address.Account, store.UUID(f.Account)
+	if wait := s.bundleFetches.take(own, s.now()); wait > 0 {
+		return nil, rateLimited(wait)
+	}
+	// Each fetch uses up keys of the target: nobody may drain them.
+	if wait := s.pairFetches.take([2]store.UUID{own, target}, s.now()); wait > 0 {
+		return nil, rateLimited(wait)
+	}
+	addresses := []store.Address{{Account: target, Device: uint8(f.Device)}}
+	if f.Device == 0 {
+		devices, err := s.store.Devices(target)
+		if err != nil {
+			return nil, err
+		}
+		addresses = nil
+		for _, d := range devices {
+			addresses = append(addresses, d.Address)
+		}
+	}
+	if len(addresses) == 0 {
+		return nil, errNotFound
+	}
+	bundles := &wire.Bundles{}
+	for _, a := range addresses {
+		taken, err := s.store.TakeKeys(a)
+		if err != nil {
+			return nil, err
+		}
+		bundle, err := bundleOf(taken)
+		if err != nil {
+			return nil, errors.Join(errDamaged, err)
+		}
+		bundles.Bundles = append(bundles.Bundles, bundle)
+		if taken.LastResort {
+			s.metrics.bundles.WithLabelValues("last_resort").Inc()
+		} else {
+			s.metrics.bundles.WithLabelValues("one_time").Inc()
+		}
+	}
+	return &wire.ServerFrame{Body: &wire.ServerFrame_Bundles{Bundles: bundles}}, nil
+}
+
+var errDamaged = errors.New("a stored pre-key is damaged")
+
+// lookUp finds an account by its user name. What is no user name and what is nobody's gets the same answer, at the same price.
+func (l *link) lookUp(q *wire.LookUp) (*wire.ServerFrame, error) {
+	s := l.server
+	if wait := s.lookUps.take(l.device.Address.Account, s.now()); wait > 0 {
+		return nil, rateLimited(wait)
+	}
+	if !ValidUsername(q.GetUsername()) {
+		return nil, errNotFound
+	}
+	account, err := s.store.AccountByName(q.GetUsername())
+	if err != nil {
+		return nil, err
+	}
+	return &wire.ServerFrame{Body: &wire.ServerFrame_Account{Account: &wire.Account{Account: account.ID[:], Username: account.Username}}}, nil
+}

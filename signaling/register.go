@@ -1,0 +1,172 @@
+package signaling
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"google.golang.org/protobuf/proto"
+
+	"sotto/signaling/store"
+	"sotto/wire"
+)
+
+// Registration, in order; each step is cheaper than the next, and nothing about accounts shows before an invitation was good:
+//
+//  1. the limit of the source address, and of the body's size
+//  2. the form of every field
+//  3. the invitation
+//  4. the signature by the identity key, over this server's name
+//  5. every pre-key and its signature
+//  6. the store makes the account, if name and invitation are still free
+//
+// A device that lost the answer asks again: the same identity key under the same name gets its account once more.
+
+const maxRegistration = 256 << 10 // 100 Kyber keys of 1.6 kB, and the rest
+
+func (s *Server) handleRegistration(w http.ResponseWriter, r *http.Request) {
+	result, err := s.register(w, r)
+	if err != nil {
+		f := s.asFailure(err)
+		respond(w, httpStatus(f.code), f.wire())
+		return
+	}
+	respond(w, http.StatusOK, result)
+}
+
+func (s *Server) register(w http.ResponseWriter, r *http.Request) (*wire.RegistrationResult, error) {
+	if wait := s.registrations.take(source(r), s.now()); wait > 0 {
+		return nil, rateLimited(wait)
+	}
+	server, err := s.nameOf(r)
+	if err != nil {
+		return nil, err
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxRegistration))
+	if err != nil {
+		var tooLarge *http.MaxBytesError
+		if errors.As(err, &tooLarge) {
+			return nil, errTooLarge
+		}
+		return nil, errMalformed
+	}
+	reg, err := parseRegistration(body)
+	if err != nil {
+		return nil, err
+	}
+	identity := [33]byte(reg.GetIdentityKey())
+	signed := wire.RegistrationToSign(server, reg.Registration)
+
+	invitation, err := s.invitation(reg.GetInvitation())
+	if err != nil {
+		// A device that asks again may have used up its invitation the first time.
+		if result := s.registered(reg.GetUsername(), identity); result != nil && verify(identity, signed, reg.GetSignature()) {
+			return result, nil
+		}
+		return nil, err
+	}
+	if !verify(identity, signed, reg.GetSignature()) {
+		return nil, errSignature
+	}
+	if result := s.registered(reg.GetUsername(), identity); result != nil {
+		return result, nil
+	}
+	keys, err := parsePreKeys(reg.preKeys, identity, true)
+	if err != nil {
+		return nil, err
+	}
+	account := store.Account{ID: store.UUID(uuid.New()), Username: reg.GetUsername()}
+	device := store.Device{
+		Address:        store.Address{Account: account.ID, Device: 1},
+		RegistrationID: reg.GetRegistrationId(),
+		IdentityKey:    identity,
+	}
+	if err := s.store.CreateAccount(account, device, keys, invitation, s.now()); err != nil {
+		return nil, err
+	}
+	s.metrics.registrations.Inc()
+	return &wire.RegistrationResult{Account: account.ID[:], Device: 1}, nil
+}
+
+// registration is a parsed body, its fields of the right form and its signatures not yet checked.
+type registration struct {
+	*wire.Registration
+	preKeys *wire.PreKeys
+}
+
+func parseRegistration(body []byte) (registration, error) {
+	r := registration{&wire.Registration{}, &wire.PreKeys{}}
+	if proto.Unmarshal(body, r.Registration) != nil || proto.Unmarshal(r.GetPreKeys(), r.preKeys) != nil {
+		return r, errMalformed
+	}
+	switch {
+	case !ValidUsername(r.GetUsername()):
+		return r, badRequest("A user name has 2 to 32 characters of a-z, 0-9, '.', '_' and '-'.")
+	case r.GetRegistrationId() < 1 || r.GetRegistrationId() > maxIdentityID:
+		return r, badRequest("The registration id is out of range.")
+	case !validCurveKey(r.GetIdentityKey()):
+		return r, badRequest("The identity key is malformed.")
+	case len(r.GetSignature()) != signatureSize:
+		return r, errSignature
+	case len(r.GetInvitation()) > 128:
+		return r, errForbidden
+	}
+	return r, nil
+}
+
+// ValidUsername says whether a user name is 2 to 32 of a-z, 0-9, '.', '_' and '-'.
+func ValidUsername(name string) bool {
+	return len(name) >= 2 && len(name) <= 32 && !strings.ContainsFunc(name, func(r rune) bool {
+		return !(r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || r == '.' || r == '_' || r == '-')
+	})
+}
+
+// registered returns the account that this identity key registered under this name, nil if there is none.
+func (s *Server) registered(username string, identity [33]byte) *wire.RegistrationResult {
+	a, err := s.store.AccountByName(username)
+	if err != nil {
+		return nil
+	}
+	d, err := s.store.Device(store.Address{Account: a.ID, Device: 1})
+	if err != nil || d.IdentityKey != identity {
+		return nil
+	}
+	return &wire.RegistrationResult{Account: a.ID[:], Device: 1}
+}
+
+// NewInvitation returns a token that is good for a number of registrations until ttl is over. The store keeps only its hash.
+func (s *Server) NewInvitation(ttl time.Duration, uses int) (token string, err error) {
+	if uses < 1 || ttl <= 0 {
+		return "", errors.New("an invitation needs at least one use and a time to live")
+	}
+	secret := make([]byte, 20)
+	rand.Read(secret)
+	token = base64.RawURLEncoding.EncodeToString(secret)
+	return token, s.store.AddInvitation(sha256.Sum256([]byte(token)), uses, s.now().Add(ttl))
+}
+
+// invitation checks a token and returns its hash, nil when the server is open and no token was given.
+func (s *Server) invitation(token string) (*[32]byte, error) {
+	if token == "" {
+		if s.cfg.OpenRegistration {
+			return nil, nil
+		}
+		return nil, errInvitation
+	}
+	// A look-up by hash gives away nothing by its time: a token has 160 random bits.
+	hash := sha256.Sum256([]byte(token))
+	return &hash, s.store.CheckInvitation(hash, s.now())
+}
+
+func respond(w http.ResponseWriter, status int, m proto.Message) {
+	w.Header().Set("Content-Type", "application/x-protobuf")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	w.Write(known(m))
+}

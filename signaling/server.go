@@ -1,0 +1,260 @@
+package signaling
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/gorilla/websocket"
+
+	"sotto/signaling/store"
+	"sotto/wire"
+)
+
+// Server answers devices. Make it with New, serve its Handler, end it with Shutdown.
+//
+// Goroutines: one reads each link; one writes it, and one fetches from its mailbox, only while there is something to do; one waits
+// for each envelope accepted and not yet answered; one sweeps. All of them are counted in running.
+type Server struct {
+	cfg     Config
+	log     *slog.Logger
+	store   store.Store
+	metrics *metrics
+	hub     *hub
+	now     func() time.Time
+	timing  timing
+
+	registrations *limiter[netip.Prefix]
+	attempts      *limiter[netip.Prefix]
+	sends         *limiter[store.Address]
+	uploads       *limiter[store.Address]
+	lookUps       *limiter[store.UUID]
+	bundleFetches *limiter[store.UUID]
+	pairFetches   *limiter[[2]store.UUID]
+	relays        *limiter[store.UUID]
+
+	upgrader websocket.Upgrader
+	strangers
+	health health
+	erased atomic.Bool // something was erased since the last scrub
+
+	mu      sync.Mutex
+	ended   bool            // no new work
+	running sync.WaitGroup  // grows only while ended is false, or from inside
+	stop    context.Context // ends when Shutdown begins
+	halt    context.CancelFunc
+	cutting context.Context // ends when Shutdown waits no longer
+	cut     context.CancelFunc
+}
+
+// timing holds what tests shorten.
+type timing struct {
+	authenticate time.Duration // from Hello to Authenticate
+	straight     time.Duration // for the recipient's acknowledgement, before the envelope is stored
+	ping         time.Duration
+	silence      time.Duration // after which a link is dead
+	write        time.Duration // for one frame
+	closing      time.Duration // for the device to answer a close frame
+	sweep        time.Duration
+}
+
+var defaultTiming = timing{
+	authenticate: 10 * time.Second,
+	straight:     250 * time.Millisecond,
+	ping:         30 * time.Second,
+	silence:      75 * time.Second, // two pings and a half
+	write:        10 * time.Second,
+	closing:      2 * time.Second,
+	sweep:        30 * time.Second,
+}
+
+// New opens the store in cfg.DataDir and returns a server that is ready.
+func New(cfg Config) (*Server, error) {
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
+	db, err := store.OpenPebble(filepath.Join(cfg.DataDir, "store"), cfg.Logger)
+	if err != nil {
+		return nil, err
+	}
+	s := newServer(cfg, db, defaultTiming)
+	s.start()
+	return s, nil
+}
+
+func newServer(cfg Config, db store.Store, t timing) *Server {
+	m := newMetrics()
+	s := &Server{
+		cfg:           cfg,
+		log:           cfg.Logger,
+		store:         db,
+		metrics:       m,
+		hub:           newHub(cfg.Limits.Links, m.links),
+		now:           time.Now,
+		timing:        t,
+		registrations: newLimiter[netip.Prefix](cfg.Limits.Registrations),
+		attempts:      newLimiter[netip.Prefix](cfg.Limits.Attempts),
+		sends:         newLimiter[store.Address](cfg.Limits.Sends),
+		uploads:       newLimiter[store.Address](cfg.Limits.Uploads),
+		lookUps:       newLimiter[store.UUID](cfg.Limits.LookUps),
+		bundleFetches: newLimiter[store.UUID](cfg.Limits.BundleFetches),
+		pairFetches:   newLimiter[[2]store.UUID](cfg.Limits.PairFetches),
+		relays:        newLimiter[store.UUID](cfg.Limits.Relays),
+	}
+	s.upgrader = websocket.Upgrader{
+		HandshakeTimeout: t.write,
+		// An idle link holds this read buffer and nothing for writing.
+		ReadBufferSize:  512,
+		WriteBufferSize: 2048,
+		WriteBufferPool: &sync.Pool{},
+		CheckOrigin:     s.originAllowed,
+	}
+	s.strangers.perSource = make(map[netip.Prefix]int)
+	s.stop, s.halt = context.WithCancel(context.Background())
+	s.cutting, s.cut = context.WithCancel(context.Background())
+	return s
+}
+
+// start begins the work that no request causes.
+func (s *Server) start() {
+	s.erased.Store(true) // perhaps, before the last stop
+	s.running.Go(s.sweeping)
+}
+
+// Handler serves devices: POST /v1/accounts and GET /v1/link; and GET /healthz.
+func (s *Server) Handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /v1/accounts", s.counted(s.handleRegistration))
+	mux.HandleFunc("GET /v1/link", s.counted(s.handleLink))
+	mux.HandleFunc("GET /healthz", s.counted(s.handleHealth))
+	return mux
+}
+
+// counted lets a request in unless the server stops, and keeps it from stopping under the request.
+func (s *Server) counted(handle http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if !s.enter() {
+			w.Header().Set("Retry-After", "2")
+			respond(w, http.StatusServiceUnavailable, errStopping.wire())
+			return
+		}
+		defer s.running.Done()
+		handle(w, r)
+	}
+}
+
+func (s *Server) enter() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended {
+		return false
+	}
+	s.running.Add(1)
+	return true
+}
+
+// Shutdown stops in order: nothing new begins; what was received is answered; every link is told and closed (1001, going away);
+// the store is made durable and closed. When ctx ends first, links are cut, which still loses nothing that was answered.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.mu.Lock()
+	if s.ended {
+		s.mu.Unlock()
+		return errors.New("the server was stopped before")
+	}
+	s.ended = true
+	s.mu.Unlock()
+
+	s.halt()
+	s.hub.end()
+	done := make(chan struct{})
+	go func() {
+		s.running.Wait()
+		close(done)
+	}()
+	var err error
+	select {
+	case <-done:
+	case <-ctx.Done():
+		err = ctx.Err()
+		s.cut()
+		<-done
+	}
+	s.cut()
+	return errors.Join(err, s.store.Close())
+}
+
+// nameOf returns the one of our names by which the device calls us.
+func (s *Server) nameOf(r *http.Request) (string, error) {
+	name, err := wire.ServerName(r.Host)
+	if err != nil || !slices.Contains(s.cfg.Names, name) {
+		return "", errServerUnknown
+	}
+	return name, nil
+}
+
+func (s *Server) originAllowed(r *http.Request) bool {
+	origin := r.Header.Values("Origin")
+	return len(origin) == 0 || len(origin) == 1 && slices.Contains(s.cfg.AllowedOrigins, origin[0])
+}
+
+// sweeping erases what has expired, and now and then removes the bytes of what was erased from the disk.
+func (s *Server) sweeping() {
+	sweep, scrub := time.NewTicker(s.timing.sweep), time.NewTicker(s.cfg.EraseEvery)
+	defer sweep.Stop()
+	defer scrub.Stop()
+	for {
+		select {
+		case <-s.stop.Done():
+			return
+		case <-sweep.C:
+			n, err := s.store.Sweep(s.stop, s.now())
+			if err != nil && s.stop.Err() == nil {
+				s.log.Error("expired envelopes could not be erased", "error", err)
+			}
+			if n > 0 {
+				s.metrics.expired.Add(float64(n))
+				s.erased.Store(true)
+			}
+		case <-scrub.C:
+			if !s.erased.Swap(false) {
+				continue
+			}
+			start := time.Now()
+			if err := s.store.Scrub(s.stop); err != nil && s.stop.Err() == nil {
+				s.log.Error("erased envelopes could not be removed from the files", "error", err)
+				s.erased.Store(true)
+			}
+			s.metrics.scrubSeconds.Observe(time.Since(start).Seconds())
+		}
+	}
+}
+
+// health remembers the last check of the store for a second, so that asking costs no disk.
+type health struct {
+	mu  sync.Mutex
+	at  time.Time
+	err error
+}
+
+func (s *Server) handleHealth(w http.ResponseWriter, _ *http.Request) {
+	h := &s.health
+	h.mu.Lock()
+	if now := s.now(); now.Sub(h.at) > time.Second {
+		h.at, h.err = now, s.store.Check()
+	}
+	err := h.err
+	h.mu.Unlock()
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	if err != nil {
+		http.Error(w, "the store does not take writes", http.StatusServiceUnavailable)
+		return
+	}
+	w.Write([]byte("ok\n"))
+}

@@ -1,0 +1,181 @@
+package store
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"time"
+)
+
+// Keys in the engine. Numbers are big endian, so that the engine's order is theirs. address = account [16] || device [1].
+//
+//	a username                     → account [16]
+//	d address                      → Device as JSON
+//	i hash [32]                    → invitation as JSON
+//	k address                      → keyState as JSON
+//	o address kind [1] id [4]      → one-time key; kind 0 curve, 1 Kyber
+//	h address                      → mailbox head: last place [8] count [4] bytes [8]; stays when the mailbox is empty
+//	m address place [8]            → from [16] id [16] accepted [8] expires [8] body
+//	r address from [16]            → what one sender has in the mailbox: count [4] bytes [8]; none when zero
+//	s address mark [16]            → seen: place [8], 0 when not (or no longer) in the mailbox
+//	x expires [8] key              → what to delete then: a key of kind i, m or s
+//
+// The mark is SHA-256(from || id) cut to 16 bytes: id is random, so a mark names no sender to whoever reads it.
+const (
+	kindAccount    = 'a'
+	kindDevice     = 'd'
+	kindInvitation = 'i'
+	kindKeyState   = 'k'
+	kindOneTime    = 'o'
+	kindHead       = 'h'
+	kindEnvelope   = 'm'
+	kindSender     = 'r'
+	kindSeen       = 's'
+	kindExpiry     = 'x'
+)
+
+const addressSize = 17
+
+func keyOf(kind byte, a Address) []byte {
+	k := make([]byte, 0, 64)
+	k = append(k, kind)
+	k = append(k, a.Account[:]...)
+	return append(k, a.Device)
+}
+
+func accountKey(username string) []byte { return append([]byte{kindAccount}, username...) }
+
+func invitationKey(hash [32]byte) []byte { return append([]byte{kindInvitation}, hash[:]...) }
+
+func oneTimeKey(a Address, kind byte, id uint32) []byte {
+	return binary.BigEndian.AppendUint32(append(keyOf(kindOneTime, a), kind), id)
+}
+
+func envelopeKey(a Address, place uint64) []byte {
+	return binary.BigEndian.AppendUint64(keyOf(kindEnvelope, a), place)
+}
+
+func senderKey(a Address, from UUID) []byte { return append(keyOf(kindSender, a), from[:]...) }
+
+func seenKey(a Address, from UUID, id [16]byte) []byte {
+	mark := sha256.Sum256(append(from[:], id[:]...))
+	return append(keyOf(kindSeen, a), mark[:16]...)
+}
+
+func expiryKey(at time.Time, key []byte) []byte {
+	k := make([]byte, 0, 9+len(key))
+	k = append(k, kindExpiry)
+	k = binary.BigEndian.AppendUint64(k, millis(at))
+	return append(k, key...)
+}
+
+// addressIn reads the address of a key of kind m.
+func addressIn(key []byte) Address {
+	return Address{Account: UUID(key[1:17]), Device: key[17]}
+}
+
+// upperBound is the first key after all that begin with prefix.
+func upperBound(prefix []byte) []byte {
+	end := append([]byte(nil), prefix...)
+	for i := len(end) - 1; i >= 0; i-- {
+		if end[i]++; end[i] != 0 {
+			return end[:i+1]
+		}
+	}
+	return nil
+}
+
+func millis(t time.Time) uint64 { return uint64(max(t.UnixMilli(), 0)) }
+
+// deviceRecord is the form of a Device on disk.
+type deviceRecord struct {
+	RegistrationID uint32
+	IdentityKey    []byte
+}
+
+type invitationRecord struct {
+	Uses    int
+	Expires int64 // Unix milliseconds
+}
+
+// keyState is what is known of a device's pre-keys beside the one-time keys themselves.
+type keyState struct {
+	Signed     []byte
+	LastResort []byte
+	Left       [2]int    // one-time keys left, by kind
+	Highest    [2]uint32 // the highest ID ever added, by kind
+}
+
+// tally counts envelopes and their bytes.
+type tally struct {
+	count uint32
+	bytes uint64
+}
+
+func (t tally) plus(n int) tally { return tally{t.count + 1, t.bytes + uint64(n)} }
+
+func (t tally) minus(n int) tally { return tally{t.count - 1, t.bytes - uint64(n)} }
+
+func (t tally) marshal(b []byte) []byte {
+	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint32(b, t.count), t.bytes)
+}
+
+func parseTally(b []byte) (tally, error) {
+	if len(b) != 12 {
+		return tally{}, errDamaged
+	}
+	return tally{binary.BigEndian.Uint32(b), binary.BigEndian.Uint64(b[4:])}, nil
+}
+
+// head is a mailbox's last place and what is in it.
+type head struct {
+	last uint64
+	tally
+}
+
+func (h head) marshal() []byte { return h.tally.marshal(binary.BigEndian.AppendUint64(nil, h.last)) }
+
+func parseHead(b []byte) (head, error) {
+	if len(b) != 20 {
+		return head{}, errDamaged
+	}
+	t, err := parseTally(b[8:])
+	return head{binary.BigEndian.Uint64(b), t}, err
+}
+
+const envelopeHeader = 16 + 16 + 8 + 8
+
+func marshalEnvelope(e Envelope) []byte {
+	b := make([]byte, 0, envelopeHeader+len(e.Body))
+	b = append(b, e.From[:]...)
+	b = append(b, e.ID[:]...)
+	b = binary.BigEndian.AppendUint64(b, millis(e.Accepted))
+	b = binary.BigEndian.AppendUint64(b, millis(e.Expires))
+	return append(b, e.Body...)
+}
+
+// parseEnvelope copies b.
+func parseEnvelope(to Address, b []byte) (Envelope, error) {
+	if len(b) < envelopeHeader {
+		return Envelope{}, errDamaged
+	}
+	return Envelope{
+		To:       to,
+		From:     UUID(b[:16]),
+		ID:       [16]byte(b[16:32]),
+		Accepted: time.UnixMilli(int64(binary.BigEndian.Uint64(b[32:]))),
+		Expires:  time.UnixMilli(int64(binary.BigEndian.Uint64(b[40:]))),
+		Body:     append([]byte(nil), b[envelopeHeader:]...),
+	}, nil
+}
+
+var errDamaged = fmt.Errorf("the store holds a damaged record")
+
+func mustJSON(v any) []byte {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic(err) // our own structs of numbers and bytes
+	}
+	return b
+}

@@ -1,0 +1,83 @@
+package store
+
+import (
+	"context"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+)
+
+// sweepStep bounds what one step of a sweep holds in memory.
+const sweepStep = 1000
+
+func (p *Pebble) Sweep(ctx context.Context, now time.Time) (int, error) {
+	envelopes := 0
+	for {
+		due, err := p.due(now)
+		if err != nil || len(due) == 0 {
+			return envelopes, err
+		}
+		for _, entry := range due {
+			if err := ctx.Err(); err != nil {
+				return envelopes, err
+			}
+			was, err := p.expire(entry)
+			if err != nil {
+				return envelopes, err
+			}
+			if was {
+				envelopes++
+			}
+		}
+	}
+}
+
+// due returns the next entries of the expiry index.
+func (p *Pebble) due(now time.Time) (list [][]byte, err error) {
+	prefix := []byte{kindExpiry}
+	end := millis(now)
+	err = p.each(prefix, prefix, func(key, _ []byte) (bool, error) {
+		if beUint64(key[1:]) > end {
+			return false, nil
+		}
+		list = append(list, append([]byte(nil), key...))
+		return len(list) < sweepStep, nil
+	})
+	return list, err
+}
+
+// expire deletes what an entry of the index points to, and the entry. It says whether that was an envelope.
+func (p *Pebble) expire(entry []byte) (envelope bool, err error) {
+	b := p.db.NewBatch()
+	key := entry[9:]
+	switch {
+	case isKind(key, kindEnvelope):
+		a := addressIn(key)
+		defer p.device(a)()
+		if envelope, err = p.remove(b, a, beUint64(key[1+addressSize:])); err != nil {
+			return false, err
+		}
+	case isKind(key, kindInvitation):
+		p.names.Lock()
+		defer p.names.Unlock()
+		b.Delete(key, nil)
+	default:
+		b.Delete(key, nil)
+	}
+	b.Delete(entry, nil)
+	return envelope, p.applyLater(b)
+}
+
+// Scrub first writes out the newest table, which ends the log that fed it, then rewrites every file whose range holds envelopes,
+// so that deleted ones are dropped; eraser deletes the old files at once. Its cost is that of rewriting what still waits.
+func (p *Pebble) Scrub(ctx context.Context) error {
+	if err := p.db.Flush(); err != nil {
+		return err
+	}
+	prefix := []byte{kindEnvelope}
+	err := p.db.Compact(ctx, prefix, upperBound(prefix), false)
+	if err != nil {
+		return err
+	}
+	return p.db.LogData(nil, pebble.Sync)
+}
