@@ -96,7 +96,7 @@ func openMaster(dir string, file []byte, key Key) ([]byte, error) {
 	case method[0] == methodPassphrase:
 		var p argonParameters
 		n, err := binary.Decode(rest, binary.BigEndian, &p)
-		if err != nil || p.Time == 0 || p.Time > 64 || p.Memory > 4<<20 || p.Threads == 0 {
+		if err != nil || p.Time == 0 || p.Time > 16 || p.Memory > 256<<10 || p.Threads == 0 {
 			return nil, damaged
 		}
 		rest, wrong = rest[n:], "wrong passphrase for account directory "+dir
