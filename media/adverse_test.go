@@ -163,8 +163,9 @@ func TestRelayOnlyTellsNoOtherAddress(t *testing.T) {
 			<-p.caller.Connected()
 			<-p.callee.Connected()
 			took := time.Since(begin)
-			if took > time.Second {
-				t.Errorf("connecting took %v", took)
+			t.Logf("connected after %v", took.Round(time.Millisecond))
+			if took > time.Second { // pion's own waits would take two
+				t.Error("too slow")
 			}
 			var ear heard
 			var eye seen

@@ -65,3 +65,38 @@ func TestNothingLeavesBeforeAcceptAndNothingIsPlayedBeforeSinks(t *testing.T) {
 	p.callee.SetSinks(nil, &eye)
 	eventually(t, 5*time.Second, "pictures that came early", func() bool { return len(eye.all()) > 20 && eye.all()[0].PTS == 0 })
 }
+
+// What an eavesdropper sees: datagrams of at most 1200 bytes, all those of the voice equally long, one every 20 ms.
+func TestShapeOnTheWire(t *testing.T) {
+	p := newPair(t, Config{Loopback: true, Video: true}, Config{Loopback: true})
+	p.connect(t)
+	record := &recorder{sealer: p.caller.sealer}
+	p.caller.sealer = record
+	var eye seen
+	p.callee.SetSinks(nil, &eye)
+	begin := time.Now()
+	if err := p.caller.StartSending(&tone{n: 50}, newPictures(40, 10, 10*time.Millisecond)); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 10*time.Second, "the call", func() bool {
+		return p.callee.Stats().Audio.PacketsReceived == 50 && len(eye.all()) == 40
+	})
+	if took := time.Since(begin); took < 49*FrameLength {
+		t.Errorf("one second of sound took %v: it left in a burst", took)
+	}
+	record.mu.Lock()
+	defer record.mu.Unlock()
+	voice, longest := map[int]int{}, 0
+	for _, datagram := range record.datagrams {
+		longest = max(longest, len(datagram))
+		if datagram[1]&0x7f == opusPayloadType {
+			voice[len(datagram)]++
+		}
+	}
+	if len(voice) != 1 {
+		t.Errorf("lengths of voice packets: %v", voice)
+	}
+	if longest > maxDatagram || longest < maxDatagram*9/10 {
+		t.Errorf("the longest datagram has %d bytes", longest)
+	}
+}

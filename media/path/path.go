@@ -88,8 +88,8 @@ type Config struct {
 	OnCandidate func(string)       // a candidate-attribute value (RFC 8839 section 5.1) without "candidate:"
 	OnState     func(State, error) // one call at a time; the error is set with Failed
 	Handle      func(Kind, []byte) // an incoming datagram, valid during the call
-	Log         *slog.Logger
-	Net         transport.Net // nil: the machine's
+	Log         *slog.Logger       // nil: discarded
+	Net         transport.Net      // nil: the machine's
 }
 
 // A Path is one ICE agent and the datagrams through it.
@@ -117,6 +117,9 @@ func New(cfg Config) (*Path, error) {
 	}
 	if cfg.ConsentTimeout == 0 {
 		cfg.ConsentTimeout = DefaultConsentTimeout
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	if cfg.ConsentTimeout <= cfg.InterruptedAfter {
 		cfg.InterruptedAfter = cfg.ConsentTimeout / 2

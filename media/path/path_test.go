@@ -5,7 +5,10 @@ import (
 	"testing"
 
 	"github.com/pion/ice/v4"
+	"go.uber.org/goleak"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func TestDemultiplex(t *testing.T) {
 	pad := func(b ...byte) []byte { return append(b, make([]byte, 20)...) }
@@ -111,6 +114,25 @@ func FuzzCandidate(f *testing.F) {
 			t.Errorf("port %d", parsed.Port())
 		}
 	})
+}
+
+func TestAPanicDropsOneDatagramOnly(t *testing.T) {
+	handled := 0
+	p, err := New(Config{Loopback: true, Handle: func(kind Kind, _ []byte) {
+		handled++
+		if kind == RTCP {
+			panic("a parser")
+		}
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	p.handle([]byte{128, 200, 0, 1, 0, 0, 0, 1})
+	p.handle([]byte{128, 111, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0})
+	if handled != 2 {
+		t.Error(handled)
+	}
 }
 
 func TestRelayURLs(t *testing.T) {

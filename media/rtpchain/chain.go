@@ -78,8 +78,8 @@ type Chain struct {
 	plisSent      atomic.Uint64
 
 	mu      sync.Mutex
-	remotes map[uint32]*remote // by media SSRC and by retransmission SSRC
-	reports map[uint32]Reception
+	remotes map[uint32]*remote   // by media SSRC and by retransmission SSRC
+	reports map[uint32]Reception // by SSRC of a local stream
 }
 
 // New builds the chain and starts its reports.
@@ -164,6 +164,9 @@ type Writer struct {
 
 // AddLocal starts a stream of ours. Its reports begin with it.
 func (c *Chain) AddLocal(s Stream) *Writer {
+	c.mu.Lock()
+	c.reports[s.SSRC] = Reception{}
+	c.mu.Unlock()
 	base := interceptor.RTPWriterFunc(func(header *rtp.Header, payload []byte, _ interceptor.Attributes) (int, error) {
 		return len(payload), c.cfg.WriteRTP(header, payload)
 	})

@@ -64,8 +64,8 @@ func (c *Chain) noteReports(reports []rtcp.ReceptionReport, now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, report := range reports {
-		if len(c.reports) >= 8 && c.reports[report.SSRC] == (Reception{}) {
-			continue // the peer can only report on the streams we announced
+		if _, ok := c.reports[report.SSRC]; !ok {
+			continue // no stream of ours
 		}
 		lost := int64(report.TotalLost)
 		if lost&(1<<23) != 0 { // a signed 24-bit number
