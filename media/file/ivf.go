@@ -1,0 +1,223 @@
+package file
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"sotto/media"
+)
+
+// IVF, the container of libvpx: a header of 32 bytes, then before each frame its length (4 bytes) and time (8), all little endian.
+const (
+	ivfHeaderLen = 32
+	ivfFrameLen  = 12
+	ivfClock     = 90000   // of our recordings, Hz: that of RTP, so that no time is rounded twice
+	largestFrame = 4 << 20 // bytes; a key frame of 4K is a fraction of it
+)
+
+// Video is a VP8 file being read. It is a media.VideoSource.
+type Video struct {
+	Width, Height int // of the first frame
+
+	name     string
+	file     io.ReadSeeker
+	r        *bufio.Reader
+	num, den uint64 // seconds for one unit of time
+	ahead    media.VideoFrame
+	err      error // instead of ahead
+}
+
+// OpenVideo opens an IVF file with VP8.
+func OpenVideo(path string) (*Video, error) {
+	f, err := open(path)
+	if err != nil {
+		return nil, err
+	}
+	v, err := NewVideo(path, f)
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return v, nil
+}
+
+// NewVideo reads an IVF file that is already open, or in memory. The name is for error messages.
+func NewVideo(name string, f io.ReadSeeker) (*Video, error) {
+	v := &Video{name: name, file: f}
+	return v, v.Rewind()
+}
+
+// Rewind goes back to the beginning.
+func (v *Video) Rewind() error {
+	start, err := beginning(v.name, v.file)
+	if err != nil {
+		return err
+	}
+	if !bytes.HasPrefix(start, []byte("DKIF")) {
+		return fmt.Errorf("%s is %s, not IVF: %s", v.name, guess(start), convertVideo(v.name))
+	}
+	v.r = bufio.NewReaderSize(v.file, 1<<16)
+	var head [ivfHeaderLen]byte
+	if _, err := io.ReadFull(v.r, head[:]); err != nil {
+		return explain(v.name, err)
+	}
+	if codec := head[8:12]; string(codec) != "VP80" {
+		return fmt.Errorf("%s holds %q, Sotto sends VP8: %s", v.name, codec, convertVideo(v.name))
+	}
+	length := binary.LittleEndian.Uint16(head[6:])
+	v.den, v.num = uint64(binary.LittleEndian.Uint32(head[16:])), uint64(binary.LittleEndian.Uint32(head[20:]))
+	if v.den == 0 || v.num == 0 || length < ivfHeaderLen {
+		return explain(v.name, errDamaged)
+	}
+	if _, err := v.r.Discard(int(length) - ivfHeaderLen); err != nil {
+		return explain(v.name, err)
+	}
+	v.load()
+	switch {
+	case v.err == io.EOF:
+		return fmt.Errorf("%s holds no picture", v.name)
+	case v.err != nil:
+		return explain(v.name, v.err)
+	case !v.ahead.Key:
+		return fmt.Errorf("%s does not begin with a key frame: %s", v.name, convertVideo(v.name))
+	}
+	v.Width, v.Height = size(v.ahead.Data)
+	return nil
+}
+
+// ReadFrame returns the next frame. Its data is the caller's.
+func (v *Video) ReadFrame() (media.VideoFrame, error) {
+	if v.err == io.EOF {
+		return media.VideoFrame{}, io.EOF
+	}
+	if v.err != nil {
+		return media.VideoFrame{}, explain(v.name, v.err)
+	}
+	frame := v.ahead
+	v.load()
+	return frame, nil
+}
+
+// Close closes the file underneath.
+func (v *Video) Close() error { return closeFile(v.file) }
+
+// load reads the next frame, or the error in its place.
+func (v *Video) load() {
+	var head [ivfFrameLen]byte
+	if _, v.err = io.ReadFull(v.r, head[:]); v.err != nil {
+		return
+	}
+	length, at := binary.LittleEndian.Uint32(head[:]), binary.LittleEndian.Uint64(head[4:])
+	if length > largestFrame {
+		v.err = errDamaged
+		return
+	}
+	// The buffer grows with what is there, not with what the file promises.
+	var data bytes.Buffer
+	if n, err := io.CopyN(&data, v.r, int64(length)); n < int64(length) {
+		if v.err = err; err == io.EOF {
+			v.err = io.ErrUnexpectedEOF
+		}
+		return
+	}
+	pts := float64(at) * float64(v.num) / float64(v.den) * float64(time.Second)
+	if pts > float64(1000*time.Hour) || !frameTag(data.Bytes()) {
+		v.err = errDamaged
+		return
+	}
+	v.ahead = media.VideoFrame{Data: data.Bytes(), PTS: time.Duration(pts + 0.5), Key: data.Bytes()[0]&1 == 0}
+}
+
+// frameTag checks what every VP8 frame begins with: three bytes that tell the length of its first partition, and on key frames a
+// start code (RFC 6386 section 9.1).
+func frameTag(b []byte) bool {
+	if len(b) < 3 {
+		return false
+	}
+	head := 3
+	if b[0]&1 == 0 {
+		head = 10
+		if len(b) < head || !bytes.Equal(b[3:6], []byte{0x9d, 0x01, 0x2a}) {
+			return false
+		}
+	}
+	first := int(b[0]) | int(b[1])<<8 | int(b[2])<<16
+	return first>>5 <= len(b)-head
+}
+
+// size is that of a key frame.
+func size(key []byte) (width, height int) {
+	return int(binary.LittleEndian.Uint16(key[6:]) & 0x3fff), int(binary.LittleEndian.Uint16(key[8:]) & 0x3fff)
+}
+
+func convertVideo(name string) string {
+	return fmt.Sprintf("convert it with `ffmpeg -i %s -an -c:v libvpx -b:v 600k -g 60 -error-resilient 1 video.ivf`", name)
+}
+
+// IVF is a recording of VP8 frames. It is a media.VideoSink.
+type IVF struct {
+	file   *os.File
+	frames uint32
+	width  int
+	height int
+}
+
+// CreateIVF begins a recording, over whatever is at path.
+func CreateIVF(path string) (*IVF, error) {
+	f, err := create(path)
+	if err != nil {
+		return nil, err
+	}
+	v := &IVF{file: f}
+	if _, err := f.Write(v.header()); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("cannot record: %w", err)
+	}
+	return v, nil
+}
+
+func (v *IVF) header() []byte {
+	h := append([]byte("DKIF"), 0, 0, ivfHeaderLen, 0)
+	h = append(h, "VP80"...)
+	h = binary.LittleEndian.AppendUint16(h, uint16(v.width))
+	h = binary.LittleEndian.AppendUint16(h, uint16(v.height))
+	h = binary.LittleEndian.AppendUint32(h, ivfClock)
+	h = binary.LittleEndian.AppendUint32(h, 1)
+	h = binary.LittleEndian.AppendUint32(h, v.frames)
+	return binary.LittleEndian.AppendUint32(h, 0)
+}
+
+// WriteFrame appends a frame. What comes before the first key frame cannot be shown and is left out.
+func (v *IVF) WriteFrame(frame media.VideoFrame) error {
+	if v.frames == 0 {
+		if !frame.Key || !frameTag(frame.Data) {
+			return nil
+		}
+		v.width, v.height = size(frame.Data)
+		if _, err := v.file.WriteAt(v.header(), 0); err != nil {
+			return fmt.Errorf("cannot record: %w", err)
+		}
+	}
+	b := binary.LittleEndian.AppendUint32(nil, uint32(len(frame.Data)))
+	b = binary.LittleEndian.AppendUint64(b, uint64((frame.PTS*ivfClock+time.Second/2)/time.Second))
+	if _, err := v.file.Write(append(b, frame.Data...)); err != nil {
+		return fmt.Errorf("cannot record: %w", err)
+	}
+	v.frames++
+	return nil
+}
+
+// Close writes into the header how many frames there are.
+func (v *IVF) Close() error {
+	_, err := v.file.WriteAt(v.header(), 0)
+	if err := errors.Join(err, v.file.Close()); err != nil {
+		return fmt.Errorf("cannot record: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,202 @@
+package file
+
+import (
+	"bufio"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"os"
+
+	"sotto/media"
+)
+
+// WAV is RIFF chunks: "fmt " says how the samples look, "data" holds them (Microsoft, Multimedia Programming Interface 1.0; the
+// extensible form: WAVEFORMATEXTENSIBLE).
+const (
+	wavePCM        = 1
+	waveFloat      = 3
+	waveExtensible = 0xfffe
+
+	wavHeaderLen = 44
+	unknownSize  = math.MaxUint32 // in the header of a recording that goes on: read to the end of the file
+
+	lowestRate, highestRate = 4000, 192000 // Hz
+)
+
+type wavReader struct {
+	r        *bufio.Reader
+	rate     int
+	channels int
+	left     int64 // bytes of sound still to come
+	open     bool  // nobody knows how many: up to the end of the file
+	buffer   []byte
+}
+
+func newWAVReader(f io.ReadSeeker) (*wavReader, error) {
+	size, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return nil, err
+	}
+	w := &wavReader{r: bufio.NewReaderSize(f, 1<<15)}
+	var riff [12]byte
+	if _, err := io.ReadFull(w.r, riff[:]); err != nil {
+		return nil, err
+	}
+	if string(riff[8:]) != "WAVE" {
+		return nil, errors.New("is RIFF, but not WAVE")
+	}
+	at := int64(len(riff))
+	for {
+		var head [8]byte
+		if _, err := io.ReadFull(w.r, head[:]); err != nil {
+			return nil, err
+		}
+		at += int64(len(head))
+		length := int64(binary.LittleEndian.Uint32(head[4:]))
+		switch name := string(head[:4]); {
+		case name == "fmt " && length >= 16 && length <= 1024:
+			if err := w.format(length); err != nil {
+				return nil, err
+			}
+		case name == "data" && w.rate != 0:
+			w.left = length
+			if length == unknownSize || length == 0 {
+				w.open = true
+			} else if at+length > size {
+				return nil, fmt.Errorf("%w: %d of %d bytes of sound are there", errTruncated, size-at, length)
+			}
+			return w, nil
+		case name == "data" || name == "fmt ":
+			return nil, errDamaged
+		default:
+			if _, err := io.CopyN(io.Discard, w.r, length+length&1); err != nil {
+				return nil, err
+			}
+		}
+		at += length + length&1 // chunks begin at even places
+	}
+}
+
+// format reads the chunk that says how the samples look.
+func (w *wavReader) format(length int64) error {
+	chunk := make([]byte, length+length&1)
+	if _, err := io.ReadFull(w.r, chunk); err != nil {
+		return err
+	}
+	kind, channels := binary.LittleEndian.Uint16(chunk), binary.LittleEndian.Uint16(chunk[2:])
+	rate, bits := binary.LittleEndian.Uint32(chunk[4:]), binary.LittleEndian.Uint16(chunk[14:])
+	if kind == waveExtensible && length >= 26 {
+		kind = binary.LittleEndian.Uint16(chunk[24:]) // the beginning of its GUID
+	}
+	switch {
+	case kind == waveFloat:
+		return wrongCodec("floating-point samples")
+	case kind != wavePCM:
+		return wrongCodec(fmt.Sprintf("WAV format %d", kind))
+	case bits != 16:
+		return wrongCodec(fmt.Sprintf("%d-bit samples", bits))
+	case channels < 1 || channels > 2:
+		return wrongCodec(fmt.Sprintf("%d channels", channels))
+	case rate < lowestRate || rate > highestRate:
+		return wrongCodec(fmt.Sprintf("sound of %d Hz", rate))
+	}
+	w.rate, w.channels = int(rate), int(channels)
+	return nil
+}
+
+func (w *wavReader) read(pcm []int16) (int, error) {
+	frame := 2 * w.channels
+	want := len(pcm) * frame
+	if !w.open {
+		want = int(min(int64(want), w.left/int64(frame)*int64(frame)))
+	}
+	if want == 0 {
+		return 0, io.EOF
+	}
+	if len(w.buffer) < want {
+		w.buffer = make([]byte, want)
+	}
+	n, err := io.ReadFull(w.r, w.buffer[:want])
+	w.left -= int64(n)
+	if err == io.ErrUnexpectedEOF {
+		err = io.EOF // of an open recording; the sizes of others were checked
+	}
+	got := n / frame
+	for i := range got {
+		b := w.buffer[i*frame:]
+		sample := int(int16(binary.LittleEndian.Uint16(b)))
+		if w.channels == 2 {
+			sample = (sample + int(int16(binary.LittleEndian.Uint16(b[2:])))) / 2
+		}
+		pcm[i] = int16(sample)
+	}
+	return got, err
+}
+
+// WAV is a recording of 48 kHz mono. It is a media.AudioSink.
+type WAV struct {
+	file   *os.File
+	size   int64 // bytes of sound
+	buffer [2 * media.FrameSamples]byte
+}
+
+// CreateWAV begins a recording, over whatever is at path.
+func CreateWAV(path string) (*WAV, error) {
+	f, err := create(path)
+	if err != nil {
+		return nil, err
+	}
+	w := &WAV{file: f}
+	if _, err := f.Write(wavHeader(unknownSize)); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("cannot record: %w", err)
+	}
+	return w, nil
+}
+
+func wavHeader(size uint32) []byte {
+	const frame = 2 // bytes a sample, of one channel
+	h := []byte("RIFF")
+	h = binary.LittleEndian.AppendUint32(h, uint32(min(uint64(size)+wavHeaderLen-8, unknownSize)))
+	h = append(h, "WAVEfmt "...)
+	h = binary.LittleEndian.AppendUint32(h, 16)
+	h = binary.LittleEndian.AppendUint16(h, wavePCM)
+	h = binary.LittleEndian.AppendUint16(h, 1)
+	h = binary.LittleEndian.AppendUint32(h, media.SampleRate)
+	h = binary.LittleEndian.AppendUint32(h, media.SampleRate*frame)
+	h = binary.LittleEndian.AppendUint16(h, frame)
+	h = binary.LittleEndian.AppendUint16(h, 8*frame)
+	h = append(h, "data"...)
+	return binary.LittleEndian.AppendUint32(h, size)
+}
+
+// WriteFrame appends samples. They are in the file when it returns, not in a buffer.
+func (w *WAV) WriteFrame(pcm []int16) error {
+	if w.size+int64(2*len(pcm)) > unknownSize-wavHeaderLen {
+		return errors.New("cannot record: a WAV file ends after 4 GB")
+	}
+	b := w.buffer[:0]
+	for _, s := range pcm {
+		b = binary.LittleEndian.AppendUint16(b, uint16(s))
+	}
+	n, err := w.file.Write(b)
+	w.size += int64(n)
+	if err != nil {
+		return fmt.Errorf("cannot record: %w", err)
+	}
+	return nil
+}
+
+// Close writes into the header how much there is.
+func (w *WAV) Close() error {
+	_, err := w.file.WriteAt(wavHeader(uint32(w.size)), 0)
+	if err := errors.Join(err, w.file.Close()); err != nil {
+		return fmt.Errorf("cannot record: %w", err)
+	}
+	return nil
+}
