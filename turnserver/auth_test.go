@@ -1,0 +1,132 @@
+package turnserver
+
+import (
+	"testing"
+	"time"
+
+	"github.com/pion/stun/v4"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"sotto/turncred"
+)
+
+// TestCallOutlivesItsCredential: with the credential expired the allocation is refreshed and opens new peers; nothing new begins with it.
+func TestCallOutlivesItsCredential(t *testing.T) {
+	c := &clock{}
+	s := startRelay(t, func(cfg *Config) { cfg.tune.now = c.now })
+	alice, late := newRawClient(t, s, "alice"), newRawClient(t, s, "alice")
+	late.username, late.password = alice.username, alice.password
+	alice.mustSucceed(stun.MethodAllocate, udpTransport)
+
+	c.advance(turncred.MaxTTL + time.Second)
+	alice.mustSucceed(stun.MethodRefresh)
+	alice.mustSucceed(stun.MethodCreatePermission, peer("127.0.0.2:9"))
+	alice.mustSucceed(stun.MethodChannelBind, channel(0x4000), peer("127.0.0.2:9"))
+	if code := codeOf(late.request(stun.MethodAllocate, udpTransport)); code != 400 {
+		t.Errorf("a new allocation with the expired credential: code %d", code)
+	}
+	// The same name with a forged expiry is another username: it proves nothing.
+	forger := *alice
+	forger.username = "9" + alice.username
+	if code := codeOf(forger.request(stun.MethodRefresh)); code != 400 {
+		t.Errorf("a forged username: code %d", code)
+	}
+	// Nor does the right username with a wrong password.
+	forger = *alice
+	forger.password = "wrong"
+	if code := codeOf(forger.request(stun.MethodRefresh)); code != 400 {
+		t.Errorf("a wrong password: code %d", code)
+	}
+	// The client may come with a newer credential of the same id.
+	renewed := *alice
+	renewed.username, renewed.password = turncred.Mint(testSecret, "alice", time.Minute, c.now())
+	renewed.mustSucceed(stun.MethodRefresh)
+
+	c.advance(credentialGrace)
+	if code := codeOf(alice.request(stun.MethodRefresh)); code != 400 {
+		t.Errorf("a day later: code %d", code)
+	}
+}
+
+// TestPionClientRefreshesAfterExpiry is the same with the client that ICE uses, its own timers and a short allocation.
+func TestPionClientRefreshesAfterExpiry(t *testing.T) {
+	c := &clock{}
+	s := startRelay(t, func(cfg *Config) { cfg.tune.now, cfg.tune.lifetime = c.now, 2*time.Second })
+	conn := allocate(t, pionClient(t, s, "alice"))
+	c.advance(time.Hour)
+	other := listenOn(t, "127.0.0.2")
+	exchangeBothWays(t, conn, other.LocalAddr(), other, conn.LocalAddr())
+	eventually(t, "three refreshes", func() bool { return testutil.ToFloat64(s.metrics.refreshed) >= 3 }) // 3 s, past the first lifetime
+	exchangeBothWays(t, conn, other.LocalAddr(), other, conn.LocalAddr())
+}
+
+// TestSecretsRotate: both secrets are good while both are configured; a call set up with the old one survives its removal.
+func TestSecretsRotate(t *testing.T) {
+	fresh := []byte("the secret that replaces it")
+	s := startRelay(t, nil)
+	withFresh := func() *rawClient {
+		c := newRawClient(t, s, "bob")
+		c.username, c.password = turncred.Mint(fresh, "bob", time.Minute, time.Now())
+		return c
+	}
+	if code := codeOf(withFresh().request(stun.MethodAllocate, udpTransport)); code != 400 {
+		t.Errorf("a secret nobody configured: code %d", code)
+	}
+	alice := newRawClient(t, s, "alice")
+	alice.mustSucceed(stun.MethodAllocate, udpTransport)
+	if err := s.SetSecrets([][]byte{testSecret, fresh}); err != nil {
+		t.Fatal(err)
+	}
+	withFresh().mustSucceed(stun.MethodAllocate, udpTransport)
+	newRawClient(t, s, "carol").mustSucceed(stun.MethodAllocate, udpTransport)
+	if err := s.SetSecrets([][]byte{fresh}); err != nil {
+		t.Fatal(err)
+	}
+	if code := codeOf(newRawClient(t, s, "carol").request(stun.MethodAllocate, udpTransport)); code != 400 {
+		t.Errorf("the retired secret: code %d", code)
+	}
+	alice.mustSucceed(stun.MethodRefresh)
+	if s.SetSecrets(nil) == nil || s.SetSecrets([][]byte{[]byte("short")}) == nil {
+		t.Error("no secret, or a short one, was accepted")
+	}
+}
+
+// TestQuotas: by user over several addresses, by address over several users, in all; and given back.
+func TestQuotas(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		change func(*Config)
+		user   func(i int) string
+	}{
+		{"of a user", func(c *Config) { c.MaxPerUser = 3 }, func(int) string { return "alice" }},
+		{"of an address", func(c *Config) { c.MaxPerAddress = 3 }, func(i int) string { return string(rune('a' + i)) }},
+		{"in all", func(c *Config) { c.MaxAllocations = 3 }, func(i int) string { return string(rune('a' + i)) }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := startRelay(t, c.change)
+			var first *rawClient
+			for i := range 3 {
+				client := newRawClient(t, s, c.user(i))
+				client.mustSucceed(stun.MethodAllocate, udpTransport)
+				if first == nil {
+					first = client
+				}
+			}
+			fourth := newRawClient(t, s, c.user(3))
+			if code := codeOf(fourth.request(stun.MethodAllocate, udpTransport)); code != 486 {
+				t.Errorf("the fourth: code %d", code)
+			}
+			first.mustSucceed(stun.MethodRefresh, lifetime(0))
+			fourth.mustSucceed(stun.MethodAllocate, udpTransport)
+			// What fails after the quota was granted must not keep it.
+			fourth.mustSucceed(stun.MethodRefresh, lifetime(0))
+			for range 5 {
+				tcp := stun.RawAttribute{Type: stun.AttrRequestedTransport, Value: []byte{6, 0, 0, 0}}
+				if code := codeOf(fourth.request(stun.MethodAllocate, tcp)); code != 508 {
+					t.Errorf("a TCP allocation: code %d", code)
+				}
+			}
+			fourth.mustSucceed(stun.MethodAllocate, udpTransport)
+		})
+	}
+}
