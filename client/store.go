@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -176,13 +177,8 @@ func (s *store) read(name string) ([]byte, error) {
 func (s *store) list(prefix string) []string {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return slices.Sorted(func(yield func(string) bool) {
-		for name := range s.names {
-			if strings.HasPrefix(name, prefix) && !yield(name) {
-				return
-			}
-		}
-	})
+	names := slices.Sorted(maps.Keys(s.names))
+	return slices.DeleteFunc(names, func(name string) bool { return !strings.HasPrefix(name, prefix) })
 }
 
 func (s *store) close() error {

@@ -483,4 +483,15 @@ func BenchmarkStore(b *testing.B) {
 			s.close()
 		}
 	})
+	b.Run("open with a passphrase", func(b *testing.B) {
+		dir := b.TempDir()
+		mustOpenStore(b, dir, Passphrase([]byte("x"))).close()
+		for b.Loop() {
+			s, err := openStore(dir, Passphrase([]byte("x")), false)
+			if err != nil {
+				b.Fatal(err)
+			}
+			s.close()
+		}
+	})
 }
