@@ -24,8 +24,8 @@ import (
 // where all before the nonce is associated data.
 
 const (
-	masterFile = "master"
-	masterMagic      = "sotto state v1\n"
+	masterFile  = "master"
+	masterMagic = "sotto state v1\n"
 
 	methodKeyFile    = 1
 	methodPassphrase = 2
