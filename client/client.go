@@ -1,7 +1,172 @@
 package client
 
-// A Client is one account on this device.
-type Client struct{}
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
 
-// A Call is one call, going out or coming in.
-type Call struct{}
+	"github.com/google/uuid"
+
+	"sotto/e2ee/ratchet"
+)
+
+// closeTimeout is how long Close waits for a hangup to leave.
+const closeTimeout = 2 * time.Second
+
+// A Client is one account on this device. Its methods may be called by any goroutine.
+type Client struct {
+	options  Options
+	account  *account
+	identity *ratchet.KeyPair
+	store    *store
+	log      *slog.Logger
+	timing   timing
+	clock    atomic.Int64 // the server's clock minus ours
+	link     linkState
+	events   *eventQueue
+	calls    callTable
+	receipts receipts
+
+	// mu is held across every transaction that changes what is below, so that memory and disk agree.
+	mu       sync.Mutex
+	contacts map[uuid.UUID]*contact
+	outbox   outbox
+	inbox    inbox
+
+	life struct {
+		sync.Mutex
+		started, closed bool
+		stop            context.CancelFunc
+		running         sync.WaitGroup
+	}
+}
+
+// newClient reads what the directory holds.
+func newClient(s *store, a *account, o Options) (*Client, error) {
+	identity, err := ratchet.UnmarshalKeyPair(a.Identity)
+	if err != nil {
+		return nil, err
+	}
+	c := &Client{options: o, account: a, identity: identity, store: s, log: o.Logger, timing: realTiming}
+	if c.log == nil {
+		c.log = slog.New(slog.DiscardHandler)
+	}
+	c.events = newEventQueue(c.log)
+	c.link.changed = make(chan struct{})
+	c.receipts.init()
+	c.calls.seen, c.calls.handle = map[CallID]time.Time{}, c.onCallMessage
+	for _, load := range []func() error{c.loadContacts, c.loadOutbox, c.loadInbox} {
+		if err := load(); err != nil {
+			return nil, err
+		}
+	}
+	return c, nil
+}
+
+// Start connects to the server, and keeps connecting whenever the link breaks, until ctx ends or Close. It returns at once.
+func (c *Client) Start(ctx context.Context) error {
+	c.life.Lock()
+	defer c.life.Unlock()
+	switch {
+	case c.life.closed:
+		return ErrClosed
+	case c.life.started:
+		return errors.New("the client was started before")
+	}
+	ctx, c.life.stop = context.WithCancel(ctx)
+	c.life.started = true
+	c.life.running.Go(func() { c.keepLinked(ctx) })
+	c.life.running.Go(func() { c.showInbox(ctx) })
+	c.life.running.Go(func() { c.sendReceipts(ctx) })
+	return nil
+}
+
+// Close hangs up, ends the link and releases the directory. What is in the outbox stays there for the next time.
+func (c *Client) Close() error {
+	c.life.Lock()
+	if c.life.closed {
+		c.life.Unlock()
+		return nil
+	}
+	c.life.closed = true
+	stop := c.life.stop
+	c.life.Unlock()
+
+	if c.calls.close() {
+		ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+		c.waitCallsSent(ctx)
+		cancel()
+	}
+	c.link.set(nil, ErrClosed)
+	if stop != nil {
+		stop()
+		c.life.running.Wait()
+	}
+	c.events.close()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.store.close()
+}
+
+// Username is the account's name.
+func (c *Client) Username() string { return c.account.Username }
+
+// Server is the URL of the account's server.
+func (c *Client) Server() string { return c.account.Server }
+
+// Account is what the server calls the account.
+func (c *Client) Account() uuid.UUID { return c.account.Account }
+
+// Events tell what happens. The channel is closed by Close. Messages wait on disk until they are taken from it; other events are dropped
+// if nobody takes any for a long while.
+func (c *Client) Events() <-chan Event { return c.events.ch }
+
+// local is this device to the session layer.
+func (c *Client) local() ratchet.Local {
+	return ratchet.Local{
+		Identity:       c.identity,
+		Address:        ratchet.Address{Account: c.account.Account, Device: c.account.Device},
+		RegistrationID: c.account.RegistrationID,
+	}
+}
+
+const eventBuffer = 256
+
+// eventQueue is what Events yields.
+type eventQueue struct {
+	ch  chan Event
+	log *slog.Logger
+
+	mu     sync.RWMutex
+	closed bool
+}
+
+func newEventQueue(log *slog.Logger) *eventQueue {
+	return &eventQueue{ch: make(chan Event, eventBuffer), log: log}
+}
+
+// offer drops the event if there is no room: a program that does not listen must not hold up one that talks.
+func (q *eventQueue) offer(e Event) bool {
+	q.mu.RLock()
+	defer q.mu.RUnlock()
+	if q.closed {
+		return false
+	}
+	select {
+	case q.ch <- e:
+		return true
+	default:
+		q.log.Warn("an event was dropped: Client.Events is not being read")
+		return false
+	}
+}
+
+func (q *eventQueue) close() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.closed = true
+	close(q.ch)
+}

@@ -1,12 +1,25 @@
 package client
 
 import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
+
+	"sotto/e2ee/ratchet"
+	"sotto/e2ee/safety"
+	"sotto/wire"
 )
 
-// A Contact is somebody this account has heard from or written to. Their identity key was pinned at first use.
+// Trust on first use. The first time an account appears, by its name or by a message of its, its UUID and its identity key are pinned.
+// From then on the server is not asked again who somebody is, and no other key is accepted until the user says so.
+
+// A Contact is somebody this account has heard from or written to.
 type Contact struct {
 	Username string // empty where the server does not confirm the name that somebody claims
 	Account  uuid.UUID
@@ -21,4 +34,218 @@ func (c Contact) String() string {
 		return c.Account.String()
 	}
 	return c.Username
+}
+
+const recordContact = "contact/" // and the account's UUID
+
+// device is the only one of an account that is accepted: until devices are listed under the first one's signature, a server could
+// otherwise slip one in.
+const device = 1
+
+// contact is the record of a Contact.
+type contact struct {
+	Username string
+	Account  uuid.UUID
+	Identity []byte // pinned
+	Accepted bool
+	Appeared []byte `json:",omitempty"` // another identity key, until it is accepted
+	Added    time.Time
+}
+
+func (p *contact) public() Contact {
+	return Contact{Username: p.Username, Account: p.Account, Accepted: p.Accepted, Changed: p.Appeared != nil, Added: p.Added}
+}
+
+// remote is the contact's device to the session layer.
+func (p *contact) remote() (ratchet.Remote, error) {
+	key, err := ratchet.ParsePublicKey(p.Identity)
+	return ratchet.Remote{Address: ratchet.Address{Account: p.Account, Device: device}, Identity: key}, err
+}
+
+func (p *contact) write(t *tx) error { return putJSON(t, recordContact+p.Account.String(), p) }
+
+func (c *Client) loadContacts() error {
+	c.contacts = map[uuid.UUID]*contact{}
+	for _, name := range c.store.list(recordContact) {
+		value, err := c.store.get(name)
+		if err != nil {
+			return err
+		}
+		p := new(contact)
+		if err := json.Unmarshal(value, p); err != nil {
+			return err
+		}
+		c.contacts[p.Account] = p
+	}
+	return nil
+}
+
+// changeContact stores a changed copy and then takes it up. c.mu is held.
+func (c *Client) changeContact(p *contact, change func(*contact), also func(*tx) error) (*contact, error) {
+	changed := *p
+	change(&changed)
+	err := c.store.update(func(t *tx) error {
+		if also != nil {
+			if err := also(t); err != nil {
+				return err
+			}
+		}
+		return changed.write(t)
+	})
+	if err != nil {
+		return nil, err
+	}
+	c.contacts[changed.Account] = &changed
+	return &changed, nil
+}
+
+// Contacts lists all, sorted by name.
+func (c *Client) Contacts() []Contact {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var list []Contact
+	for _, p := range c.contacts {
+		list = append(list, p.public())
+	}
+	slices.SortFunc(list, func(a, b Contact) int { return strings.Compare(a.String(), b.String()) })
+	return list
+}
+
+// Contact finds one by user name, or by account as Contact.String prints it.
+func (c *Client) Contact(username string) (Contact, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	p := c.named(username)
+	if p == nil {
+		return Contact{}, fmt.Errorf("%s is not a contact: add them first", username)
+	}
+	return p.public(), nil
+}
+
+// named finds a contact, nil if there is none. c.mu is held.
+func (c *Client) named(username string) *contact {
+	for _, p := range c.contacts {
+		if username != "" && (p.Username == username || p.Username == "" && p.Account.String() == username) {
+			return p
+		}
+	}
+	return nil
+}
+
+// AddContact accepts somebody as a contact, and pins their identity key if this is the first time they appear.
+func (c *Client) AddContact(ctx context.Context, username string) (Contact, error) {
+	p, err := c.meet(ctx, username)
+	if err != nil {
+		return Contact{}, err
+	}
+	return p.public(), nil
+}
+
+// meet returns the contact of that name, accepted and with a session. It asks the server only for what is not known here.
+func (c *Client) meet(ctx context.Context, username string) (*contact, error) {
+	c.mu.Lock()
+	p := c.named(username)
+	c.mu.Unlock()
+	if p != nil && p.Appeared != nil {
+		return nil, &IdentityChangedError{p.public().String()}
+	}
+	id := uuid.Nil
+	if p != nil {
+		id = p.Account
+	} else {
+		if !validUsername(username) {
+			return nil, errors.New("a user name has 2 to 32 characters of a-z 0-9 . _ -")
+		}
+		if username == c.account.Username {
+			return nil, errors.New("this is your own account")
+		}
+		var err error
+		if id, err = c.lookUp(ctx, username); err != nil {
+			return nil, err
+		}
+	}
+	if err := c.ensureSession(ctx, id, username); err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	p = c.contacts[id]
+	if p.Accepted {
+		return p, nil
+	}
+	return c.changeContact(p, func(p *contact) { p.Accepted = true }, nil)
+}
+
+// lookUp asks the server whose name this is.
+func (c *Client) lookUp(ctx context.Context, username string) (uuid.UUID, error) {
+	reply, err := c.request(ctx, &wire.ClientFrame{Body: &wire.ClientFrame_LookUp{LookUp: &wire.LookUp{Username: username}}})
+	if refused(err, wire.Error_NOT_FOUND) {
+		return uuid.Nil, fmt.Errorf("%w: %s", ErrNoSuchUser, username)
+	}
+	if err != nil {
+		return uuid.Nil, err
+	}
+	id, err := uuid.FromBytes(reply.GetAccount().GetAccount())
+	if err != nil || reply.GetAccount().GetUsername() != username || id == c.account.Account {
+		return uuid.Nil, errProtocol
+	}
+	return id, nil
+}
+
+// AcceptIdentity pins the identity key that appeared, after the user has compared safety numbers or decided not to. What came under the
+// new key is delivered then.
+func (c *Client) AcceptIdentity(ctx context.Context, username string) error {
+	c.mu.Lock()
+	p := c.named(username)
+	if p == nil {
+		c.mu.Unlock()
+		return fmt.Errorf("%s is not a contact: add them first", username)
+	}
+	if p.Appeared == nil {
+		c.mu.Unlock()
+		return nil
+	}
+	// The sessions were with the old key.
+	_, err := c.changeContact(p, func(p *contact) { p.Identity, p.Appeared = p.Appeared, nil }, func(t *tx) error {
+		t.delete(recordSession + p.Account.String())
+		return nil
+	})
+	c.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	return c.releaseHeld(ctx, p.Account)
+}
+
+// identityAppeared notes another key of a contact's. c.mu is held.
+func (c *Client) identityAppeared(p *contact, key ratchet.PublicKey) error {
+	if string(p.Appeared) == string(key.Bytes()) {
+		return nil
+	}
+	p, err := c.changeContact(p, func(p *contact) { p.Appeared = key.Bytes() }, nil)
+	if err != nil {
+		return err
+	}
+	c.events.offer(IdentityChanged{p.public()})
+	return nil
+}
+
+// SafetyNumber is equal on both ends exactly if nobody stands between this account and a contact: twelve groups of five digits to
+// compare by voice or in person. If another identity key appeared, the number is that key's.
+func (c *Client) SafetyNumber(username string) (string, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	p := c.named(username)
+	if p == nil {
+		return "", fmt.Errorf("%s is not a contact: add them first", username)
+	}
+	theirs := p.Identity
+	if p.Appeared != nil {
+		theirs = p.Appeared
+	}
+	ours := c.identity.Public()
+	if len(theirs) != len(ours.Bytes()) {
+		return "", errDamaged
+	}
+	return safety.Format(safety.Number([33]byte(ours.Bytes()), [33]byte(theirs), c.account.Account[:], p.Account[:])), nil
 }

@@ -1,0 +1,291 @@
+package client
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"time"
+
+	"github.com/google/uuid"
+	"google.golang.org/protobuf/proto"
+
+	"sotto/e2ee/ratchet"
+	"sotto/wire"
+)
+
+// Registration, in order:
+//
+//  1. Draw the identity key and the first pre-keys, sign them, and store it all with the very bytes that will be sent.
+//  2. Send them. The server makes the account.
+//  3. Store the account's UUID, and forget the bytes and the invitation.
+//
+// A process that dies between 2 and 3 finds the bytes when it registers again, and sends them again: to the same identity key under
+// the same name the server gives the same account.
+
+const registrationTimeout = 30 * time.Second
+
+const recordAccount = "account"
+
+// account is the record of who this is.
+type account struct {
+	Server         string // URL
+	Username       string
+	Account        uuid.UUID
+	Device         uint8
+	RegistrationID uint32
+	Identity       []byte // private half
+	Registration   []byte `json:",omitempty"` // as sent, until the server's answer is in
+}
+
+// Register makes an account on a server, in a directory that has none, and opens it.
+func Register(ctx context.Context, dir string, o RegisterOptions) (_ *Client, err error) {
+	if !validUsername(o.Username) {
+		return nil, errors.New("a user name has 2 to 32 characters of a-z 0-9 . _ -")
+	}
+	server, err := parseServer(o.Server, o.AllowPlain)
+	if err != nil {
+		return nil, err
+	}
+	s, err := openStore(dir, o.Key, true)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			s.close()
+		}
+	}()
+	a, err := readAccount(s)
+	switch {
+	case errors.Is(err, errNoRecord):
+		if a, err = draft(s, server, o.Username, o.Invitation); err != nil {
+			return nil, err
+		}
+	case err != nil:
+		return nil, err
+	case a.Registration == nil:
+		return nil, fmt.Errorf("%s holds the account of %s already: use another directory", dir, a.Username)
+	case a.Username != o.Username || a.Server != server.String():
+		return nil, fmt.Errorf("%s holds an unfinished registration of %s at %s: finish it, or use another directory", dir, a.Username, a.Server)
+	default:
+		if err := a.invite(s, server, o.Invitation); err != nil {
+			return nil, err
+		}
+	}
+	result, err := postRegistration(ctx, server, o.TLS, a.Registration)
+	if err != nil {
+		return nil, err
+	}
+	a.Account, a.Device, a.Registration = uuid.UUID(result.Account), uint8(result.Device), nil
+	if err := s.update(func(t *tx) error { return a.write(t) }); err != nil {
+		return nil, err
+	}
+	return newClient(s, a, o.Options)
+}
+
+// Open opens the account in a directory. Only one process at a time can.
+func Open(dir string, o Options) (_ *Client, err error) {
+	s, err := openStore(dir, o.Key, false)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			s.close()
+		}
+	}()
+	a, err := readAccount(s)
+	if errors.Is(err, errNoRecord) {
+		return nil, errNoAccount(dir)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if a.Registration != nil {
+		return nil, fmt.Errorf("the registration of %s at %s was not finished: register again with the same name and directory", a.Username, a.Server)
+	}
+	if _, err := parseServer(a.Server, o.AllowPlain); err != nil {
+		return nil, err
+	}
+	return newClient(s, a, o)
+}
+
+// draft is step 1.
+func draft(s *store, server *url.URL, username, invitation string) (*account, error) {
+	identity := ratchet.GenerateKeyPair()
+	keys, upload := newPreKeys(identity, time.Now())
+	preKeys, err := proto.Marshal(upload)
+	if err != nil {
+		return nil, err
+	}
+	a := &account{
+		Server: server.String(), Username: username, Identity: identity.Marshal(),
+		RegistrationID: ratchet.RegistrationID(identity.Public()),
+	}
+	if err := a.sign(server, invitation, preKeys); err != nil {
+		return nil, err
+	}
+	return a, s.update(func(t *tx) error {
+		if err := keys.write(t); err != nil {
+			return err
+		}
+		return a.write(t)
+	})
+}
+
+// sign makes the bytes to be sent.
+func (a *account) sign(server *url.URL, invitation string, preKeys []byte) error {
+	identity, err := ratchet.UnmarshalKeyPair(a.Identity)
+	if err != nil {
+		return err
+	}
+	name, err := wire.ServerName(server.Host)
+	if err != nil {
+		return err
+	}
+	registration := &wire.Registration{
+		Username: a.Username, Invitation: invitation, RegistrationId: a.RegistrationID,
+		IdentityKey: identity.Public().Bytes(), PreKeys: preKeys,
+	}
+	registration.Signature = identity.Sign(wire.RegistrationToSign(name, registration))
+	a.Registration, err = proto.Marshal(registration)
+	return err
+}
+
+// invite puts another invitation into an unfinished registration: the first may have been mistyped.
+func (a *account) invite(s *store, server *url.URL, invitation string) error {
+	var registration wire.Registration
+	if err := proto.Unmarshal(a.Registration, &registration); err != nil {
+		return err
+	}
+	if registration.Invitation == invitation {
+		return nil
+	}
+	if err := a.sign(server, invitation, registration.PreKeys); err != nil {
+		return err
+	}
+	return s.update(func(t *tx) error { return a.write(t) })
+}
+
+func readAccount(s *store) (*account, error) {
+	value, err := s.get(recordAccount)
+	if err != nil {
+		return nil, err
+	}
+	a := new(account)
+	return a, json.Unmarshal(value, a)
+}
+
+func (a *account) write(t *tx) error { return putJSON(t, recordAccount, a) }
+
+// postRegistration is step 2.
+func postRegistration(ctx context.Context, server *url.URL, config *tls.Config, body []byte) (*wire.RegistrationResult, error) {
+	ctx, cancel := context.WithTimeout(ctx, registrationTimeout)
+	defer cancel()
+	transport := &http.Transport{TLSClientConfig: tlsConfig(config), DisableKeepAlives: true, Proxy: http.ProxyFromEnvironment}
+	client := http.Client{
+		Transport:     transport,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, server.JoinPath("v1/accounts").String(), bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	request.Header.Set("Content-Type", "application/x-protobuf")
+	response, err := client.Do(request)
+	if err != nil {
+		return nil, unreachable(err)
+	}
+	defer response.Body.Close()
+	answer, err := io.ReadAll(io.LimitReader(response.Body, 64<<10))
+	if err != nil {
+		return nil, unreachable(err)
+	}
+	if response.Header.Get("Content-Type") != "application/x-protobuf" {
+		return nil, fmt.Errorf("%s does not answer as a Sotto server: check the URL", server.Host)
+	}
+	if response.StatusCode != http.StatusOK {
+		refusal := new(wire.Error)
+		if err := proto.Unmarshal(answer, refusal); err != nil {
+			return nil, fmt.Errorf("%s does not answer as a Sotto server: check the URL", server.Host)
+		}
+		return nil, refusalOf(refusal)
+	}
+	result := new(wire.RegistrationResult)
+	if proto.Unmarshal(answer, result) != nil || len(result.Account) != 16 || result.Device != 1 {
+		return nil, fmt.Errorf("%s gave a malformed answer", server.Host)
+	}
+	return result, nil
+}
+
+// unreachable says in one sentence what the network said.
+func unreachable(err error) error {
+	var wrapped *url.Error
+	if errors.As(err, &wrapped) {
+		err = wrapped.Err
+	}
+	return fmt.Errorf("the server cannot be reached: %w", err)
+}
+
+// parseServer reads a server's URL. ws and wss mean http and https.
+func parseServer(s string, allowPlain bool) (*url.URL, error) {
+	u, err := url.Parse(s)
+	if err != nil || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+		return nil, errors.New("the server must be a URL such as https://sotto.example")
+	}
+	switch u.Scheme {
+	case "https", "wss":
+		u.Scheme = "https"
+	case "http", "ws":
+		u.Scheme = "http"
+		if !allowPlain && !loopback(u.Hostname()) {
+			return nil, fmt.Errorf("%s is plain http: use https, or allow plain links explicitly", s)
+		}
+	default:
+		return nil, errors.New("the server must be a URL such as https://sotto.example")
+	}
+	if _, err := wire.ServerName(u.Host); err != nil {
+		return nil, err
+	}
+	return u, nil
+}
+
+func loopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+// tlsConfig demands TLS 1.3, which channel binding needs (RFC 9266 section 4.2), and HTTP/1.1, which a websocket needs.
+func tlsConfig(given *tls.Config) *tls.Config {
+	config := &tls.Config{}
+	if given != nil {
+		config = given.Clone()
+	}
+	config.MinVersion, config.MaxVersion, config.NextProtos = tls.VersionTLS13, 0, []string{"http/1.1"}
+	return config
+}
+
+func validUsername(name string) bool {
+	for _, c := range []byte(name) {
+		if !(c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '.' || c == '_' || c == '-') {
+			return false
+		}
+	}
+	return len(name) >= 2 && len(name) <= maxUsername
+}
+
+func putJSON(t *tx, name string, v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	t.put(name, b)
+	return nil
+}

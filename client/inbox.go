@@ -1,0 +1,367 @@
+package client
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"google.golang.org/protobuf/proto"
+
+	"sotto/e2ee/ratchet"
+	"sotto/wire"
+)
+
+// An envelope on its way in:
+//
+//  1. Check who it is from: device 1 of an account, and with the identity key that is pinned. Under another key it is held back, still
+//     encrypted.
+//  2. Decrypt. If the sender is new, ask the server whether the user name claimed inside is theirs, and begin again at 1.
+//  3. In one transaction: the session moves on, used pre-keys are erased, the id is remembered, and a text goes into the inbox.
+//  4. Acknowledge. The server erases the envelope. What could not be used is acknowledged too: it would not get better.
+//  5. Show texts, in order, until the program says it is done with them; hand call messages to their call.
+//
+// A crash before 3 leaves everything to be delivered again; after 3 the envelope may come again, and the session knows it.
+
+const (
+	recordInbox = "inbox/" // and a number
+	recordHeld  = "held/"  // and a number
+	maxHeld     = 64       // envelopes in all; more stay with the server
+)
+
+// incoming is the record of a text nobody has dealt with yet.
+type incoming struct {
+	From     uuid.UUID
+	ID       MessageID
+	Text     string
+	SentAt   time.Time
+	Received time.Time
+
+	record string
+}
+
+// inbox is what was not shown yet, oldest first. Client.mu guards it.
+type inbox struct {
+	unshown []*incoming
+	next    uint64
+	changed chan struct{}
+	held    []string // records
+}
+
+func (c *Client) loadInbox() error {
+	c.inbox = inbox{changed: make(chan struct{})}
+	for _, name := range c.store.list(recordInbox) {
+		value, err := c.store.get(name)
+		if err != nil {
+			return err
+		}
+		entry := &incoming{record: name}
+		if err := json.Unmarshal(value, entry); err != nil {
+			return err
+		}
+		c.inbox.unshown = append(c.inbox.unshown, entry)
+		if c.inbox.next, err = recordNumber(name); err != nil {
+			return err
+		}
+	}
+	c.inbox.held = c.store.list(recordHeld)
+	for _, name := range c.inbox.held {
+		n, err := recordNumber(name)
+		if err != nil {
+			return err
+		}
+		c.inbox.next = max(c.inbox.next, n)
+	}
+	return nil
+}
+
+// deliver handles a link's envelopes one after the other.
+func (c *Client) deliver(ctx context.Context, l *link) {
+	for {
+		select {
+		case e := <-l.deliveries:
+			err := c.take(ctx, e)
+			if err == nil {
+				err = l.ack(e)
+			}
+			if errors.Is(err, errLeaveIt) {
+				continue
+			}
+			if err != nil {
+				l.end(err) // the next link brings it again
+				return
+			}
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// errLeaveIt says that an envelope is to stay with the server.
+var errLeaveIt = errors.New("not now")
+
+// take is steps 1 to 3 and 5. Without an error the envelope can be acknowledged.
+func (c *Client) take(ctx context.Context, e *wire.Envelope) error {
+	sender, err := uuid.FromBytes(e.GetSender())
+	switch {
+	case err != nil || len(e.GetId()) != 16 || !bytes.Equal(e.GetRecipient(), c.account.Account[:]) || sender == c.account.Account,
+		e.GetRecipientDevice() != uint32(c.account.Device), e.GetSenderDevice() != device, len(e.GetCiphertext()) > maxCiphertext:
+		c.log.Warn("an envelope with a wrong address was dropped")
+		return nil
+	}
+	o, err := c.openEnvelope(sender, e, nil)
+	if errors.Is(err, errStranger) {
+		claimed := ""
+		if claimed, err = c.confirmName(ctx, sender, o.content.GetUsername()); err != nil {
+			return err
+		}
+		o, err = c.openEnvelope(sender, e, &claimed)
+	}
+	switch {
+	case errors.Is(err, ratchet.ErrDuplicate):
+		return nil
+	case errors.Is(err, ratchet.ErrUndecryptable) || errors.Is(err, ratchet.ErrIdentityChanged):
+		c.log.Warn("an envelope could not be decrypted")
+		if o.from != nil {
+			c.events.offer(Undecryptable{o.from.public()})
+		}
+		return nil
+	case err != nil:
+		return err
+	}
+	c.show(o)
+	return nil
+}
+
+// opened is a decrypted envelope.
+type opened struct {
+	from    *contact
+	content *wire.Content // nil if its form is wrong or it is held back
+}
+
+// errStranger says that the sender is new, and their name not confirmed yet. Nothing was stored.
+var errStranger = errors.New("the sender is new")
+
+// openEnvelope is steps 1 to 3, under the lock. confirmed is the user name of a new sender, nil before it was asked for.
+func (c *Client) openEnvelope(sender uuid.UUID, e *wire.Envelope, confirmed *string) (o opened, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	o.from = c.contacts[sender]
+	remote := ratchet.Remote{Address: ratchet.Address{Account: sender, Device: device}}
+	if o.from != nil {
+		if remote, err = o.from.remote(); err != nil {
+			return o, err
+		}
+	}
+	if e.GetType() == ratchet.TypePreKeyMessage {
+		key, err := ratchet.PreKeyIdentity(e.GetCiphertext())
+		if err != nil {
+			return o, err
+		}
+		if o.from != nil && !key.Equal(remote.Identity) {
+			return o, c.hold(o.from, key, e)
+		}
+	}
+	var entry *incoming
+	err = c.store.update(func(t *tx) error {
+		s, err := readSession(t, sender)
+		if err != nil {
+			return err
+		}
+		if s.seen(e.GetId()) {
+			return ratchet.ErrDuplicate
+		}
+		var keys *preKeys
+		if e.GetType() == ratchet.TypePreKeyMessage {
+			if keys, err = readPreKeys(t); err != nil {
+				return err
+			}
+		}
+		plaintext, err := s.ratchet.Decrypt(c.local(), remote, e.GetType(), e.GetCiphertext(), lookup{keys}, time.Now())
+		if err != nil {
+			return err
+		}
+		defer clear(plaintext.Bytes)
+		if plaintext.Used != nil {
+			keys.spend(plaintext.Used)
+			if err := keys.write(t); err != nil {
+				return err
+			}
+		}
+		if o.content, err = parseContent(plaintext.Bytes); err != nil {
+			c.log.Warn("a message of a malformed kind was dropped")
+		}
+		if o.from == nil {
+			if confirmed == nil {
+				return errStranger
+			}
+			o.from = &contact{Username: *confirmed, Account: sender, Identity: plaintext.Identity.Bytes(), Added: time.Now()}
+			if err := o.from.write(t); err != nil {
+				return err
+			}
+		}
+		if text := o.content.GetText(); text != nil {
+			entry = &incoming{
+				From: sender, ID: MessageID(o.content.Id), Text: text.GetBody(),
+				SentAt: fromTimestamp(o.content.Timestamp), Received: time.Now(),
+				record: fmt.Sprintf("%s%020d", recordInbox, c.inbox.next+1),
+			}
+			if err := putJSON(t, entry.record, entry); err != nil {
+				return err
+			}
+		}
+		s.see(e.GetId())
+		return s.write(t, sender)
+	})
+	if err != nil {
+		return o, err
+	}
+	c.contacts[sender] = o.from
+	if entry != nil {
+		c.inbox.next++
+		c.inbox.unshown = append(c.inbox.unshown, entry)
+		c.inbox.notify()
+	}
+	return o, nil
+}
+
+func (i *inbox) notify() {
+	close(i.changed)
+	i.changed = make(chan struct{})
+}
+
+// confirmName returns the name that a new sender claims, if the server says it is theirs and no contact goes by it.
+func (c *Client) confirmName(ctx context.Context, sender uuid.UUID, claimed string) (string, error) {
+	if !validUsername(claimed) || claimed == c.account.Username {
+		return "", nil
+	}
+	c.mu.Lock()
+	taken := c.named(claimed) != nil
+	c.mu.Unlock()
+	if taken {
+		return "", nil
+	}
+	id, err := c.lookUp(ctx, claimed)
+	switch {
+	case errors.Is(err, ErrNoSuchUser) || errors.Is(err, errProtocol) || err == nil && id != sender:
+		c.log.Warn("a sender claims a user name that is not theirs")
+		return "", nil
+	case err != nil:
+		return "", err
+	}
+	return claimed, nil
+}
+
+// hold keeps an envelope that came under a new identity key until the user accepts that. c.mu is held.
+func (c *Client) hold(p *contact, key ratchet.PublicKey, e *wire.Envelope) error {
+	if err := c.identityAppeared(p, key); err != nil {
+		return err
+	}
+	if len(c.inbox.held) >= maxHeld {
+		return errLeaveIt
+	}
+	b, err := proto.Marshal(e)
+	if err != nil {
+		return err
+	}
+	record := fmt.Sprintf("%s%020d", recordHeld, c.inbox.next+1)
+	if err := c.store.update(func(t *tx) error { t.put(record, b); return nil }); err != nil {
+		return err
+	}
+	c.inbox.next++
+	c.inbox.held = append(c.inbox.held, record)
+	return ratchet.ErrDuplicate // nothing to show
+}
+
+// releaseHeld takes what was held back from an account.
+func (c *Client) releaseHeld(ctx context.Context, from uuid.UUID) error {
+	c.mu.Lock()
+	held := c.inbox.held
+	c.inbox.held = nil
+	c.mu.Unlock()
+	for i, record := range held {
+		value, err := c.store.get(record)
+		if err != nil {
+			return err
+		}
+		e := new(wire.Envelope)
+		if err := proto.Unmarshal(value, e); err != nil {
+			return err
+		}
+		keep := !bytes.Equal(e.GetSender(), from[:])
+		if !keep {
+			err = c.take(ctx, e)
+		}
+		c.mu.Lock()
+		switch {
+		case err != nil:
+			c.inbox.held = append(c.inbox.held, held[i:]...)
+		case keep:
+			c.inbox.held = append(c.inbox.held, record)
+		default:
+			err = c.store.update(func(t *tx) error { t.delete(record); return nil })
+		}
+		c.mu.Unlock()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// show is step 5 but for texts, which showInbox brings.
+func (c *Client) show(o opened) {
+	switch body := o.content.GetBody().(type) {
+	case *wire.Content_Text:
+		if o.from.Accepted {
+			c.receipts.add(o.from.Account, o.content.Id)
+		}
+	case *wire.Content_Receipt:
+		if body.Receipt.GetKind() != wire.Receipt_DELIVERED {
+			return
+		}
+		for _, id := range body.Receipt.GetMessageIds() {
+			c.events.offer(MessageDelivered{MessageID(id), o.from.public().String()})
+		}
+	case *wire.Content_Call:
+		c.calls.handle(o.from, body.Call)
+	}
+}
+
+// showInbox brings texts to the program as fast as it takes them.
+func (c *Client) showInbox(ctx context.Context) {
+	for {
+		c.mu.Lock()
+		changed := c.inbox.changed
+		var entry *incoming
+		var from Contact
+		if len(c.inbox.unshown) > 0 {
+			entry = c.inbox.unshown[0]
+			c.inbox.unshown = c.inbox.unshown[1:]
+			if p := c.contacts[entry.From]; p != nil {
+				from = p.public()
+			}
+		}
+		c.mu.Unlock()
+		if entry == nil {
+			select {
+			case <-changed:
+				continue
+			case <-ctx.Done():
+				return
+			}
+		}
+		message := &Message{
+			ID: entry.ID, From: from, Text: entry.Text, SentAt: entry.SentAt, Received: entry.Received,
+			done: func() error { return c.store.update(func(t *tx) error { t.delete(entry.record); return nil }) },
+		}
+		select {
+		case c.events.ch <- message:
+		case <-ctx.Done():
+			return
+		}
+	}
+}

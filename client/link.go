@@ -1,0 +1,288 @@
+package client
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"sync"
+	"time"
+
+	"github.com/gorilla/websocket"
+	"google.golang.org/protobuf/proto"
+
+	"sotto/wire"
+)
+
+// One link, from its opening to its end:
+//
+//  1. Dial the websocket, over TLS 1.3 unless the URL says http.
+//  2. Hello brings a nonce. Authenticate signs it together with the server's name and the TLS channel (RFC 9266), so that nobody in
+//     between can use the signature on a channel of its own.
+//  3. Welcome brings the server's clock and how often it pings.
+//  4. A reader hands replies to who asked and envelopes to Client.deliver, until the link breaks or a ping is overdue.
+
+const (
+	handshakeTimeout = 15 * time.Second
+	writeTimeout     = 10 * time.Second
+	requestTimeout   = 20 * time.Second
+	maxServerFrame   = 256 << 10 // bundles of several devices; an envelope has at most 64 KiB
+	deliveryQueue    = 64
+	minPing          = 1 // seconds
+	maxPing          = 600
+)
+
+// link is one authenticated websocket.
+type link struct {
+	conn       *websocket.Conn
+	welcome    *wire.Welcome
+	deliveries chan *wire.Envelope
+
+	writing sync.Mutex // gorilla allows one writer
+
+	mu      sync.Mutex
+	lastID  uint64
+	waiting map[uint64]chan *wire.ServerFrame
+	err     error // set once the link is over
+	over    chan struct{}
+}
+
+// dial is steps 1 to 3.
+func (c *Client) dial(ctx context.Context) (*link, error) {
+	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
+	defer cancel()
+	u, err := url.Parse(c.account.Server)
+	if err != nil {
+		return nil, err
+	}
+	u = u.JoinPath("v1/link")
+	u.Scheme = map[string]string{"https": "wss", "http": "ws"}[u.Scheme]
+	dialer := websocket.Dialer{Proxy: http.ProxyFromEnvironment, TLSClientConfig: tlsConfig(c.options.TLS)}
+	conn, response, err := dialer.DialContext(ctx, u.String(), nil)
+	if err != nil {
+		if response != nil {
+			return nil, fmt.Errorf("the server does not open a link (HTTP status %d)", response.StatusCode)
+		}
+		return nil, unreachable(err)
+	}
+	l := &link{
+		conn: conn, deliveries: make(chan *wire.Envelope, deliveryQueue),
+		waiting: map[uint64]chan *wire.ServerFrame{}, over: make(chan struct{}),
+	}
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	err = c.authenticate(l, u.Host)
+	if !stop() && err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+// authenticate is steps 2 and 3.
+func (c *Client) authenticate(l *link, host string) error {
+	l.conn.SetReadLimit(maxServerFrame)
+	l.conn.SetReadDeadline(time.Now().Add(handshakeTimeout))
+	frame, err := l.read()
+	if err != nil {
+		return unreachable(err)
+	}
+	nonce := frame.GetHello().GetNonce()
+	if len(nonce) != wire.NonceSize {
+		return errProtocol
+	}
+	var state *tls.ConnectionState
+	if channel, ok := l.conn.NetConn().(*tls.Conn); ok {
+		s := channel.ConnectionState()
+		state = &s
+	}
+	binding, err := wire.ChannelBinding(state)
+	if err != nil {
+		return err
+	}
+	server, err := wire.ServerName(host)
+	if err != nil {
+		return err
+	}
+	id := c.account.Account
+	err = l.write(&wire.ClientFrame{Body: &wire.ClientFrame_Authenticate{Authenticate: &wire.Authenticate{
+		Account: id[:], Device: uint32(c.account.Device),
+		Signature: c.identity.Sign(wire.AuthenticationToSign(server, nonce, id[:], c.account.Device, binding)),
+	}}})
+	if err != nil {
+		return unreachable(err)
+	}
+	if frame, err = l.read(); err != nil {
+		return unreachable(err)
+	}
+	if refusal := frame.GetError(); refusal != nil {
+		return refusalOf(refusal)
+	}
+	l.welcome = frame.GetWelcome()
+	if l.welcome == nil || l.welcome.ServerTime > maxTimestamp || l.welcome.PingInterval < minPing || l.welcome.PingInterval > maxPing {
+		return errProtocol
+	}
+	return nil
+}
+
+var errProtocol = errors.New("the server does not speak this protocol: check its URL and version")
+
+// refusalOf makes an error of a server's refusal.
+func refusalOf(e *wire.Error) error {
+	switch e.Code {
+	case wire.Error_REPLACED:
+		return ErrReplaced
+	case wire.Error_UNAUTHENTICATED:
+		return ErrUnauthenticated
+	}
+	return &ServerError{Code: e.Code, Message: printable(e.Message), RetryAfter: time.Duration(e.RetryAfter) * time.Second}
+}
+
+// printable keeps a server's sentence from doing things to a terminal.
+func printable(s string) string {
+	clean := make([]rune, 0, 200)
+	for _, r := range s {
+		if r >= ' ' && r != 0x7f && (r < 0x80 || r > 0x9f) && len(clean) < 200 {
+			clean = append(clean, r)
+		}
+	}
+	return string(clean)
+}
+
+// receive is step 4. It returns what ended the link.
+func (l *link) receive(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, func() { l.conn.Close() })
+	defer stop()
+	patience := time.Duration(l.welcome.PingInterval)*time.Second*5/2 + 5*time.Second
+	alive := func() { l.conn.SetReadDeadline(time.Now().Add(patience)) }
+	alive()
+	l.conn.SetPingHandler(func(data string) error {
+		alive()
+		err := l.conn.WriteControl(websocket.PongMessage, []byte(data), time.Now().Add(writeTimeout))
+		if err == websocket.ErrCloseSent {
+			return nil
+		}
+		return err
+	})
+	for {
+		frame, err := l.read()
+		if err != nil {
+			return l.end(fmt.Errorf("the link to the server broke: %w", err))
+		}
+		alive()
+		if err := l.dispatch(ctx, frame); err != nil {
+			return l.end(err)
+		}
+	}
+}
+
+func (l *link) dispatch(ctx context.Context, frame *wire.ServerFrame) error {
+	if frame.ReplyTo == 0 {
+		switch body := frame.Body.(type) {
+		case *wire.ServerFrame_Deliver:
+			select {
+			case l.deliveries <- body.Deliver:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		case *wire.ServerFrame_Error:
+			return refusalOf(body.Error)
+		}
+		return nil
+	}
+	l.mu.Lock()
+	reply := l.waiting[frame.ReplyTo]
+	delete(l.waiting, frame.ReplyTo)
+	l.mu.Unlock()
+	if reply != nil {
+		reply <- frame // has room for it
+	}
+	return nil
+}
+
+// end closes the link for the first reason given, and returns that.
+func (l *link) end(err error) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.err == nil {
+		l.err = err
+		close(l.over)
+		l.conn.Close()
+	}
+	return l.err
+}
+
+// request sends a frame and waits for its reply. A reply that is an Error comes back as one.
+func (l *link) request(ctx context.Context, frame *wire.ClientFrame) (*wire.ServerFrame, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	reply, err := l.start(frame)
+	if err != nil {
+		return nil, err
+	}
+	select {
+	case answer := <-reply:
+		if refusal := answer.GetError(); refusal != nil {
+			return nil, refusalOf(refusal)
+		}
+		return answer, nil
+	case <-l.over:
+		return nil, errLinkDown
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+var errLinkDown = errors.New("the link to the server broke before it answered")
+
+// start sends a frame; its reply comes on the channel, unless the link is over first. Frames leave in the order of the calls, as far as
+// those do not overlap.
+func (l *link) start(frame *wire.ClientFrame) (<-chan *wire.ServerFrame, error) {
+	reply := make(chan *wire.ServerFrame, 1)
+	l.mu.Lock()
+	if l.err != nil {
+		l.mu.Unlock()
+		return nil, errLinkDown
+	}
+	l.lastID++
+	frame.Id = l.lastID
+	l.waiting[frame.Id] = reply
+	l.mu.Unlock()
+	if err := l.write(frame); err != nil {
+		l.end(fmt.Errorf("the link to the server broke: %w", err))
+		return nil, errLinkDown
+	}
+	return reply, nil
+}
+
+// ack tells the server that an envelope is safe here, or of no use.
+func (l *link) ack(e *wire.Envelope) error {
+	return l.write(&wire.ClientFrame{Body: &wire.ClientFrame_Ack{Ack: &wire.Ack{Sender: e.Sender, EnvelopeId: e.Id}}})
+}
+
+func (l *link) write(frame *wire.ClientFrame) error {
+	b, err := proto.Marshal(frame)
+	if err != nil {
+		return err
+	}
+	l.writing.Lock()
+	defer l.writing.Unlock()
+	l.conn.SetWriteDeadline(time.Now().Add(writeTimeout))
+	return l.conn.WriteMessage(websocket.BinaryMessage, b)
+}
+
+func (l *link) read() (*wire.ServerFrame, error) {
+	kind, b, err := l.conn.ReadMessage()
+	if err != nil {
+		return nil, err
+	}
+	frame := new(wire.ServerFrame)
+	if kind != websocket.BinaryMessage || proto.Unmarshal(b, frame) != nil {
+		return nil, errProtocol
+	}
+	return frame, nil
+}

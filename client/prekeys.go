@@ -1,0 +1,247 @@
+package client
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"slices"
+	"time"
+
+	"sotto/e2ee/ratchet"
+	"sotto/wire"
+)
+
+// Pre-keys are what others start sessions with while this device is away. A one-time key serves one session and is erased with the
+// session's first message; the signed and the last-resort key serve many, are replaced every week, and the old ones are kept as long as
+// a first message made with them may be under way.
+
+const (
+	preKeyBatch    = 50 // one-time keys of each kind the server should hold
+	preKeyLow      = 20 // when it has fewer, it gets more
+	preKeysKept    = 10 * preKeyBatch
+	rotateEvery    = 7 * 24 * time.Hour
+	keepReplaced   = 30 * 24 * time.Hour // an envelope waits for so long at most
+	maxLastResorts = 4096                // first messages remembered
+)
+
+const recordPreKeys = "prekeys"
+
+// preKeys is the record of the private halves.
+type preKeys struct {
+	NextID       uint32
+	Unsent       bool      // the newest keys that serve many are not known to be at the server
+	Signed       []agedKey // newest last
+	LastResort   []agedKey
+	OneTime      map[uint32][]byte
+	OneTimeKyber map[uint32][]byte
+	Seen         []lastResortUse // oldest first
+}
+
+type agedKey struct {
+	ID       uint32
+	Private  []byte
+	Created  time.Time
+	Replaced time.Time `json:",omitzero"`
+}
+
+// lastResortUse is one first message made with a last-resort key. Nothing else tells a repeated one from a new one.
+type lastResortUse struct {
+	Kyber, Signed uint32
+	BaseKey       []byte
+}
+
+// newPreKeys makes the first keys and what is uploaded of them.
+func newPreKeys(identity *ratchet.KeyPair, now time.Time) (*preKeys, *wire.PreKeys) {
+	k := &preKeys{NextID: 1, OneTime: map[uint32][]byte{}, OneTimeKyber: map[uint32][]byte{}}
+	upload := new(wire.PreKeys)
+	k.rotate(identity, upload, now)
+	k.Unsent = false // registration carries them
+	k.add(identity, upload, preKeyBatch, preKeyBatch)
+	return k, upload
+}
+
+// rotate replaces the keys that serve many sessions, and forgets those replaced long ago.
+func (k *preKeys) rotate(identity *ratchet.KeyPair, upload *wire.PreKeys, now time.Time) {
+	signed, kyber := ratchet.GenerateKeyPair(), ratchet.GenerateKyberKeyPair()
+	for _, keys := range []*[]agedKey{&k.Signed, &k.LastResort} {
+		if n := len(*keys); n > 0 {
+			(*keys)[n-1].Replaced = now
+		}
+		*keys = slices.DeleteFunc(*keys, func(key agedKey) bool {
+			return !key.Replaced.IsZero() && now.Sub(key.Replaced) > keepReplaced
+		})
+	}
+	k.Signed = append(k.Signed, agedKey{ID: k.id(), Private: signed.Marshal(), Created: now})
+	k.LastResort = append(k.LastResort, agedKey{ID: k.id(), Private: kyber.Marshal(), Created: now})
+	k.Seen = slices.DeleteFunc(k.Seen, func(use lastResortUse) bool { return find(k.LastResort, use.Kyber) == nil })
+	k.Unsent = true
+	k.describe(identity, upload)
+}
+
+// describe fills in the public halves of the newest keys that serve many.
+func (k *preKeys) describe(identity *ratchet.KeyPair, upload *wire.PreKeys) {
+	signed, last := k.Signed[len(k.Signed)-1], k.LastResort[len(k.LastResort)-1]
+	if pair, err := ratchet.UnmarshalKeyPair(signed.Private); err == nil {
+		public := pair.Public()
+		upload.SignedPreKey = &wire.SignedPreKey{Id: signed.ID, PublicKey: public.Bytes(), Signature: identity.Sign(public.Bytes())}
+	}
+	if pair, err := ratchet.UnmarshalKyberKeyPair(last.Private); err == nil {
+		upload.LastResortKyber = &wire.KyberPreKey{Id: last.ID, PublicKey: pair.Public(), Signature: identity.Sign(pair.Public())}
+	}
+}
+
+// add makes one-time keys. Some that were uploaded are never used: beyond a number the oldest are forgotten.
+func (k *preKeys) add(identity *ratchet.KeyPair, upload *wire.PreKeys, curve, kyber int) {
+	for range curve {
+		pair, id := ratchet.GenerateKeyPair(), k.id()
+		k.OneTime[id] = pair.Marshal()
+		public := pair.Public()
+		upload.OneTime = append(upload.OneTime, &wire.PreKey{Id: id, PublicKey: public.Bytes()})
+	}
+	for range kyber {
+		pair, id := ratchet.GenerateKyberKeyPair(), k.id()
+		k.OneTimeKyber[id] = pair.Marshal()
+		upload.OneTimeKyber = append(upload.OneTimeKyber, &wire.KyberPreKey{
+			Id: id, PublicKey: pair.Public(), Signature: identity.Sign(pair.Public()),
+		})
+	}
+	forgetOldest(k.OneTime)
+	forgetOldest(k.OneTimeKyber)
+}
+
+func forgetOldest(keys map[uint32][]byte) {
+	if len(keys) <= preKeysKept {
+		return
+	}
+	var ids []uint32
+	for id := range keys {
+		ids = append(ids, id)
+	}
+	slices.Sort(ids)
+	for _, id := range ids[:len(ids)-preKeysKept] {
+		delete(keys, id)
+	}
+}
+
+func (k *preKeys) id() uint32 {
+	id := k.NextID
+	k.NextID++
+	return id
+}
+
+func find(keys []agedKey, id uint32) []byte {
+	for _, key := range keys {
+		if key.ID == id {
+			return key.Private
+		}
+	}
+	return nil
+}
+
+func readPreKeys(t *tx) (*preKeys, error) {
+	value, err := t.get(recordPreKeys)
+	if err != nil {
+		return nil, err
+	}
+	k := new(preKeys)
+	return k, json.Unmarshal(value, k)
+}
+
+func (k *preKeys) write(t *tx) error { return putJSON(t, recordPreKeys, k) }
+
+// spend erases what a first message used up.
+func (k *preKeys) spend(used *ratchet.Used) {
+	if used.OneTime {
+		delete(k.OneTime, used.OneTimeID)
+	}
+	if !used.LastResort {
+		delete(k.OneTimeKyber, used.KyberID)
+		return
+	}
+	k.Seen = append(k.Seen, lastResortUse{Kyber: used.KyberID, Signed: used.SignedID, BaseKey: used.BaseKey.Bytes()})
+	if len(k.Seen) > maxLastResorts {
+		k.Seen = slices.Delete(k.Seen, 0, len(k.Seen)-maxLastResorts)
+	}
+}
+
+// lookup is how a session finds the private halves (ratchet.PreKeys).
+type lookup struct{ *preKeys }
+
+func (l lookup) OneTime(id uint32) (*ratchet.KeyPair, error) {
+	return curve(l.preKeys.OneTime[id])
+}
+
+func (l lookup) Signed(id uint32) (*ratchet.KeyPair, error) {
+	return curve(find(l.preKeys.Signed, id))
+}
+
+func curve(private []byte) (*ratchet.KeyPair, error) {
+	if private == nil {
+		return nil, ratchet.ErrNoPreKey
+	}
+	return ratchet.UnmarshalKeyPair(private)
+}
+
+func (l lookup) Kyber(id uint32) (pair *ratchet.KyberKeyPair, lastResort bool, err error) {
+	private := l.OneTimeKyber[id]
+	if private == nil {
+		private, lastResort = find(l.LastResort, id), true
+	}
+	if private == nil {
+		return nil, false, ratchet.ErrNoPreKey
+	}
+	pair, err = ratchet.UnmarshalKyberKeyPair(private)
+	return pair, lastResort, err
+}
+
+func (l lookup) LastResortUsed(kyberID, signedID uint32, baseKey ratchet.PublicKey) (bool, error) {
+	return slices.ContainsFunc(l.Seen, func(use lastResortUse) bool {
+		return use.Kyber == kyberID && use.Signed == signedID && bytes.Equal(use.BaseKey, baseKey.Bytes())
+	}), nil
+}
+
+// replenish uploads one-time keys when the server has few, and new keys that serve many when those are old. The private halves are
+// stored first: a key that others can use must be known here.
+func (c *Client) replenish(ctx context.Context, l *link, counts *wire.KeyCounts) error {
+	upload := new(wire.PreKeys)
+	err := c.changePreKeys(func(k *preKeys) bool {
+		if now := time.Now(); now.Sub(k.Signed[len(k.Signed)-1].Created) > rotateEvery {
+			k.rotate(c.identity, upload, now)
+		} else if k.Unsent {
+			k.describe(c.identity, upload)
+		}
+		k.add(c.identity, upload, missing(counts.GetOneTime()), missing(counts.GetOneTimeKyber()))
+		return upload.SignedPreKey != nil || len(upload.OneTime)+len(upload.OneTimeKyber) > 0
+	})
+	if err != nil || upload.SignedPreKey == nil && len(upload.OneTime)+len(upload.OneTimeKyber) == 0 {
+		return err
+	}
+	if _, err := l.request(ctx, &wire.ClientFrame{Body: &wire.ClientFrame_UploadPreKeys{UploadPreKeys: upload}}); err != nil {
+		return err
+	}
+	return c.changePreKeys(func(k *preKeys) bool {
+		was := k.Unsent
+		k.Unsent = false
+		return was
+	})
+}
+
+// changePreKeys stores the record if change says that it changed.
+func (c *Client) changePreKeys(change func(*preKeys) bool) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.store.update(func(t *tx) error {
+		k, err := readPreKeys(t)
+		if err != nil || !change(k) {
+			return err
+		}
+		return k.write(t)
+	})
+}
+
+func missing(held uint32) int {
+	if held >= preKeyLow {
+		return 0
+	}
+	return preKeyBatch - int(held)
+}

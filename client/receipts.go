@@ -1,0 +1,82 @@
+package client
+
+import (
+	"context"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"sotto/wire"
+)
+
+// Receipts tell accepted contacts that their messages arrived. They also tell when this device is there, so they go to nobody else, and
+// late by a random time in which several become one.
+const (
+	minReceiptDelay = 50 * time.Millisecond
+	maxReceiptDelay = 500 * time.Millisecond
+)
+
+// receipts are those not sent yet. They are kept in memory only: after a crash the sender just never hears.
+type receipts struct {
+	mu      sync.Mutex
+	pending map[uuid.UUID][][]byte
+	some    chan struct{} // has room for one
+}
+
+func (r *receipts) init() {
+	r.pending = map[uuid.UUID][][]byte{}
+	r.some = make(chan struct{}, 1)
+}
+
+func (r *receipts) add(to uuid.UUID, message []byte) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.pending[to] = append(r.pending[to], message)
+	select {
+	case r.some <- struct{}{}:
+	default:
+	}
+}
+
+func (r *receipts) take() map[uuid.UUID][][]byte {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	taken := r.pending
+	r.pending = map[uuid.UUID][][]byte{}
+	return taken
+}
+
+func (c *Client) sendReceipts(ctx context.Context) {
+	for {
+		select {
+		case <-c.receipts.some:
+		case <-ctx.Done():
+			return
+		}
+		select {
+		case <-time.After(minReceiptDelay + rand.N(maxReceiptDelay-minReceiptDelay)):
+		case <-ctx.Done():
+			return
+		}
+		for to, messages := range c.receipts.take() {
+			for len(messages) > 0 {
+				n := min(len(messages), maxReceipts)
+				c.sendReceipt(to, messages[:n])
+				messages = messages[n:]
+			}
+		}
+	}
+}
+
+func (c *Client) sendReceipt(to uuid.UUID, messages [][]byte) {
+	c.mu.Lock()
+	p := c.contacts[to]
+	c.mu.Unlock()
+	content := c.newContent()
+	content.Body = &wire.Content_Receipt{Receipt: &wire.Receipt{Kind: wire.Receipt_DELIVERED, MessageIds: messages}}
+	if err := c.post(p, content, outgoing{}); err != nil {
+		c.log.Warn("a receipt was not sent", "error", err)
+	}
+}

@@ -1,0 +1,134 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"sotto/wire"
+)
+
+// Reconnecting: after a link that broke, a pause that doubles up to maxPause and of which a random part is waited, so that a server that
+// comes back is not met by all its devices at once. A link that lasted starts over at the shortest.
+const (
+	minPause     = 500 * time.Millisecond
+	maxPause     = 30 * time.Second
+	lastedEnough = 30 * time.Second
+)
+
+// linkState is what others wait for: a link that is up, or the reason why there will be none.
+type linkState struct {
+	mu      sync.Mutex
+	up      *link
+	final   error
+	changed chan struct{} // closed and replaced at every change
+}
+
+func (s *linkState) set(up *link, final error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.up, s.final = up, final
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+// wait returns the link once there is one.
+func (s *linkState) wait(ctx context.Context) (*link, error) {
+	for {
+		s.mu.Lock()
+		up, final, changed := s.up, s.final, s.changed
+		s.mu.Unlock()
+		if up != nil || final != nil {
+			return up, final
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil, errors.Join(errNotConnected, ctx.Err())
+		}
+	}
+}
+
+var errNotConnected = errors.New("the server is not connected")
+
+// WaitConnected returns once the server is connected, or with the reason why it never will be.
+func (c *Client) WaitConnected(ctx context.Context) error {
+	_, err := c.link.wait(ctx)
+	return err
+}
+
+// request asks the server, over the link there is or will be.
+func (c *Client) request(ctx context.Context, frame *wire.ClientFrame) (*wire.ServerFrame, error) {
+	l, err := c.link.wait(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return l.request(ctx, frame)
+}
+
+// keepLinked holds a link open until ctx ends or a reason comes that no retry cures.
+func (c *Client) keepLinked(ctx context.Context) {
+	pause := minPause
+	for {
+		started := time.Now()
+		err := c.serveLink(ctx)
+		if ctx.Err() != nil {
+			c.link.set(nil, ErrClosed)
+			return
+		}
+		if errors.Is(err, ErrReplaced) || errors.Is(err, ErrUnauthenticated) {
+			c.link.set(nil, err)
+			c.log.Error("the link to the server ended for good", "reason", err)
+			c.events.offer(LinkDown{Err: err, Final: true})
+			return
+		}
+		c.link.set(nil, nil)
+		if time.Since(started) > lastedEnough {
+			pause = minPause
+		}
+		wait := pause/2 + rand.N(pause/2)
+		var refusal *ServerError
+		if errors.As(err, &refusal) && refusal.RetryAfter > wait {
+			wait = min(refusal.RetryAfter, maxPause)
+		}
+		c.events.offer(LinkDown{Err: err, Retry: wait})
+		c.log.Info("no link to the server", "retry", wait)
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			c.link.set(nil, ErrClosed)
+			return
+		}
+		pause = min(2*pause, maxPause)
+	}
+}
+
+// serveLink is one link and the goroutines that live as long as it: the reader, what it delivers, the outbox, the pre-keys.
+func (c *Client) serveLink(ctx context.Context) error {
+	l, err := c.dial(ctx)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var serving sync.WaitGroup
+	defer serving.Wait()
+	defer cancel()
+	defer l.end(errLinkDown)
+
+	c.clock.Store(int64(time.Until(fromTimestamp(l.welcome.ServerTime))))
+	serving.Go(func() { c.deliver(ctx, l) })
+	serving.Go(func() { c.sendOutbox(ctx, l) })
+	serving.Go(func() {
+		if err := c.replenish(ctx, l, l.welcome.KeyCounts); err != nil && ctx.Err() == nil {
+			c.log.Warn("pre-keys were not replenished; the next link tries again", "error", err)
+		}
+	})
+	c.link.set(l, nil)
+	c.events.offer(LinkUp{})
+	return l.receive(ctx)
+}
+
+// now is the server's clock, by which senders and receivers of content agree.
+func (c *Client) now() time.Time { return time.Now().Add(time.Duration(c.clock.Load())) }

@@ -1,0 +1,161 @@
+package client
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+
+	"sotto/e2ee/ratchet"
+	"sotto/wire"
+)
+
+const (
+	recordSession = "session/" // and the account's UUID
+	seenKept      = 128        // envelope ids; the ratchet itself refuses what was decrypted before
+)
+
+// session is the record of the sessions with a contact's device, and of what came over them last: it changes with every message.
+type session struct {
+	Record []byte
+	Seen   [][]byte // ids of envelopes, oldest first
+
+	ratchet *ratchet.Record
+}
+
+func readSession(t *tx, id uuid.UUID) (*session, error) {
+	value, err := t.get(recordSession + id.String())
+	if errors.Is(err, errNoRecord) {
+		return &session{ratchet: new(ratchet.Record)}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	s := new(session)
+	if err := json.Unmarshal(value, s); err != nil {
+		return nil, err
+	}
+	s.ratchet, err = ratchet.UnmarshalRecord(s.Record)
+	return s, err
+}
+
+func (s *session) write(t *tx, id uuid.UUID) error {
+	s.Record = s.ratchet.Marshal()
+	defer clear(s.Record)
+	return putJSON(t, recordSession+id.String(), s)
+}
+
+func (s *session) seen(envelope []byte) bool {
+	for _, id := range s.Seen {
+		if bytes.Equal(id, envelope) {
+			return true
+		}
+	}
+	return false
+}
+
+func (s *session) see(envelope []byte) {
+	s.Seen = append(s.Seen, envelope)
+	if len(s.Seen) > seenKept {
+		s.Seen = s.Seen[len(s.Seen)-seenKept:]
+	}
+}
+
+// ensureSession starts a session with an account's device unless there is one, and pins the identity key at first use.
+func (c *Client) ensureSession(ctx context.Context, id uuid.UUID, username string) error {
+	c.mu.Lock()
+	known := c.contacts[id]
+	ready := false
+	var err error
+	if known != nil {
+		err = c.store.update(func(t *tx) error {
+			s, err := readSession(t, id)
+			if err != nil {
+				return err
+			}
+			remote, err := known.remote()
+			ready = err == nil && s.ratchet.CanEncrypt(remote, time.Now())
+			return err
+		})
+	}
+	c.mu.Unlock()
+	if err != nil || ready {
+		return err
+	}
+	bundle, err := c.fetchBundle(ctx, id)
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	p := c.contacts[id]
+	if p == nil {
+		p = &contact{Username: username, Account: id, Identity: bundle.Identity.Bytes(), Added: time.Now()}
+	}
+	if !bytes.Equal(p.Identity, bundle.Identity.Bytes()) {
+		if err := c.identityAppeared(p, bundle.Identity); err != nil {
+			return err
+		}
+		return &IdentityChangedError{p.public().String()}
+	}
+	remote, err := p.remote()
+	if err != nil {
+		return err
+	}
+	_, err = c.changeContact(p, func(*contact) {}, func(t *tx) error {
+		s, err := readSession(t, id)
+		if err != nil || s.ratchet.CanEncrypt(remote, time.Now()) { // one was started from the other end meanwhile
+			return err
+		}
+		if err := s.ratchet.Initiate(c.local(), remote, bundle, time.Now()); err != nil {
+			return fmt.Errorf("the server gave keys that cannot be used: %w", err)
+		}
+		return s.write(t, id)
+	})
+	return err
+}
+
+// fetchBundle asks the server for the pre-keys of an account's device.
+func (c *Client) fetchBundle(ctx context.Context, id uuid.UUID) (*ratchet.Bundle, error) {
+	reply, err := c.request(ctx, &wire.ClientFrame{Body: &wire.ClientFrame_FetchBundles{
+		FetchBundles: &wire.FetchBundles{Account: id[:], Device: device},
+	}})
+	if refused(err, wire.Error_NOT_FOUND) {
+		return nil, fmt.Errorf("%w: the account is gone", ErrNoSuchUser)
+	}
+	if err != nil {
+		return nil, err
+	}
+	for _, b := range reply.GetBundles().GetBundles() {
+		if b.GetDevice() == device && bytes.Equal(b.GetAccount(), id[:]) {
+			return parseBundle(b)
+		}
+	}
+	return nil, errProtocol
+}
+
+// parseBundle takes the server's form of a bundle; Record.Initiate checks its signatures.
+func parseBundle(b *wire.Bundle) (*ratchet.Bundle, error) {
+	identity, err1 := ratchet.ParsePublicKey(b.GetIdentityKey())
+	signed, err2 := ratchet.ParsePublicKey(b.GetSignedPreKey().GetPublicKey())
+	if errors.Join(err1, err2) != nil {
+		return nil, errProtocol
+	}
+	bundle := &ratchet.Bundle{
+		RegistrationID: b.GetRegistrationId(), Identity: identity,
+		SignedID: b.GetSignedPreKey().GetId(), SignedKey: signed, SignedSignature: b.GetSignedPreKey().GetSignature(),
+		KyberID: b.GetKyber().GetId(), KyberKey: b.GetKyber().GetPublicKey(), KyberSignature: b.GetKyber().GetSignature(),
+	}
+	if o := b.GetOneTime(); o != nil {
+		key, err := ratchet.ParsePublicKey(o.GetPublicKey())
+		if err != nil {
+			return nil, errProtocol
+		}
+		bundle.OneTime = &ratchet.OneTimePreKey{ID: o.GetId(), Key: key}
+	}
+	return bundle, nil
+}
