@@ -34,7 +34,7 @@ type Config struct {
 	// replace a secret add the new one, let the minters change, then remove the old one: see Server.SetSecrets. 16 bytes at least.
 	Secrets [][]byte
 
-	// Realm is named to clients and enters their keys; nobody reads it. Default: "sotto". At most 12 bytes: a longer one would make the
+	// Realm is named to clients and enters their keys; nobody reads it. Default: "sotto". At most 28 bytes: a longer one would make the
 	// answer to a stranger more than 3.2 times as long as the question, and the relay worth abusing.
 	Realm string
 
@@ -78,7 +78,7 @@ type tuning struct {
 
 const (
 	defaultRealm    = "sotto"
-	maxRealm        = 12
+	maxRealm        = 28
 	minSecret       = 16
 	writeTimeout    = 5 * time.Second // of one message to a client on a connection
 	credentialGrace = 24 * time.Hour  // how long an allocation may live on the credential it was made with
@@ -123,8 +123,8 @@ func (c Config) withDefaults() (Config, error) {
 	setDefault(&c.MaxPerAddress, 256)
 	setDefault(&c.MaxConnections, 10_000)
 	setDefault(&c.MaxConnectionsPerAddress, 256)
-	setDefault(&c.tune.firstFrame, 8*time.Second)
-	setDefault(&c.tune.restOfFrame, 8*time.Second)
+	setDefault(&c.tune.firstFrame, 6*time.Second)
+	setDefault(&c.tune.restOfFrame, 6*time.Second)
 	setDefault(&c.tune.idle, 30*time.Second)
 	setDefault(&c.tune.lifetime, 10*time.Minute)  // RFC 8656 section 3.2
 	setDefault(&c.tune.permission, 5*time.Minute) // RFC 8656 section 9

@@ -94,7 +94,7 @@ func TestForbiddenPeers(t *testing.T) {
 			}
 			// Straight at the relay, as if a permission had slipped through.
 			sent := testutil.ToFloat64(s.metrics.toPeer)
-			for _, r := range s.table.public {
+			for _, r := range relaysOf(s) {
 				r.permit(addr.Unmap(), time.Now().Add(time.Minute))
 				_, _ = r.WriteTo([]byte("x"), net.UDPAddrFromAddrPort(netip.AddrPortFrom(addr, 9)))
 			}
@@ -117,7 +117,7 @@ func TestForbiddenPeers(t *testing.T) {
 	if code := codeOf(c.request(stun.MethodCreatePermission, peer("9.9.9.9:1"), peer("10.0.0.1:1"))); code != 403 {
 		t.Errorf("a good and a bad peer: code %d", code)
 	}
-	for _, r := range s.table.public {
+	for _, r := range relaysOf(s) {
 		if r.permits(netip.MustParseAddr("9.9.9.9"), time.Now()) {
 			t.Error("the good one of them was let through")
 		}

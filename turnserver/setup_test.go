@@ -3,8 +3,10 @@ package turnserver
 import (
 	"context"
 	"encoding/binary"
+	"maps"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -87,6 +89,12 @@ func listenOn(t testing.TB, ip string) *net.UDPConn {
 	}
 	t.Cleanup(func() { _ = conn.Close() })
 	return conn
+}
+
+func relaysOf(s *Server) []*relay {
+	s.table.mu.RLock()
+	defer s.table.mu.RUnlock()
+	return slices.Collect(maps.Values(s.table.public))
 }
 
 // eventually waits for what other goroutines bring about.

@@ -19,8 +19,8 @@ var errFrame = errors.New("turnserver: not a TURN message")
 // stream is a TCP or TLS connection. Its life:
 //
 //  1. accepted within the limits of connections, in all and of one address;
-//  2. the TLS handshake and the first whole message within eight seconds, or it is closed: until then it costs no pion server;
-//  3. then messages, each whole within eight seconds of its first byte, with 30 s of silence at most while it holds no allocation;
+//  2. the TLS handshake and the first whole message within six seconds, or it is closed: until then it costs no pion server;
+//  3. then messages, each whole within six seconds of its first byte, with 30 s of silence at most while it holds no allocation;
 //  4. closed by the client, by a message that is none, by an answer that the client does not take within five seconds.
 type stream struct {
 	s      *Server

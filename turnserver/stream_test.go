@@ -1,0 +1,270 @@
+package turnserver
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"io"
+	"math/big"
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/pion/stun/v4"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+)
+
+// selfSigned is a certificate for 127.0.0.1.
+func selfSigned(t testing.TB, serial int64) tls.Certificate {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(serial), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+}
+
+func overStreams(t testing.TB, c *Config) {
+	cert := selfSigned(t, 1)
+	c.TCP, c.TLS = []string{"127.0.0.1:0"}, []string{"127.0.0.1:0"}
+	c.TLSConfig = &tls.Config{Certificates: []tls.Certificate{cert}}
+}
+
+// TestSilentConnectionsAreClosed opens many connections that say one byte, or half a message, or a bit at a time, in plain TCP and below
+// TLS: ten seconds later the relay holds none of them.
+func TestSilentConnectionsAreClosed(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes ten seconds")
+	}
+	t.Parallel()
+	const connections = 2000
+	s := startRelay(t, func(c *Config) { overStreams(t, c); c.MaxConnectionsPerAddress = connections })
+	start := time.Now()
+	var wg sync.WaitGroup
+	var slowest atomic.Int64
+	for i := range connections {
+		address := s.Addrs().TCP[0]
+		if i%2 == 1 {
+			address = s.Addrs().TLS[0]
+		}
+		conn, err := net.Dial("tcp4", address.String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		wg.Go(func() {
+			defer conn.Close()
+			opened := time.Now()
+			drip := []byte{0x00, 0x03, 0x00, 0x08, 0x21, 0x12, 0xA4, 0x42, 0, 0, 0, 0, 0, 0, 0}
+			_, _ = conn.Write(drip[:1])
+			for _, b := range drip[1 : 1+i%8] { // some keep dripping
+				_ = conn.SetReadDeadline(time.Now().Add(time.Second))
+				if _, err := conn.Read(make([]byte, 64)); err != nil && !isTimeout(err) {
+					break
+				}
+				_, _ = conn.Write([]byte{b})
+			}
+			_ = conn.SetReadDeadline(time.Now().Add(12 * time.Second))
+			for {
+				if _, err := conn.Read(make([]byte, 64)); err != nil {
+					if isTimeout(err) {
+						t.Error("still open")
+					}
+					break
+				}
+			}
+			slowest.Store(max(slowest.Load(), int64(time.Since(opened))))
+		})
+	}
+	eventually(t, "all connections accepted or closed", func() bool {
+		return testutil.ToFloat64(s.metrics.connections) == connections || time.Since(start) > 8*time.Second
+	})
+	wg.Wait()
+	if d := time.Duration(slowest.Load()); d > 10*time.Second {
+		t.Errorf("a connection lived for %v", d)
+	}
+	eventually(t, "no connection", func() bool { return testutil.ToFloat64(s.metrics.connections) == 0 })
+}
+
+func isTimeout(err error) bool {
+	n, ok := err.(net.Error)
+	return ok && n.Timeout()
+}
+
+// TestIdleConnectionsAreClosed: one that spoke and holds no allocation, and one whose allocation is over; but not one with an allocation.
+func TestIdleConnectionsAreClosed(t *testing.T) {
+	s := startRelay(t, func(c *Config) { overStreams(t, c); c.tune.idle = 300 * time.Millisecond })
+	dial := func(id string) *rawClient {
+		c := newRawClient(t, s, id)
+		_ = c.conn.Close()
+		conn, err := net.Dial("tcp4", s.Addrs().TCP[0].String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = conn.Close() })
+		c.conn = conn
+		return c
+	}
+	stranger, alice, bob := dial("carol"), dial("alice"), dial("bob")
+	if code := codeOf(stranger.ask(stun.BindingRequest)); code != 0 {
+		t.Fatalf("Binding: code %d", code)
+	}
+	alice.mustSucceed(stun.MethodAllocate, udpTransport)
+	bob.mustSucceed(stun.MethodAllocate, udpTransport)
+	bob.mustSucceed(stun.MethodRefresh, lifetime(0))
+	eventually(t, "two connections closed", func() bool { return testutil.ToFloat64(s.metrics.connections) == 1 })
+	for _, c := range []*rawClient{stranger, bob} {
+		_ = c.conn.SetReadDeadline(time.Now().Add(time.Second))
+		if _, err := c.conn.Read(make([]byte, 10)); err != io.EOF {
+			t.Errorf("an idle connection: %v", err)
+		}
+	}
+	alice.mustSucceed(stun.MethodRefresh)
+}
+
+// TestConnectionsAreLimited: above the limit of an address a connection is closed at once, and a closed one makes room.
+func TestConnectionsAreLimited(t *testing.T) {
+	s := startRelay(t, func(c *Config) { overStreams(t, c); c.MaxConnectionsPerAddress = 3 })
+	var conns []net.Conn
+	for range 4 {
+		conn, err := net.Dial("tcp4", s.Addrs().TCP[0].String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		conns = append(conns, conn)
+		eventually(t, "it is counted", func() bool {
+			return testutil.ToFloat64(s.metrics.connections)+testutil.ToFloat64(s.metrics.refusedConnection) == float64(len(conns))
+		})
+	}
+	_ = conns[3].SetReadDeadline(time.Now().Add(2 * time.Second))
+	if _, err := conns[3].Read(make([]byte, 1)); err == nil || isTimeout(err) {
+		t.Errorf("the fourth connection: %v", err)
+	}
+	_ = conns[0].Close()
+	eventually(t, "room again", func() bool { return testutil.ToFloat64(s.metrics.connections) == 2 })
+}
+
+// TestBrokenFramesCloseTheConnection: on a stream nothing can be skipped. The second one made pion v5.1.1's own reader spin for ever: 65,516 + 20
+// is 0 in sixteen bits.
+func TestBrokenFramesCloseTheConnection(t *testing.T) {
+	s := startRelay(t, func(c *Config) { overStreams(t, c) })
+	for name, frame := range map[string]string{
+		"neither STUN nor ChannelData": "\xff\xff\xff\xff",
+		"a length that wraps around":   "\x00\x01\xff\xec\x21\x12\xa4\x42",
+		"longer than any message":      "\x40\x00\xff\xff",
+	} {
+		conn, err := net.Dial("tcp4", s.Addrs().TCP[0].String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		_, _ = io.WriteString(conn, frame)
+		_ = conn.SetReadDeadline(time.Now().Add(3 * time.Second))
+		if _, err := conn.Read(make([]byte, 1)); err == nil || isTimeout(err) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// TestFramesInPieces: messages arrive split and joined at every byte, the shortest ChannelData among them.
+func TestFramesInPieces(t *testing.T) {
+	s := startRelay(t, func(c *Config) { overStreams(t, c) })
+	c := newRawClient(t, s, "alice")
+	_ = c.conn.Close()
+	conn, err := net.Dial("tcp4", s.Addrs().TCP[0].String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	c.conn = conn
+	other := listenOn(t, "127.0.0.2")
+	c.mustSucceed(stun.MethodAllocate, udpTransport)
+	c.mustSucceed(stun.MethodChannelBind, channel(0x4000), peerAttr(addrPort(other.LocalAddr())))
+	joined := []byte{0x40, 0, 0, 1, 'a', 0, 0, 0, 0x40, 0, 0, 0, 0x40, 0, 0, 5, 'b', 'c', 'd', 'e', 'f', 0, 0, 0}
+	for split := range joined {
+		_, _ = conn.Write(joined[:split])
+		_, _ = conn.Write(joined[split:])
+		for _, want := range []string{"a", "", "bcdef"} {
+			buf := make([]byte, 100)
+			_ = other.SetReadDeadline(time.Now().Add(2 * time.Second))
+			n, err := other.Read(buf)
+			if err != nil || string(buf[:n]) != want {
+				t.Fatalf("split at %d: %q, %v, want %q", split, buf[:n], err, want)
+			}
+		}
+	}
+}
+
+// TestCertificateReload: a new certificate serves new connections, and an old connection goes on.
+func TestCertificateReload(t *testing.T) {
+	var current atomic.Pointer[tls.Certificate]
+	first, second := selfSigned(t, 1), selfSigned(t, 2)
+	current.Store(&first)
+	s := startRelay(t, func(c *Config) {
+		overStreams(t, c)
+		c.TLSConfig = &tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return current.Load(), nil }}
+	})
+	dial := func() *tls.Conn {
+		conn, err := tls.Dial("tcp4", s.Addrs().TLS[0].String(), &tls.Config{InsecureSkipVerify: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = conn.Close() })
+		return conn
+	}
+	serial := func(c *tls.Conn) int64 { return c.ConnectionState().PeerCertificates[0].SerialNumber.Int64() }
+	old := dial()
+	current.Store(&second)
+	if a, b := serial(old), serial(dial()); a != 1 || b != 2 {
+		t.Errorf("certificates %d and %d, want 1 and 2", a, b)
+	}
+	c := newRawClient(t, s, "alice")
+	_ = c.conn.Close()
+	c.conn = old
+	c.mustSucceed(stun.MethodAllocate, udpTransport)
+}
+
+// TestShutdown: with a live call it waits as long as it may and says that it cut it off; without one it returns at once; and the ports are free.
+func TestShutdown(t *testing.T) {
+	s := startRelay(t, func(c *Config) { overStreams(t, c) })
+	alice := newRawClient(t, s, "alice")
+	alice.mustSucceed(stun.MethodAllocate, udpTransport)
+	done := make(chan error)
+	go func() { done <- s.Shutdown(t.Context()) }()
+	eventually(t, "draining", s.draining.Load)
+	alice.mustSucceed(stun.MethodRefresh) // the call goes on
+	if code := codeOf(newRawClient(t, s, "bob").request(stun.MethodAllocate, udpTransport)); code != 486 {
+		t.Errorf("a new allocation while draining: code %d", code)
+	}
+	select {
+	case err := <-done:
+		t.Fatalf("Shutdown did not wait: %v", err)
+	default:
+	}
+	alice.mustSucceed(stun.MethodRefresh, lifetime(0))
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	again, err := New(Config{UDP: []string{s.Addrs().UDP[0].String()}, Secrets: [][]byte{testSecret}, AllowPeers: loopback})
+	if err != nil {
+		t.Fatalf("the port is not free: %v", err)
+	}
+	newRawClient(t, again, "alice").mustSucceed(stun.MethodAllocate, udpTransport)
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if err := again.Shutdown(ctx); err != context.DeadlineExceeded {
+		t.Errorf("a call was cut off: %v", err)
+	}
+}
