@@ -65,7 +65,8 @@ func (h *handover) wait() (path string, err error) {
 	return h.outcome()
 }
 
-// offer hands over an envelope that is not stored, and returns nil if it must be stored first.
+// offer hands over an envelope that is not stored, and returns nil if it must be stored first. Then those offered before are in the
+// mailbox already.
 func (l *link) offer(e store.Envelope) *handover {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -73,6 +74,7 @@ func (l *link) offer(e store.Envelope) *handover {
 		return h // the same envelope once more
 	}
 	if l.ended || l.pending || l.pumping || !l.room() {
+		l.spill(time.Time{})
 		return nil
 	}
 	h := &handover{envelope: e, since: time.Now(), settled: make(chan struct{})}

@@ -1,0 +1,33 @@
+package signaling
+
+import (
+	"net/http/httptest"
+	"strconv"
+	"strings"
+	"testing"
+
+	"sotto/signaling/store"
+)
+
+func (d *testDevice) storeAddress() store.Address {
+	return store.Address{Account: store.UUID(d.account), Device: 1}
+}
+
+// counterOf reads a metric as Prometheus would, summing the lines of name that hold label.
+func counterOf(t testing.TB, s *testServer, name, label string) (sum float64) {
+	t.Helper()
+	w := httptest.NewRecorder()
+	s.MetricsHandler().ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	for line := range strings.Lines(w.Body.String()) {
+		if !strings.HasPrefix(line, name) || !strings.Contains(line, label) {
+			continue
+		}
+		fields := strings.Fields(line)
+		v, err := strconv.ParseFloat(fields[len(fields)-1], 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sum += v
+	}
+	return sum
+}
