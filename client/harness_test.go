@@ -70,7 +70,9 @@ func (w *world) start() {
 	}
 	w.address = w.listener.Addr().String()
 	w.served = make(chan error, 1)
-	go func(l *signaling.Listener, handler *signaling.Server, served chan error) { served <- l.Serve(handler.Handler()) }(w.listener, w.server, w.served)
+	go func(l *signaling.Listener, handler *signaling.Server, served chan error) {
+		served <- l.Serve(handler.Handler())
+	}(w.listener, w.server, w.served)
 }
 
 func (w *world) stop() {
