@@ -22,11 +22,22 @@ func rootStep(root *[32]byte, secret []byte) (nextRoot, chain [32]byte) {
 func chainSeed(chain *[32]byte) [32]byte { return hmac32(chain, 0x01) }
 func chainNext(chain *[32]byte) [32]byte { return hmac32(chain, 0x02) }
 
-func hmac32(key *[32]byte, input byte) (out [32]byte) {
-	h := hmac.New(sha256.New, key[:])
-	h.Write([]byte{input})
-	h.Sum(out[:0])
-	return out
+// hmac32 is HMAC-SHA-256 (RFC 2104) of one byte. It is written out because it makes up the work a forged message can ask for:
+// crypto/hmac allocates for each new key and takes several times as long.
+func hmac32(key *[32]byte, input byte) [32]byte {
+	var inner [sha256.BlockSize + 1]byte
+	var outer [sha256.BlockSize + sha256.Size]byte
+	defer func() { clear(inner[:]); clear(outer[:]) }()
+	copy(inner[:], key[:])
+	copy(outer[:], key[:])
+	for i := range sha256.BlockSize {
+		inner[i] ^= 0x36
+		outer[i] ^= 0x5c
+	}
+	inner[sha256.BlockSize] = input
+	digest := sha256.Sum256(inner[:])
+	copy(outer[sha256.BlockSize:], digest[:])
+	return sha256.Sum256(outer[:])
 }
 
 func derive(secret, salt []byte, info string, size int) []byte {

@@ -126,10 +126,10 @@ func (k *KeyPair) dh(public PublicKey) ([]byte, error) {
 func (k PublicKey) Format(f fmt.State, _ rune) { fmt.Fprint(f, "ratchet.PublicKey") }
 
 // Format writes the type alone, whatever the verb.
-func (k *KeyPair) Format(f fmt.State, _ rune) { fmt.Fprint(f, "ratchet.KeyPair") }
+func (k KeyPair) Format(f fmt.State, _ rune) { fmt.Fprint(f, "ratchet.KeyPair") }
 
 // LogValue is the type alone.
 func (k PublicKey) LogValue() slog.Value { return slog.StringValue("ratchet.PublicKey") }
 
 // LogValue is the type alone.
-func (k *KeyPair) LogValue() slog.Value { return slog.StringValue("ratchet.KeyPair") }
+func (k KeyPair) LogValue() slog.Value { return slog.StringValue("ratchet.KeyPair") }

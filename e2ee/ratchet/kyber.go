@@ -94,7 +94,7 @@ func kyberSecret(shared, ciphertext []byte) []byte {
 }
 
 // Format writes the type alone, whatever the verb.
-func (k *KyberKeyPair) Format(f fmt.State, _ rune) { fmt.Fprint(f, "ratchet.KyberKeyPair") }
+func (k KyberKeyPair) Format(f fmt.State, _ rune) { fmt.Fprint(f, "ratchet.KyberKeyPair") }
 
 // LogValue is the type alone.
-func (k *KyberKeyPair) LogValue() slog.Value { return slog.StringValue("ratchet.KyberKeyPair") }
+func (k KyberKeyPair) LogValue() slog.Value { return slog.StringValue("ratchet.KyberKeyPair") }

@@ -25,6 +25,7 @@ package ratchet
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 )
 
 // The errors a caller acts on. Others come from the caller's PreKeys and are returned wrapped.
@@ -136,5 +137,8 @@ func PreKeyIdentity(message []byte) (PublicKey, error) {
 
 func (a Address) valid() bool { return a.Device >= 1 && a.Device <= 127 }
 
-// Format hides the address from logs.
+// Format writes the type alone, whatever the verb: logs hold no addresses either.
 func (a Address) Format(f fmt.State, _ rune) { fmt.Fprint(f, "ratchet.Address") }
+
+// LogValue is the type alone.
+func (a Address) LogValue() slog.Value { return slog.StringValue("ratchet.Address") }

@@ -265,7 +265,7 @@ func check(local *Local, remote *Remote) error {
 }
 
 // Format writes the type alone, whatever the verb, so that no log holds a key.
-func (r *Record) Format(f fmt.State, _ rune) { fmt.Fprint(f, "ratchet.Record") }
+func (r Record) Format(f fmt.State, _ rune) { fmt.Fprint(f, "ratchet.Record") }
 
 // LogValue is the type alone.
-func (r *Record) LogValue() slog.Value { return slog.StringValue("ratchet.Record") }
+func (r Record) LogValue() slog.Value { return slog.StringValue("ratchet.Record") }

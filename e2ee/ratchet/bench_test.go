@@ -1,0 +1,81 @@
+package ratchet
+
+import (
+	"testing"
+)
+
+var text = make([]byte, 160)
+
+func BenchmarkEncrypt(b *testing.B) {
+	alice, bob := established(b)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := alice.record.Encrypt(alice.local, bob.remote(), text, start); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkDecrypt takes messages in order in one chain; then with all receiving chains full of skipped seeds; then with a
+// Diffie-Hellman step for every message.
+func BenchmarkDecrypt(b *testing.B) {
+	decrypt := func(b *testing.B, to, from *device, m Message) {
+		if _, err := to.record.Decrypt(to.local, from.remote(), m.Type, m.Bytes, to, start); err != nil {
+			b.Fatal(err)
+		}
+	}
+	run := func(name string, prepare, before func(b *testing.B, alice, bob *device)) {
+		b.Run(name, func(b *testing.B) {
+			alice, bob := established(b)
+			prepare(b, alice, bob)
+			b.ReportAllocs()
+			for b.Loop() {
+				b.StopTimer()
+				before(b, alice, bob)
+				m := alice.encrypt(bob, string(text))
+				b.StartTimer()
+				decrypt(b, bob, alice, m)
+			}
+		})
+	}
+	nothing := func(*testing.B, *device, *device) {}
+	run("chain", nothing, nothing)
+	run("10000-skipped", func(_ *testing.B, alice, bob *device) { fillChains(alice, bob) }, nothing)
+	run("turn", nothing, func(b *testing.B, alice, bob *device) { decrypt(b, alice, bob, bob.encrypt(alice, "y")) })
+}
+
+// BenchmarkSessionSetup is a whole start: the initiator's handshake and first message, and its decryption.
+func BenchmarkSessionSetup(b *testing.B) {
+	alice, bob := pair(b)
+	bundle := bob.bundle(true)
+	b.ReportAllocs()
+	for b.Loop() {
+		var initiator, recipient Record
+		if err := initiator.Initiate(alice.local, bob.remote(), bundle, start); err != nil {
+			b.Fatal(err)
+		}
+		m, err := initiator.Encrypt(alice.local, bob.remote(), text, start)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if _, err := recipient.Decrypt(bob.local, alice.remote(), m.Type, m.Bytes, bob, start); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkForgedCounter is the most work a message can ask for without being authentic, with 40 archived sessions.
+func BenchmarkForgedCounter(b *testing.B) {
+	alice, bob := established(b)
+	for range maxArchived {
+		alice.initiate(bob, true)
+		bob.expect(alice, alice.encrypt(bob, "x"), "x")
+	}
+	m := signalMessage{ratchetKey: GenerateKeyPair().Public(), counter: maxJump, ciphertext: make([]byte, 16)}
+	forged := append(m.encode(), make([]byte, macSize)...)
+	for b.Loop() {
+		if _, err := bob.record.Decrypt(bob.local, alice.remote(), TypeMessage, forged, bob, start); err == nil {
+			b.Fatal("accepted")
+		}
+	}
+}
