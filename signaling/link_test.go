@@ -92,8 +92,8 @@ func TestUnacknowledgedEnvelopeIsStored(t *testing.T) {
 
 // TestOrder sends pipelined while the recipient comes, goes and is replaced: what arrives first of each envelope is in order.
 func TestOrder(t *testing.T) {
-	const total = 600
-	s := serve(t)
+	const total = 300
+	s := serve(t, func(c *Config, _ *timing) { c.Limits.Sends = Rate{total, time.Second} })
 	alice, bob := s.connected(t, "alice"), s.register(t, "bob")
 	sent := make(chan error, 1)
 	go func() {
