@@ -40,9 +40,19 @@ func TestTracker(t *testing.T) {
 		due(t, &tr, 60)
 		due(t, &tr, 80, 3, 4)
 		receive(&tr, 90, 3)
-		due(t, &tr, 150, 4)
+		for ms := 150; ms < 1500; ms += 100 {
+			due(t, &tr, ms, 4)
+		}
 		due(t, &tr, 1600)
 		due(t, &tr, 1700)
+	})
+	t.Run("a process that stood still asks all the same", func(t *testing.T) {
+		var tr tracker
+		receive(&tr, 0, 1, 3)
+		for ms := 5000; ms < 5500; ms += 100 {
+			due(t, &tr, ms, 2)
+		}
+		due(t, &tr, 5500)
 	})
 	t.Run("the first packets were lost", func(t *testing.T) {
 		var tr tracker

@@ -9,6 +9,7 @@ const (
 	reorderTolerance = 8 * time.Millisecond  // before a gap counts as a loss
 	minRetry         = 20 * time.Millisecond // between two requests for one packet
 	giveUpAfter      = 1500 * time.Millisecond
+	leastRequests    = 5 // before giving up, so that a process that stood still asks all the same
 	maxMissing       = 1024
 	// A stream starts at sequence number 1, so that the loss of its very first packets is seen. A peer that starts elsewhere is
 	// understood too; then what was lost before the first arrival stays unknown.
@@ -26,6 +27,7 @@ type tracker struct {
 
 type gap struct {
 	since, asked time.Time
+	requests     int
 }
 
 // received takes the arrival of a packet and returns its extended number (its sequence number plus the rollovers) and whether it
@@ -90,11 +92,12 @@ func (t *tracker) due(now time.Time, roundTrip time.Duration) []uint16 {
 	var wanted []uint64
 	for number, g := range t.missing {
 		switch {
-		case now.Sub(g.since) > giveUpAfter:
+		case now.Sub(g.since) > giveUpAfter && g.requests >= leastRequests:
 			delete(t.missing, number)
 		case now.Sub(g.since) < reorderTolerance, now.Sub(g.asked) < retry:
 		default:
 			g.asked = now
+			g.requests++
 			wanted = append(wanted, number)
 		}
 	}

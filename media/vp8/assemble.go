@@ -11,6 +11,9 @@ const (
 	window = 4096 // packets held at most, and how far ahead of the next one they may be
 	// After a loss was given up, a key frame is asked for so often until one comes.
 	keyFrameRetry = time.Second
+	// The longest step by which patience runs out. A process that stood still for a second has not waited for a second: what it waits
+	// for may lie in its socket.
+	maxStep = 100 * time.Millisecond
 )
 
 // A Frame is whole.
@@ -31,8 +34,9 @@ type Assembler struct {
 	next    uint64 // the packet that begins the next frame
 	packets map[uint64]packet
 	highest uint64
-	blocked time.Time // since when Pop has waited for a packet, with later ones in hand
-	needKey bool      // what comes before the next key frame cannot be decoded
+	popped  time.Time     // when Pop was called last
+	waited  time.Duration // for a packet, with later ones in hand
+	needKey bool          // what comes before the next key frame cannot be decoded
 	asked   time.Time
 
 	picture int // picture id of the last frame in order, or -1
@@ -83,6 +87,11 @@ func (a *Assembler) Push(sequence uint64, timestamp uint32, marker bool, payload
 
 // Pop returns the next frame if there is one. askKey says that the caller should ask the sender for a key frame now.
 func (a *Assembler) Pop(now time.Time) (frame *Frame, askKey bool) {
+	var step time.Duration
+	if !a.popped.IsZero() {
+		step = min(now.Sub(a.popped), maxStep)
+	}
+	a.popped = now
 	for {
 		end, whole := a.whole(a.next)
 		if !whole {
@@ -93,23 +102,19 @@ func (a *Assembler) Pop(now time.Time) (frame *Frame, askKey bool) {
 		if a.needKey && !frame.Key {
 			continue
 		}
-		a.needKey, a.blocked = false, time.Time{}
+		a.needKey, a.waited = false, 0
 		a.count(picture)
 		return frame, false
 	}
 	if len(a.packets) == 0 {
-		a.blocked = time.Time{}
+		a.waited = 0
 		return nil, a.wantKey(now)
 	}
 	// What is in hand may be the beginning of a frame whose end is on its way, or follow a loss: both wait.
-	if a.blocked.IsZero() {
-		a.blocked = now
-	}
-	if now.Sub(a.blocked) < a.patience {
+	if a.waited += step; a.waited < a.patience {
 		return nil, false
 	}
-	a.blocked = time.Time{}
-	a.needKey = true
+	a.waited, a.needKey = 0, true
 	for sequence := a.next + 1; sequence <= a.highest; sequence++ {
 		if p, ok := a.packets[sequence]; ok && p.key {
 			a.giveUp(sequence)

@@ -106,6 +106,24 @@ func TestALostPacketIsWaitedForThenGivenUp(t *testing.T) {
 			t.Errorf("%d frames, asked %v", len(got), asked)
 		}
 	})
+	t.Run("it comes when the process has stood still", func(t *testing.T) {
+		a := NewAssembler(3 * patience)
+		for i, p := range packets {
+			if i != lost {
+				a.Push(p.sequence, p.timestamp, p.marker, p.payload, start)
+			}
+		}
+		pop(a, start)
+		later := start.Add(time.Minute)
+		if got, asked := pop(a, later); len(got) != 0 || asked {
+			t.Fatalf("gave up without having waited: %d frames, asked %v", len(got), asked)
+		}
+		p := packets[lost]
+		a.Push(p.sequence, p.timestamp, p.marker, p.payload, later)
+		if got, _ := pop(a, later); len(got) != 28 {
+			t.Errorf("%d frames", len(got))
+		}
+	})
 	t.Run("it never comes, a key frame is here", func(t *testing.T) {
 		a := NewAssembler(patience)
 		for i, p := range packets {
