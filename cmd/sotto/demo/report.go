@@ -63,6 +63,8 @@ type Direction struct {
 	VideoReceived  int     `json:"video_frames_received"`
 	VideoIdentical int     `json:"video_frames_identical"`
 	Undecryptable  int     `json:"undecryptable_packets"`
+
+	messageRead string
 }
 
 // ServerView is counted on the bytes that passed the server.

@@ -27,6 +27,7 @@ type tap struct {
 	passages []*passage
 	closers  []io.Closer
 	closed   bool
+	deaf     bool
 	wg       sync.WaitGroup
 }
 
@@ -42,9 +43,19 @@ func (t *tap) own(c io.Closer) bool {
 	return true
 }
 
+// forget erases what was written down and writes down nothing more; traffic goes on passing.
+func (t *tap) forget() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.passages, t.deaf = nil, true
+}
+
 func (t *tap) add(p *passage, data []byte) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.deaf {
+		return
+	}
 	if p.data == nil {
 		t.passages = append(t.passages, p)
 	}

@@ -1,0 +1,170 @@
+package main
+
+import (
+	"bytes"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/pflag"
+	"golang.org/x/term"
+
+	"sotto/client"
+)
+
+// accountFlags say which account a command works with. Each is a directory; by default all of a person's accounts lie
+// side by side in $XDG_DATA_HOME/sotto, named by their user names.
+type accountFlags struct {
+	as        string
+	directory string
+}
+
+func (a *accountFlags) define(flags *pflag.FlagSet) {
+	flags.StringVar(&a.as, "as", "", "the account of `USER`, one of yours (needed when there are several)")
+	flags.StringVar(&a.directory, "account", "", "the account in `DIR` (default $XDG_DATA_HOME/sotto/USER, or ~/.local/share/sotto/USER)")
+}
+
+// find names the directory of an account that was registered before.
+func (a *accountFlags) find() (string, error) {
+	if a.directory != "" {
+		if _, err := os.Stat(a.directory); err != nil {
+			return "", fmt.Errorf("there is no account in %s; make one with: sotto register USER --account %s", a.directory, a.directory)
+		}
+		return a.directory, nil
+	}
+	home, err := accountsHome()
+	if err != nil {
+		return "", err
+	}
+	if a.as != "" {
+		directory := filepath.Join(home, a.as)
+		if _, err := os.Stat(directory); err != nil {
+			return "", fmt.Errorf("you have no account %q; make one with: sotto register %s", a.as, a.as)
+		}
+		return directory, nil
+	}
+
+	var names []string
+	entries, _ := os.ReadDir(home)
+	for _, entry := range entries {
+		if entry.IsDir() {
+			names = append(names, entry.Name())
+		}
+	}
+	switch len(names) {
+	case 0:
+		return "", fmt.Errorf("you have no account yet; make one with: sotto register USER --server URL --invitation TOKEN")
+	case 1:
+		return filepath.Join(home, names[0]), nil
+	}
+	return "", usagef("you have the accounts %s: choose one with --as USER", strings.Join(names, ", "))
+}
+
+// make names the directory of a new account.
+func (a *accountFlags) make(username string) (string, error) {
+	if a.directory != "" {
+		return a.directory, nil
+	}
+	home, err := accountsHome()
+	return filepath.Join(home, username), err
+}
+
+func accountsHome() (string, error) {
+	data, err := dataHome()
+	return filepath.Join(data, "sotto"), err
+}
+
+// dataHome is the XDG base directory for data.
+func dataHome() (string, error) {
+	if dir := os.Getenv("XDG_DATA_HOME"); filepath.IsAbs(dir) {
+		return dir, nil
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return "", fmt.Errorf("no home directory is known; name a directory with --account or --data")
+	}
+	return filepath.Join(home, ".local", "share"), nil
+}
+
+// clientFlags are the settings of every command that opens an account.
+type clientFlags struct {
+	account        accountFlags
+	keyFile        string
+	passphraseFile string
+	ca             string
+	insecurePlain  bool
+	verbose        bool
+}
+
+func (c *clientFlags) define(flags *pflag.FlagSet) {
+	c.account.define(flags)
+	flags.StringVar(&c.keyFile, "key-file", "", "what opens the account is in `FILE` (default: the file \"key\" in its directory)")
+	flags.StringVar(&c.passphraseFile, "passphrase-file", "", "the first line of `FILE` opens the account; - asks on the terminal")
+	flags.StringVar(&c.ca, "ca", "", "trust the certificate authorities in `FILE` (PEM) instead of the system's")
+	flags.BoolVar(&c.insecurePlain, "insecure-plain", false, "allow links without TLS to a server on another machine")
+	flags.BoolVar(&c.verbose, "verbose", false, "log to standard error; never names, addresses or keys")
+}
+
+func (c *clientFlags) options() (client.Options, error) {
+	options := client.Options{AllowPlain: c.insecurePlain, Logger: logger(c.verbose)}
+	switch {
+	case c.keyFile != "" && c.passphraseFile != "":
+		return options, usagef("--key-file and --passphrase-file exclude each other")
+	case c.keyFile != "":
+		options.Key = client.KeyFile(c.keyFile)
+	case c.passphraseFile != "":
+		passphrase, err := readPassphrase(c.passphraseFile)
+		if err != nil {
+			return options, err
+		}
+		options.Key = client.Passphrase(passphrase)
+	}
+	if c.ca != "" {
+		pem, err := os.ReadFile(c.ca)
+		if err != nil {
+			return options, fmt.Errorf("cannot read the certificate authorities: %w", err)
+		}
+		roots := x509.NewCertPool()
+		if !roots.AppendCertsFromPEM(pem) {
+			return options, fmt.Errorf("%s holds no certificate in PEM form", c.ca)
+		}
+		options.TLS = &tls.Config{RootCAs: roots}
+	}
+	return options, nil
+}
+
+// readPassphrase reads a line, without echo from the terminal.
+func readPassphrase(file string) ([]byte, error) {
+	if file == "-" {
+		if !term.IsTerminal(int(os.Stdin.Fd())) {
+			return nil, usagef("there is no terminal to ask for the passphrase on; put it into a file of yours alone and name that")
+		}
+		fmt.Fprint(os.Stderr, "Passphrase: ")
+		passphrase, err := term.ReadPassword(int(os.Stdin.Fd()))
+		fmt.Fprintln(os.Stderr)
+		return passphrase, err
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the passphrase: %w", err)
+	}
+	line, _, _ := bytes.Cut(text, []byte("\n"))
+	return bytes.TrimSuffix(line, []byte("\r")), nil
+}
+
+// open opens the account that the flags name, without connecting it.
+func (c *clientFlags) open(relayOnly bool) (*client.Client, error) {
+	directory, err := c.account.find()
+	if err != nil {
+		return nil, err
+	}
+	options, err := c.options()
+	if err != nil {
+		return nil, err
+	}
+	options.RelayOnly = relayOnly
+	return client.Open(directory, options)
+}

@@ -1,0 +1,89 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/spf13/pflag"
+
+	"sotto/client"
+)
+
+func callCommand() *command {
+	var f clientFlags
+	var m mediaFlags
+	return &command{
+		name:    "call",
+		args:    "USER",
+		summary: "Call somebody",
+		help: `
+Calls USER and shows the call while it lasts: time, loss, round trip, path, and a code which both ends can read to each other
+to know that nobody is in between. Ctrl-C hangs up.
+
+Examples:
+  sotto call bob                               speak with the microphone and speaker of this machine
+  sotto call bob --audio tone --for 10s        a tone, for ten seconds
+  sotto call bob --audio hello.wav --video clip.ivf --record calls/
+      play files (WAV or Ogg/Opus, VP8 in IVF), keep what is heard and seen
+  sotto call bob --relay-only                  do not let bob see this machine's address
+`,
+		flags: func(flags *pflag.FlagSet) {
+			m.define(flags, "mic")
+			f.define(flags)
+		},
+		run: func(ctx context.Context, out *output, args []string) error {
+			if err := exactly(1, args, "a user name"); err != nil {
+				return err
+			}
+			if err := m.check(); err != nil {
+				return err
+			}
+			tracks, err := m.open(args[0])
+			if err != nil {
+				return err
+			}
+			defer tracks.Close()
+			c, err := f.open(m.relayOnly)
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			if err := connect(ctx, out, c); err != nil {
+				return err
+			}
+			call, err := c.Call(ctx, args[0], client.CallOptions{
+				MediaOptions: tracks.options(), Video: true, RelayOnly: m.relayOnly,
+			})
+			if err != nil {
+				return err
+			}
+			out.say(callLine{Event: "calling", Peer: args[0]}, "calling %s", args[0])
+			ended, err := follow(ctx, out, call, args[0], m.limit, tracks)
+			if err != nil {
+				return err
+			}
+			return errors.Join(endError(ended, args[0]), tracks.Close())
+		},
+	}
+}
+
+// endError makes a sentence of a call that was not had. One that was had and hung up is none.
+func endError(ended client.Ended, peer string) error {
+	switch ended.Reason {
+	case client.Normal, client.Cancelled, client.Elsewhere:
+		return nil
+	case client.Declined:
+		return fmt.Errorf("%s declined the call", peer)
+	case client.Busy:
+		return fmt.Errorf("%s is in another call; try again later", peer)
+	case client.Timeout:
+		return fmt.Errorf("%s did not answer within a minute", peer)
+	case client.Unreachable:
+		return fmt.Errorf("%s's device is not connected; send a message instead: sotto send %s", peer, peer)
+	}
+	if ended.Err != nil {
+		return fmt.Errorf("the call with %s failed: %w", peer, ended.Err)
+	}
+	return fmt.Errorf("the call with %s failed", peer)
+}

@@ -1,0 +1,64 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// TestMain lets the transcripts in testdata run this very binary as "sotto".
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"sotto": main})
+}
+
+// TestTranscripts types what a user could type. Commands of its own: "waitfor FILE TEXT" waits until a background command's
+// output, written to FILE, holds TEXT; "capture NAME FILE PATTERN" sets NAME to what the pattern's group matches.
+func TestTranscripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:      "testdata",
+		Setup:    func(env *testscript.Env) error { return setUp(env) },
+		Commands: map[string]func(*testscript.TestScript, bool, []string){"waitfor": waitFor, "capture": capture},
+	})
+}
+
+// setUp gives each transcript a home of its own, and a sound file that is none.
+func setUp(env *testscript.Env) error {
+	env.Setenv("XDG_DATA_HOME", filepath.Join(env.WorkDir, "home"))
+	env.Setenv("TERM", "dumb")
+	return nil
+}
+
+// waitFor is a condition, not a pause: it ends as soon as the text is there.
+func waitFor(ts *testscript.TestScript, negated bool, args []string) {
+	if negated || len(args) != 2 {
+		ts.Fatalf("usage: waitfor FILE TEXT")
+	}
+	deadline := time.Now().Add(30 * time.Second)
+	for {
+		text, _ := os.ReadFile(ts.MkAbs(args[0]))
+		if strings.Contains(string(text), args[1]) {
+			return
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("%q does not appear in %s:\n%s", args[1], args[0], text)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// capture reads a value that differs from run to run: an address, an invitation.
+func capture(ts *testscript.TestScript, negated bool, args []string) {
+	if negated || len(args) != 3 {
+		ts.Fatalf("usage: capture NAME FILE PATTERN")
+	}
+	match := regexp.MustCompile(args[2]).FindStringSubmatch(ts.ReadFile(args[1]))
+	if len(match) != 2 {
+		ts.Fatalf("%s has no match for %s with one group", args[1], args[2])
+	}
+	ts.Setenv(args[0], match[1])
+}

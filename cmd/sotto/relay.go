@@ -1,0 +1,131 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"sotto/turnserver"
+)
+
+// relayFlags are the relay's settings, the same for the relay inside "sotto serve" and for "sotto turn" alone.
+type relayFlags struct {
+	listen     []string
+	tlsListen  []string
+	external   []string
+	ports      string
+	allow      []string
+	secretFile string
+	bandwidth  int
+	quota      int
+}
+
+func (r *relayFlags) define(flags *pflag.FlagSet) {
+	flags.StringSliceVar(&r.listen, "relay-listen", nil, "`ADDRESS`es of the relay, UDP and TCP (default :3478; with a server on loopback a free port there)")
+	flags.StringSliceVar(&r.tlsListen, "relay-tls-listen", nil, "`ADDRESS`es of the relay for TLS, with the certificate given, for instance :5349")
+	flags.StringSliceVar(&r.external, "relay-address", nil, "the `IP` the internet knows this machine by, where it is not the machine's own")
+	flags.StringVar(&r.ports, "relay-ports", "49152-65535", "UDP ports for relayed traffic, as `FIRST-LAST`; open them in the firewall")
+	flags.StringSliceVar(&r.allow, "relay-allow", nil, "let the relay reach these ranges (`CIDR`) although they are not public, for instance 10.0.0.0/8")
+	flags.StringVar(&r.secretFile, "relay-secret-file", "", "the secret that credentials are made from, shared with whoever makes them, in `FILE`")
+	flags.IntVar(&r.quota, "relay-per-user", 0, "how many allocations one user may hold (default 32)")
+	flags.IntVar(&r.bandwidth, "relay-bandwidth", 0, "bytes a second that one allocation may relay each way (default: any number)")
+}
+
+// onLoopback makes a relay for trials: it listens on loopback, and may relay to what listens there through it.
+func (r *relayFlags) onLoopback() {
+	if len(r.listen) == 0 {
+		r.listen = []string{"127.0.0.1:0"}
+	}
+	r.allow = append(r.allow, "127.0.0.0/8")
+}
+
+func (r *relayFlags) start(secret []byte, certificate *tls.Config, log *slog.Logger) (*turnserver.Server, error) {
+	config := turnserver.Config{
+		UDP: r.listen, TCP: r.listen, TLS: r.tlsListen, TLSConfig: certificate,
+		Secrets: [][]byte{secret}, MaxPerUser: r.quota, Bandwidth: r.bandwidth, Logger: log,
+	}
+	if len(r.listen) == 0 {
+		config.UDP, config.TCP = []string{":3478"}, []string{":3478"}
+	}
+	if len(r.tlsListen) > 0 && certificate == nil {
+		return nil, usagef("--relay-tls-listen needs --tls-cert and --tls-key")
+	}
+	if _, err := fmt.Sscanf(r.ports, "%d-%d", &config.RelayPorts.Min, &config.RelayPorts.Max); err != nil {
+		return nil, usagef("--relay-ports %q is not FIRST-LAST, for instance 49152-65535", r.ports)
+	}
+	for _, text := range r.external {
+		address, err := netip.ParseAddr(text)
+		if err != nil {
+			return nil, usagef("--relay-address %q is not an IP address", text)
+		}
+		config.External = append(config.External, address)
+	}
+	for _, text := range r.allow {
+		prefix, err := netip.ParsePrefix(text)
+		if err != nil {
+			return nil, usagef("--relay-allow %q is not a range, for instance 10.0.0.0/8", text)
+		}
+		config.AllowPeers = append(config.AllowPeers, prefix)
+	}
+	server, err := turnserver.New(config)
+	if err != nil {
+		return nil, addressError(err, "an address of the relay", "--relay-listen")
+	}
+	return server, nil
+}
+
+// relayURLs are what clients are told. Over TLS they check the name in the certificate, so they are given that.
+func relayURLs(server *turnserver.Server, name string) []string {
+	urls := server.URLs()
+	for i, url := range urls {
+		if strings.HasPrefix(url, "turns:") {
+			_, port, _ := net.SplitHostPort(strings.TrimSuffix(strings.TrimPrefix(url, "turns:"), "?transport=tcp"))
+			urls[i] = "turns:" + net.JoinHostPort(name, port) + "?transport=tcp"
+		}
+	}
+	return urls
+}
+
+// secret reads the shared secret, or makes one up for a relay that nobody else makes credentials for.
+func (r *relayFlags) secret() ([]byte, error) {
+	if r.secretFile == "" {
+		secret := make([]byte, 32)
+		rand.Read(secret)
+		return secret, nil
+	}
+	secret, err := os.ReadFile(r.secretFile)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the relay's secret: %w", err)
+	}
+	return bytes.TrimSpace(secret), nil
+}
+
+// stopRelay lets running calls end for a moment, then ends them: their ends look for another path.
+func stopRelay(server *turnserver.Server) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	if err := server.Shutdown(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	return nil
+}
+
+type relayLine struct {
+	Event string   `json:"event"` // "relay"
+	URLs  []string `json:"urls"`
+}
+
+func sayRelay(out *output, urls []string) {
+	out.say(relayLine{"relay", urls}, "relay at  %s", strings.Join(urls, "\n          "))
+}

@@ -1,0 +1,128 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"sotto/client"
+)
+
+type sentLine struct {
+	Event     string  `json:"event"` // "sent" or "delivered"
+	ID        string  `json:"id"`
+	To        string  `json:"to"`
+	Delivered bool    `json:"delivered"`
+	Seconds   float64 `json:"seconds"`
+}
+
+func sendCommand() *command {
+	var f clientFlags
+	var wait time.Duration
+	return &command{
+		name:    "send",
+		args:    "USER [TEXT...]",
+		summary: "Send a message",
+		help: `
+Sends TEXT, or what standard input holds. It is encrypted for USER's device here. "sent" means that the server keeps it until
+that device has it; "delivered" that the device has it, which people tell only their accepted contacts. What cannot be sent now
+is kept and sent by the next command that connects.
+
+Examples:
+  sotto send bob The train is late, start without me
+  sotto send bob --as alice --wait 10s hello     wait up to 10 s for it to be delivered
+  uptime | sotto send ops
+`,
+		flags: func(flags *pflag.FlagSet) {
+			flags.DurationVar(&wait, "wait", 0, "wait so long for the message to be delivered; without it, sent is enough")
+			f.define(flags)
+		},
+		run: func(ctx context.Context, out *output, args []string) error {
+			if len(args) == 0 {
+				return usagef("a user name is missing; see --help")
+			}
+			text := strings.Join(args[1:], " ")
+			if len(args) == 1 {
+				var err error
+				if text, err = readText(); err != nil {
+					return err
+				}
+			}
+			if text == "" {
+				return usagef("there is nothing to send")
+			}
+			c, err := f.open(false)
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			if err := connect(ctx, out, c); err != nil {
+				return err
+			}
+			return send(ctx, out, c, args[0], text, wait)
+		},
+	}
+}
+
+func readText() (string, error) {
+	var b strings.Builder
+	if _, err := bufio.NewReader(os.Stdin).WriteTo(&b); err != nil {
+		return "", err
+	}
+	return strings.TrimRight(b.String(), "\n"), nil
+}
+
+func send(ctx context.Context, out *output, c *client.Client, to, text string, wait time.Duration) error {
+	start := time.Now()
+	id, err := c.Send(ctx, to, text)
+	if err != nil {
+		return err
+	}
+	waiting, cancel := context.WithTimeout(ctx, patience)
+	defer func() { cancel() }()
+	sent := false
+	for {
+		event, err := next(waiting, c.Events())
+		switch {
+		case err != nil && sent:
+			out.say(nil, "not delivered yet; %s's device will get it", to)
+			return nil
+		case errors.Is(err, errInterrupted):
+			return err
+		case err != nil:
+			return errors.New("the server did not take the message; it is kept, and sent by the next command that connects")
+		}
+		took := func() float64 { return time.Since(start).Seconds() }
+		switch event := event.(type) {
+		case client.MessageSent:
+			if event.ID != id || sent {
+				continue
+			}
+			sent = true
+			out.say(sentLine{"sent", id.String(), to, false, took()}, "sent to %s", to)
+			if wait == 0 {
+				return nil
+			}
+			cancel()
+			waiting, cancel = context.WithTimeout(ctx, wait)
+		case client.MessageDelivered:
+			if event.ID == id && wait > 0 {
+				out.say(sentLine{"delivered", id.String(), to, true, took()}, "delivered to %s after %.0f ms", to, 1000*took())
+				return nil
+			}
+		case client.MessageFailed:
+			if event.ID == id {
+				return event.Err
+			}
+		case client.LinkDown:
+			if event.Final {
+				return event.Err
+			}
+		}
+	}
+}

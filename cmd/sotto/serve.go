@@ -1,0 +1,257 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"sotto/signaling"
+	"sotto/turnserver"
+)
+
+// serveFlags are the settings of a server, in the order of the help text.
+type serveFlags struct {
+	listen        string
+	data          string
+	names         []string
+	open          bool
+	tlsCert       string
+	tlsKey        string
+	acme          []string
+	acmeEmail     string
+	acmeDirectory string
+	insecurePlain bool
+	noRelay       bool
+	relayURLs     []string
+	relay         relayFlags
+	metrics       string
+	verbose       bool
+}
+
+func serveCommand() *command {
+	var f serveFlags
+	return &command{
+		name:    "serve",
+		summary: "Run a server, with a relay inside",
+		help: `
+Runs the signaling server, which carries sealed envelopes, and the relay, which carries sealed packets. On the first start it
+prints an invitation for two accounts; more come from "sotto invite". SIGHUP reads the certificate files again.
+
+Examples:
+  sotto serve --listen 127.0.0.1:8080
+      to try it on one machine; plain, as nothing leaves it
+  sotto serve --listen :443 --acme sotto.example --relay-address 198.51.100.7
+      on the internet, with a certificate from Let's Encrypt; open TCP 443, UDP and TCP 3478, and UDP 49152 to 65535
+  sotto serve --listen :443 --name sotto.example --tls-cert cert.pem --tls-key key.pem --no-relay
+      with certificate files, and no relay
+  sotto serve --config /etc/sotto.conf
+      where the file says, for instance:  listen = :443
+                                          acme = sotto.example
+                                          relay-address = 198.51.100.7
+`,
+		flags: func(flags *pflag.FlagSet) {
+			flags.StringVar(&f.listen, "listen", "127.0.0.1:8080", "the `ADDRESS` devices connect to")
+			flags.StringVar(&f.data, "data", "", "keep accounts and mailboxes in `DIR` (default $XDG_DATA_HOME/sotto-server, or ~/.local/share/sotto-server)")
+			flags.StringSliceVar(&f.names, "name", nil, "the host `NAME`s or addresses by which devices know this server (default: those of --acme, --listen)")
+			flags.BoolVar(&f.open, "open", false, "let anyone register, without an invitation")
+			flags.StringVar(&f.tlsCert, "tls-cert", "", "certificate `FILE` (PEM)")
+			flags.StringVar(&f.tlsKey, "tls-key", "", "its private key `FILE` (PEM)")
+			flags.StringSliceVar(&f.acme, "acme", nil, "get a certificate for these host `NAME`s from Let's Encrypt, accepting its terms")
+			flags.StringVar(&f.acmeEmail, "acme-email", "", "`ADDRESS` for its expiry notices")
+			flags.StringVar(&f.acmeDirectory, "acme-directory", "", "another ACME directory's `URL`")
+			flags.BoolVar(&f.insecurePlain, "insecure-plain", false, "serve without TLS although --listen is not loopback")
+			flags.BoolVar(&f.noRelay, "no-relay", false, "run no relay: calls work only where devices reach each other")
+			flags.StringSliceVar(&f.relayURLs, "relay-url", nil, "send devices to a relay elsewhere (\"sotto turn\") by its `URL`, and run none here")
+			f.relay.define(flags)
+			flags.StringVar(&f.metrics, "metrics", "127.0.0.1:9464", "answer /metrics and /healthz on this `ADDRESS`, or \"off\"")
+			flags.BoolVar(&f.verbose, "verbose", false, "log more, to standard error; never names, addresses or keys")
+		},
+		run: func(ctx context.Context, out *output, args []string) error {
+			if err := exactly(0, args, "no argument"); err != nil {
+				return err
+			}
+			return serve(ctx, out, f)
+		},
+	}
+}
+
+// serve starts everything from the inside out, so that nothing answers before what it needs is there, and nothing is changed
+// if an address is in use:
+//
+//  1. bind the addresses
+//  2. start the relay
+//  3. open the store and the server behind the bound address
+//  4. open the control socket and the metrics, and say where everything is
+//  5. on a signal, take it all down in the reverse order
+func serve(ctx context.Context, out *output, f serveFlags) (err error) {
+	data, err := serverData(f.data)
+	if err != nil {
+		return err
+	}
+	first := firstStart(data)
+	log := logger(f.verbose)
+	var undo cleanup
+	defer func() { err = errors.Join(err, undo.run()) }()
+
+	listener, err := f.bind(data, log)
+	if err != nil {
+		return err
+	}
+	undo.add(listener.Shutdown)
+	metrics, err := listenMetrics(f.metrics)
+	if err != nil {
+		return err
+	}
+	if metrics != nil {
+		undo.add(func(context.Context) error { return metrics.Close() })
+	}
+	names, err := f.serverNames()
+	if err != nil {
+		return err
+	}
+
+	relay, relayConfig, err := f.startRelay(names[0], log)
+	if err != nil {
+		return err
+	}
+	if relay != nil {
+		undo.add(func(context.Context) error { return stopRelay(relay) })
+	}
+
+	server, err := signaling.New(signaling.Config{
+		DataDir: data, Names: names, OpenRegistration: f.open, Relay: relayConfig, Logger: log,
+	})
+	if err != nil {
+		return err
+	}
+	undo.add(server.Shutdown)
+	stopControl, err := serveControl(data, server.NewInvitation)
+	if err != nil {
+		return err
+	}
+	undo.add(func(context.Context) error { stopControl(); return nil })
+
+	failed := make(chan error, 2)
+	go func() { failed <- listener.Serve(server.Handler()) }()
+	if metrics != nil {
+		go func() { failed <- serveMetrics(metrics, server, relay) }()
+	}
+	out.say(serverLine{"server", listener.URL(names[0]), names, data}, "server at %s, data in %s", listener.URL(names[0]), data)
+	if relay != nil {
+		sayRelay(out, relay.URLs())
+	}
+	sayMetrics(out, metrics)
+	if first && !f.open {
+		made, err := invite(server.NewInvitation, 24*time.Hour, 2)
+		if err != nil {
+			return err
+		}
+		out.say(made, "invitation %s, for two accounts, within 24 hours; more: %s", made.Token, inviteHint(f.data))
+		out.say(nil, "\n  sotto register alice --server %s --invitation %s\n", listener.URL(names[0]), made.Token)
+	}
+	return wait(ctx, out, listener, failed, log)
+}
+
+type serverLine struct {
+	Event string   `json:"event"` // "server"
+	URL   string   `json:"url"`
+	Names []string `json:"names"`
+	Data  string   `json:"data"`
+}
+
+func inviteHint(data string) string {
+	if data == "" {
+		return "sotto invite"
+	}
+	return "sotto invite --data " + data
+}
+
+// wait returns when the server is to stop.
+func wait(ctx context.Context, out *output, listener *signaling.Listener, failed <-chan error, log *slog.Logger) error {
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
+	for {
+		select {
+		case <-hangup:
+			if err := listener.Reload(); err != nil {
+				log.Error("the certificate in use stays", "error", err)
+			}
+		case err := <-failed:
+			return err
+		case <-ctx.Done():
+			out.say(map[string]string{"event": "stopping"}, "stopping; what was accepted is kept. A second signal stops at once.")
+			return nil
+		}
+	}
+}
+
+func (f *serveFlags) bind(data string, log *slog.Logger) (*signaling.Listener, error) {
+	plain := f.tlsCert == "" && f.tlsKey == "" && len(f.acme) == 0
+	if plain && !f.insecurePlain && !loopbackAddress(f.listen) {
+		return nil, usagef("%s is reachable by others: give --tls-cert and --tls-key, or --acme, or allow links without TLS by --insecure-plain", f.listen)
+	}
+	listener, err := signaling.Listen(signaling.ListenConfig{
+		Address: f.listen, CertFile: f.tlsCert, KeyFile: f.tlsKey,
+		ACME: f.acme, ACMEDir: filepath.Join(data, "acme"), ACMEEmail: f.acmeEmail, ACMEDirectory: f.acmeDirectory,
+		InsecurePlain: f.insecurePlain, Logger: log,
+	})
+	return listener, addressError(err, f.listen, "--listen")
+}
+
+// serverNames are the names devices may sign for this server, the one to tell people first.
+func (f *serveFlags) serverNames() ([]string, error) {
+	host, _, _ := net.SplitHostPort(f.listen)
+	ip := net.ParseIP(host)
+	switch {
+	case len(f.names) > 0:
+		return f.names, nil
+	case len(f.acme) > 0:
+		return f.acme, nil
+	case loopbackAddress(f.listen):
+		return []string{host, "127.0.0.1", "localhost", "::1"}, nil
+	case host == "" || ip.IsUnspecified():
+		return nil, usagef("say by which name or address devices reach this server: --name sotto.example")
+	}
+	return []string{host}, nil
+}
+
+// startRelay starts the relay inside, or names the one elsewhere, or neither.
+func (f *serveFlags) startRelay(name string, log *slog.Logger) (*turnserver.Server, *signaling.RelayConfig, error) {
+	if len(f.relayURLs) > 0 && f.relay.secretFile == "" {
+		return nil, nil, usagef("--relay-url needs the secret shared with that relay: --relay-secret-file FILE")
+	}
+	if f.noRelay && len(f.relayURLs) == 0 {
+		return nil, nil, nil
+	}
+	secret, err := f.relay.secret()
+	if err != nil || len(f.relayURLs) > 0 {
+		return nil, &signaling.RelayConfig{URLs: f.relayURLs, Secret: secret}, err
+	}
+	if loopbackAddress(f.listen) {
+		f.relay.onLoopback()
+	}
+	var certificate *tls.Config
+	if f.tlsCert != "" {
+		pair, err := tls.LoadX509KeyPair(f.tlsCert, f.tlsKey)
+		if err != nil {
+			return nil, nil, fmt.Errorf("certificate files: %w", err)
+		}
+		certificate = &tls.Config{Certificates: []tls.Certificate{pair}}
+	}
+	relay, err := f.relay.start(secret, certificate, log)
+	if err != nil {
+		return nil, nil, err
+	}
+	return relay, &signaling.RelayConfig{URLs: relayURLs(relay, name), Secret: secret}, nil
+}

@@ -1,0 +1,125 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"sotto/signaling"
+	"sotto/turnserver"
+)
+
+// What serve and turn have in common: addresses, metrics, logging, and sentences for what goes wrong with them.
+
+// serverData names the data directory of a server.
+func serverData(given string) (string, error) {
+	if given != "" {
+		return given, nil
+	}
+	home, err := dataHome()
+	return filepath.Join(home, "sotto-server"), err
+}
+
+// firstStart reports whether no server has run on the data directory yet.
+func firstStart(data string) bool {
+	entries, err := os.ReadDir(data)
+	return errors.Is(err, fs.ErrNotExist) || err == nil && len(entries) == 0
+}
+
+func logger(verbose bool) *slog.Logger {
+	level := slog.LevelWarn
+	if verbose {
+		level = slog.LevelDebug
+	}
+	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+}
+
+func loopbackAddress(address string) bool {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return false
+	}
+	return host == "localhost" || net.ParseIP(host).IsLoopback()
+}
+
+// A cleanup takes down what was put up, in the reverse order.
+type cleanup []func(context.Context) error
+
+func (c *cleanup) add(undo func(context.Context) error) { *c = append(*c, undo) }
+
+func (c *cleanup) run() error {
+	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)
+	defer cancel()
+	var errs []error
+	for i := len(*c) - 1; i >= 0; i-- {
+		errs = append(errs, (*c)[i](ctx))
+	}
+	return errors.Join(errs...)
+}
+
+// addressError makes a sentence of the most common reasons why listening fails.
+func addressError(err error, address, flag string) error {
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return fmt.Errorf("%s is in use by another program: stop it, or choose another address with %s", address, flag)
+	}
+	if errors.Is(err, syscall.EACCES) {
+		return fmt.Errorf("%s is not yours to listen on: ports below 1024 need privileges; choose another with %s", address, flag)
+	}
+	return err
+}
+
+// listenMetrics binds the address of metrics and health; nil when they are off.
+func listenMetrics(address string) (net.Listener, error) {
+	if address == "off" || address == "" {
+		return nil, nil
+	}
+	listener, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, addressError(err, address, "--metrics ADDRESS, or --metrics off")
+	}
+	return listener, nil
+}
+
+// serveMetrics answers until the listener is closed: /healthz, /metrics of the server, /metrics/relay of the relay. Either may be nil.
+func serveMetrics(listener net.Listener, server *signaling.Server, relay *turnserver.Server) error {
+	mux := http.NewServeMux()
+	health := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte("ok\n")) }))
+	if server != nil {
+		mux.Handle("GET /metrics", server.MetricsHandler())
+		health = server.Handler()
+	}
+	if relay != nil {
+		registry := prometheus.NewRegistry()
+		registry.MustRegister(relay)
+		mux.Handle("GET /metrics/relay", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
+	}
+	mux.Handle("GET /healthz", health)
+	answering := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second}
+	if err := answering.Serve(listener); !errors.Is(err, net.ErrClosed) {
+		return err
+	}
+	return nil
+}
+
+type metricsLine struct {
+	Event string `json:"event"` // "metrics"
+	URL   string `json:"url"`
+}
+
+func sayMetrics(out *output, listener net.Listener) {
+	if listener != nil {
+		url := "http://" + listener.Addr().String()
+		out.say(metricsLine{"metrics", url}, "metrics and health at %s/metrics, /metrics/relay, /healthz", url)
+	}
+}

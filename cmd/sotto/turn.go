@@ -1,0 +1,78 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+
+	"github.com/spf13/pflag"
+)
+
+func turnCommand() *command {
+	var relay relayFlags
+	var tlsCert, tlsKey, metrics string
+	var verbose bool
+	return &command{
+		name:    "turn",
+		summary: "Run the relay alone, for any WebRTC program",
+		help: `
+Runs a TURN server (RFC 8656) for calls whose ends do not reach each other. Credentials are the customary time-limited ones, made
+by whoever shares the secret: the user name is "expiry:id", the password base64(HMAC-SHA1(secret, user name)). It relays to
+globally routable addresses only, unless --relay-allow opens others. "sotto serve" has the same relay inside.
+
+Examples:
+  openssl rand -base64 32 > secret
+  sotto turn --relay-secret-file secret --relay-address 198.51.100.7
+  sotto turn --relay-secret-file secret --relay-tls-listen :5349 --tls-cert cert.pem --tls-key key.pem
+  sotto serve --listen :443 --acme sotto.example --no-relay --relay-secret-file secret \
+      --relay-url 'turn:relay.example:3478?transport=udp'
+      the server that sends its devices to this relay
+`,
+		flags: func(flags *pflag.FlagSet) {
+			relay.define(flags)
+			flags.StringVar(&tlsCert, "tls-cert", "", "certificate `FILE` (PEM)")
+			flags.StringVar(&tlsKey, "tls-key", "", "its private key `FILE` (PEM)")
+			flags.StringVar(&metrics, "metrics", "127.0.0.1:9464", "answer /metrics and /healthz on this `ADDRESS`, or \"off\"")
+			flags.BoolVar(&verbose, "verbose", false, "log more, to standard error; never names, addresses or keys")
+		},
+		run: func(ctx context.Context, out *output, args []string) error {
+			if err := exactly(0, args, "no argument"); err != nil {
+				return err
+			}
+			if relay.secretFile == "" {
+				return usagef("--relay-secret-file is missing; make one with: openssl rand -base64 32 > secret")
+			}
+			secret, err := relay.secret()
+			if err != nil {
+				return err
+			}
+			var certificate *tls.Config
+			if tlsCert != "" || tlsKey != "" {
+				pair, err := tls.LoadX509KeyPair(tlsCert, tlsKey)
+				if err != nil {
+					return fmt.Errorf("certificate files: %w", err)
+				}
+				certificate = &tls.Config{Certificates: []tls.Certificate{pair}}
+			}
+			listener, err := listenMetrics(metrics)
+			if err != nil {
+				return err
+			}
+			if listener != nil {
+				defer listener.Close()
+			}
+			server, err := relay.start(secret, certificate, logger(verbose))
+			if err != nil {
+				return err
+			}
+			if listener != nil {
+				go serveMetrics(listener, nil, server)
+			}
+			sayRelay(out, server.URLs())
+			sayMetrics(out, listener)
+			<-ctx.Done()
+			out.say(map[string]string{"event": "stopping"}, "stopping. A second signal stops at once.")
+			return stopRelay(server)
+		},
+	}
+}
