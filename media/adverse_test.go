@@ -203,6 +203,7 @@ func TestRelayOnlyWithoutRelay(t *testing.T) {
 
 // A peer whose process dies: nothing comes any more, and the session ends by itself.
 func TestDeadPeerEndsTheSession(t *testing.T) {
+	t.Parallel()
 	network := newNetwork(t, time.Millisecond)
 	cfg := Config{Net: network.hosts[0], InterruptedAfter: 300 * time.Millisecond, FailAfter: 1500 * time.Millisecond}
 	p := newPair(t, cfg, Config{Net: network.hosts[1]})
@@ -229,6 +230,7 @@ func TestDeadPeerEndsTheSession(t *testing.T) {
 
 // A few seconds without network: the session says so, and goes on when it is back.
 func TestInterruptionIsSurvived(t *testing.T) {
+	t.Parallel()
 	network := newNetwork(t, time.Millisecond)
 	cfg := Config{Net: network.hosts[0], InterruptedAfter: 400 * time.Millisecond}
 	p := newPair(t, cfg, Config{Net: network.hosts[1]})
@@ -253,6 +255,7 @@ func TestInterruptionIsSurvived(t *testing.T) {
 
 // The peer's media arrives, its answers to our checks do not: RFC 7675 wants us to stop, however lively the path looks.
 func TestMediaAloneIsNoConsent(t *testing.T) {
+	t.Parallel()
 	network := newNetwork(t, time.Millisecond)
 	cfg := Config{Net: network.hosts[0], InterruptedAfter: 500 * time.Millisecond, FailAfter: 3 * time.Second}
 	p := newPair(t, cfg, Config{Net: network.hosts[1]})

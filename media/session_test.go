@@ -44,6 +44,7 @@ func TestCallOnLoopback(t *testing.T) {
 }
 
 func TestNothingLeavesBeforeAcceptAndNothingIsPlayedBeforeSinks(t *testing.T) {
+	t.Parallel()
 	p := newPair(t, Config{Loopback: true, Video: true}, Config{Loopback: true, Video: true})
 	p.connect(t)
 	<-p.caller.Connected()
@@ -68,6 +69,7 @@ func TestNothingLeavesBeforeAcceptAndNothingIsPlayedBeforeSinks(t *testing.T) {
 
 // What an eavesdropper sees: datagrams of at most 1200 bytes, all those of the voice equally long, one every 20 ms.
 func TestShapeOnTheWire(t *testing.T) {
+	t.Parallel()
 	p := newPair(t, Config{Loopback: true, Video: true}, Config{Loopback: true})
 	p.connect(t)
 	record := &recorder{sealer: p.caller.sealer}
