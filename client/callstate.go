@@ -23,7 +23,7 @@ import (
 // caller's, whose user asked for the call, of the callee's Accept once keys are agreed: no message of a caller's yields it at a
 // callee's end, and no order of messages yields it twice.
 
-// timing is how long a call waits.
+// timing is how long things wait.
 type timing struct {
 	reach    time.Duration // for the callee's device to say anything
 	ring     time.Duration // for the callee's user to accept
@@ -31,11 +31,12 @@ type timing struct {
 	decipher time.Duration // for something to be decryptable, after something was not
 
 	interrupted, failed time.Duration // media.Config.InterruptedAfter and FailAfter
+	keys                time.Duration // from a pre-key's use to a look at what the server has left
 }
 
 var realTiming = timing{
 	reach: 15 * time.Second, ring: 60 * time.Second, agree: 15 * time.Second, decipher: 5 * time.Second,
-	interrupted: 5 * time.Second, failed: 30 * time.Second,
+	interrupted: 5 * time.Second, failed: 30 * time.Second, keys: 30 * time.Second,
 }
 
 var (

@@ -29,6 +29,7 @@ type Client struct {
 	events   *eventQueue
 	calls    callTable
 	receipts receipts
+	keyUsed  chan struct{} // a pre-key was; has room for one
 
 	// mu is held across every transaction that changes what is below, so that memory and disk agree.
 	mu       sync.Mutex
@@ -50,7 +51,7 @@ func newClient(s *store, a *account, o Options) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Client{options: o, account: a, identity: identity, store: s, log: o.Logger, timing: realTiming}
+	c := &Client{options: o, account: a, identity: identity, store: s, log: o.Logger, timing: realTiming, keyUsed: make(chan struct{}, 1)}
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
 	}

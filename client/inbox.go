@@ -166,6 +166,7 @@ func (c *Client) openEnvelope(sender uuid.UUID, e *wire.Envelope, confirmed *str
 		}
 	}
 	var entry *incoming
+	used := false
 	err = c.store.update(func(t *tx) error {
 		s, err := readSession(t, sender)
 		if err != nil {
@@ -186,6 +187,7 @@ func (c *Client) openEnvelope(sender uuid.UUID, e *wire.Envelope, confirmed *str
 		}
 		defer clear(plaintext.Bytes)
 		if plaintext.Used != nil {
+			used = true
 			keys.spend(plaintext.Used)
 			if err := keys.write(t); err != nil {
 				return err
@@ -218,6 +220,12 @@ func (c *Client) openEnvelope(sender uuid.UUID, e *wire.Envelope, confirmed *str
 	})
 	if err != nil {
 		return o, err
+	}
+	if used {
+		select {
+		case c.keyUsed <- struct{}{}:
+		default:
+		}
 	}
 	c.contacts[sender] = o.from
 	if entry != nil {

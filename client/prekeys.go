@@ -21,6 +21,7 @@ const (
 	preKeysKept    = 10 * preKeyBatch
 	rotateEvery    = 7 * 24 * time.Hour
 	keepReplaced   = 30 * 24 * time.Hour // an envelope waits for so long at most
+	lookEvery      = time.Hour           // how often to look, without a reason
 	maxLastResorts = 4096                // first messages remembered
 )
 
@@ -200,10 +201,39 @@ func (l lookup) LastResortUsed(kyberID, signedID uint32, baseKey ratchet.PublicK
 	}), nil
 }
 
+// keepReplenished looks after the keys at the server as long as a link lasts: at its beginning, when keys were used up, and now and then.
+func (c *Client) keepReplenished(ctx context.Context, l *link) {
+	counts := l.welcome.KeyCounts
+	for {
+		if counts != nil {
+			if err := c.replenish(ctx, l, counts); err != nil && ctx.Err() == nil {
+				c.log.Warn("pre-keys were not replenished", "error", err)
+			}
+		}
+		select {
+		case <-time.After(lookEvery):
+		case <-c.keyUsed:
+			select {
+			case <-time.After(c.timing.keys): // several may be used at once, and the server limits uploads
+			case <-ctx.Done():
+				return
+			}
+		case <-ctx.Done():
+			return
+		}
+		// An upload of nothing is answered with what the server holds.
+		counts = nil
+		if reply, err := l.request(ctx, uploadFrame(new(wire.PreKeys))); err == nil {
+			counts = reply.GetKeyCounts()
+		}
+	}
+}
+
 // replenish uploads one-time keys when the server has few, and new keys that serve many when those are old. The private halves are
 // stored first: a key that others can use must be known here.
 func (c *Client) replenish(ctx context.Context, l *link, counts *wire.KeyCounts) error {
 	upload := new(wire.PreKeys)
+	something := false
 	err := c.changePreKeys(func(k *preKeys) bool {
 		if now := time.Now(); now.Sub(k.Signed[len(k.Signed)-1].Created) > rotateEvery {
 			k.rotate(c.identity, upload, now)
@@ -211,12 +241,13 @@ func (c *Client) replenish(ctx context.Context, l *link, counts *wire.KeyCounts)
 			k.describe(c.identity, upload)
 		}
 		k.add(c.identity, upload, missing(counts.GetOneTime()), missing(counts.GetOneTimeKyber()))
-		return upload.SignedPreKey != nil || len(upload.OneTime)+len(upload.OneTimeKyber) > 0
+		something = upload.SignedPreKey != nil || len(upload.OneTime)+len(upload.OneTimeKyber) > 0
+		return something
 	})
-	if err != nil || upload.SignedPreKey == nil && len(upload.OneTime)+len(upload.OneTimeKyber) == 0 {
+	if err != nil || !something {
 		return err
 	}
-	if _, err := l.request(ctx, &wire.ClientFrame{Body: &wire.ClientFrame_UploadPreKeys{UploadPreKeys: upload}}); err != nil {
+	if _, err := l.request(ctx, uploadFrame(upload)); err != nil {
 		return err
 	}
 	return c.changePreKeys(func(k *preKeys) bool {
@@ -224,6 +255,10 @@ func (c *Client) replenish(ctx context.Context, l *link, counts *wire.KeyCounts)
 		k.Unsent = false
 		return was
 	})
+}
+
+func uploadFrame(k *wire.PreKeys) *wire.ClientFrame {
+	return &wire.ClientFrame{Body: &wire.ClientFrame_UploadPreKeys{UploadPreKeys: k}}
 }
 
 // changePreKeys stores the record if change says that it changed.

@@ -120,11 +120,7 @@ func (c *Client) serveLink(ctx context.Context) error {
 	c.clock.Store(int64(time.Until(fromTimestamp(l.welcome.ServerTime))))
 	serving.Go(func() { c.deliver(ctx, l) })
 	serving.Go(func() { c.sendOutbox(ctx, l) })
-	serving.Go(func() {
-		if err := c.replenish(ctx, l, l.welcome.KeyCounts); err != nil && ctx.Err() == nil {
-			c.log.Warn("pre-keys were not replenished; the next link tries again", "error", err)
-		}
-	})
+	serving.Go(func() { c.keepReplenished(ctx, l) })
 	c.link.set(l, nil)
 	c.events.offer(LinkUp{})
 	return l.receive(ctx)
