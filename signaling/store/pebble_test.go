@@ -1,0 +1,205 @@
+package store_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"sotto/signaling/store"
+	"sotto/signaling/store/storetest"
+)
+
+func TestMain(m *testing.M) {
+	if dir := os.Getenv("SOTTO_TEST_HOLD_STORE"); dir != "" {
+		holdStore(dir)
+	}
+	goleak.VerifyTestMain(m)
+}
+
+var quiet = slog.New(slog.DiscardHandler)
+
+func open(t testing.TB, dir string) *store.Pebble {
+	t.Helper()
+	p, err := store.OpenPebble(dir, quiet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func TestPebble(t *testing.T) {
+	storetest.Run(t, func(t *testing.T) (store.Store, func() store.Store) {
+		dir := t.TempDir()
+		current := open(t, dir)
+		t.Cleanup(func() {
+			if err := current.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+		return current, func() store.Store {
+			if err := current.Close(); err != nil {
+				t.Error(err)
+			}
+			current = open(t, dir)
+			return current
+		}
+	})
+}
+
+// TestErasedBytesLeaveTheFiles searches the raw files: deleting is not erasing until Scrub, and is afterwards.
+func TestErasedBytesLeaveTheFiles(t *testing.T) {
+	dir := t.TempDir()
+	p := open(t, dir)
+	defer func() { p.Close() }()
+	now := time.Now()
+	alice, _ := storetest.NewDevice("alice")
+	_, bob := storetest.NewDevice("bob")
+	limits := store.Limits{Count: 1 << 20, SenderCount: 1 << 20, Bytes: 1 << 40, SenderBytes: 1 << 40}
+	var erased, kept []store.Envelope
+	put := func(n int) {
+		for i := range n {
+			e := storetest.NewEnvelope(bob.Address, alice.ID, 2000, now, time.Hour)
+			if err := storetest.Put(p, e, limits); err != nil {
+				t.Fatal(err)
+			}
+			if i%2 == 0 {
+				erased = append(erased, e)
+			} else {
+				kept = append(kept, e)
+			}
+		}
+	}
+	put(40)
+	if err := p.Close(); err != nil { // some are in tables of an earlier run, some in this one's log
+		t.Fatal(err)
+	}
+	p = open(t, dir)
+	put(40)
+	if n := found(t, dir, erased); n != len(erased) {
+		t.Fatalf("only %d of %d envelopes are in the files before they are erased: the search is blind", n, len(erased))
+	}
+	for _, e := range erased {
+		if err := p.Erase(e.To, e.From, e.ID); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := found(t, dir, erased); n == 0 {
+		t.Error("deleting already removed the bytes: this test shows nothing")
+	}
+	if err := p.Scrub(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if n := found(t, dir, erased); n != 0 {
+		t.Errorf("%d erased envelopes are still in the files", n)
+	}
+	if n := found(t, dir, kept); n != len(kept) {
+		t.Errorf("%d of %d kept envelopes are in the files", n, len(kept))
+	}
+	if got := storetest.Read(t, p, bob.Address, now); len(got) != len(kept) {
+		t.Errorf("%d of %d kept envelopes are in the mailbox", len(got), len(kept))
+	}
+}
+
+// found counts the envelopes of which a piece is in any file below dir. A piece: the log splits records at its blocks.
+func found(t *testing.T, dir string, list []store.Envelope) (n int) {
+	t.Helper()
+	var files [][]byte
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		files = append(files, b)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range list {
+		for _, b := range files {
+			if bytes.Contains(b, e.Body[:64]) || bytes.Contains(b, e.Body[1000:1064]) {
+				n++
+				break
+			}
+		}
+	}
+	return n
+}
+
+func TestDirectoryErrors(t *testing.T) {
+	t.Run("in use by this process", func(t *testing.T) {
+		dir := t.TempDir()
+		p := open(t, dir)
+		defer p.Close()
+		if _, err := store.OpenPebble(dir, quiet); !errors.Is(err, store.ErrInUse) {
+			t.Errorf("got %v, want %v", err, store.ErrInUse)
+		}
+	})
+	t.Run("in use by another process", func(t *testing.T) {
+		dir := t.TempDir()
+		other := exec.Command(os.Args[0])
+		other.Env = append(os.Environ(), "SOTTO_TEST_HOLD_STORE="+dir)
+		in, err := other.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, err := other.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := other.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := out.Read(make([]byte, 16)); err != nil { // it has the store now
+			t.Fatal(err)
+		}
+		if _, err := store.OpenPebble(dir, quiet); !errors.Is(err, store.ErrInUse) {
+			t.Errorf("got %v, want %v", err, store.ErrInUse)
+		}
+		in.Close()
+		other.Wait()
+		open(t, dir).Close() // nothing is left of the lock
+	})
+	t.Run("below a file", func(t *testing.T) {
+		file := filepath.Join(t.TempDir(), "file")
+		if err := os.WriteFile(file, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := store.OpenPebble(filepath.Join(file, "store"), quiet); err == nil || !strings.Contains(err.Error(), "data directory") {
+			t.Errorf("got %v", err)
+		}
+	})
+	t.Run("not writable", func(t *testing.T) {
+		dir := t.TempDir()
+		if os.Geteuid() == 0 {
+			dir = "/proc/1" // where even root cannot make files
+		} else if err := os.Chmod(dir, 0o500); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := store.OpenPebble(dir, quiet); err == nil || !strings.Contains(err.Error(), "cannot be written") {
+			t.Errorf("got %v", err)
+		}
+	})
+}
+
+// holdStore is the other process: it opens the store and keeps it until its input ends.
+func holdStore(dir string) {
+	p, err := store.OpenPebble(dir, quiet)
+	if err != nil {
+		panic(err)
+	}
+	os.Stdout.WriteString("open\n")
+	os.Stdin.Read(make([]byte, 1))
+	p.Close()
+	os.Exit(0)
+}
