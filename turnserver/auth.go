@@ -25,6 +25,7 @@ func (f *frontend) authenticate(a *turn.RequestAttributes) (userID string, key [
 	e, now := &f.exchange, f.s.now()
 	if r := e.relay; r != nil && a.Method != stun.MethodAllocate && a.Realm == f.s.cfg.Realm &&
 		a.Username == r.credential.username && now.Sub(r.born) < credentialGrace {
+		e.credential = r.credential
 		return r.credential.id, r.credential.key, true
 	}
 	id, expiry, err := turncred.Parse(a.Username)

@@ -46,6 +46,7 @@ type exchange struct {
 	relay      *relay // the client's allocation as the exchange began
 	credential credential
 	reserved   bool          // quota is taken and no allocation owns it yet
+	forbidden  bool          // grant said no
 	published  chan struct{} // a permission whose timer pion is about to start
 }
 
@@ -140,6 +141,9 @@ func (f *frontend) WriteTo(b []byte, to net.Addr) (int, error) {
 	switch t.Class {
 	case stun.ClassSuccessResponse, stun.ClassErrorResponse:
 		f.settlePermission()
+		if f.exchange.forbidden && !authenticated {
+			b, authenticated = f.forbid(), true
+		}
 		if !authenticated && !f.mayAnswer(len(b)) {
 			f.s.metrics.droppedSilenced.Inc()
 			return len(b), nil
@@ -150,6 +154,19 @@ func (f *frontend) WriteTo(b []byte, to net.Addr) (int, error) {
 	}
 	f.socket.write(b, client)
 	return len(b), nil
+}
+
+// forbid is the answer to a peer that policy refuses: 403, signed (RFC 8656 section 12.2). pion says so to CreatePermission, but answers ChannelBind with
+// an unsigned 401, which would send a client looking for a better password.
+func (f *frontend) forbid() []byte {
+	e := &f.exchange
+	m, err := stun.Build(stun.NewTransactionIDSetter([stun.TransactionIDSize]byte(e.raw[8:headerSize])),
+		stun.NewType(e.method, stun.ClassErrorResponse), stun.CodeForbidden, stun.MessageIntegrity(e.credential.key))
+	if err != nil { // nothing of it comes from outside
+		f.s.log.Error("cannot write an answer", "error", err)
+		return nil
+	}
+	return m.Raw
 }
 
 // mayAnswer says whether a stranger gets this answer: never more than 3.2 times what he sent, nor more of them than the bucket of his address
@@ -247,6 +264,7 @@ func (f *frontend) grant(_ net.Addr, peerIP net.IP) bool {
 	}
 	if !allowed {
 		f.s.metrics.refusedPeer.Inc()
+		e.forbidden = true
 	}
 	return allowed
 }

@@ -3,6 +3,7 @@ package turnserver
 import (
 	"bytes"
 	"net"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -64,6 +65,29 @@ func TestRelayToRelay(t *testing.T) {
 	drain(alice)
 	drain(bob)
 	exchangeBothWays(t, alice, bob.LocalAddr(), bob, alice.LocalAddr())
+}
+
+// TestIPv6: a client that comes by IPv6 is relayed by IPv6.
+func TestIPv6(t *testing.T) {
+	s := startRelay(t, func(c *Config) {
+		c.UDP = []string{"[::1]:0"}
+		c.AllowPeers = prefixes("::1/128")
+	})
+	alice, bob := newRawClient(t, s, "alice"), newRawClient(t, s, "bob")
+	a := relayedAddr(t, alice.mustSucceed(stun.MethodAllocate, udpTransport))
+	b := relayedAddr(t, bob.mustSucceed(stun.MethodAllocate, udpTransport))
+	if a.Addr() != netip.IPv6Loopback() {
+		t.Fatalf("relayed address %v", a)
+	}
+	alice.mustSucceed(stun.MethodCreatePermission, peerAttr(b))
+	bob.mustSucceed(stun.MethodCreatePermission, peerAttr(a))
+	send(alice, b, "hello")
+	if got := bob.next(); !bytes.Contains(got, []byte("hello")) {
+		t.Errorf("got % x", got)
+	}
+	if code := codeOf(alice.request(stun.MethodCreatePermission, peer("9.9.9.9:1"))); code != 443 {
+		t.Errorf("an IPv4 peer of an IPv6 allocation: code %d", code)
+	}
 }
 
 // TestRelayToRelayBehindNAT: the public address is on no interface, so it leads nowhere; the relay knows itself by it.

@@ -1,12 +1,15 @@
 package turnserver
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
+	"log/slog"
 	"maps"
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -30,6 +33,8 @@ var (
 func startRelay(t testing.TB, change func(*Config)) *Server {
 	t.Helper()
 	cfg := Config{UDP: []string{"127.0.0.1:0"}, Secrets: [][]byte{testSecret}, AllowPeers: loopback}
+	var logged bytes.Buffer
+	cfg.Logger = slog.New(slog.NewTextHandler(&logged, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	if change != nil {
 		change(&cfg)
 	}
@@ -41,6 +46,11 @@ func startRelay(t testing.TB, change func(*Config)) *Server {
 		ctx, cancel := context.WithCancel(context.Background())
 		cancel()
 		_ = s.Shutdown(ctx)
+		for _, word := range []string{"127.0.0.", "alice", "bob", string(testSecret)} {
+			if strings.Contains(logged.String(), word) {
+				t.Errorf("the log mentions %q:\n%s", word, &logged)
+			}
+		}
 		if len(s.table.local)+len(s.table.public)+len(s.streams)+s.users.total+s.addresses.total+s.connections.total != 0 {
 			t.Errorf("left behind: %d relays, %d streams, quota %d, %d, %d",
 				len(s.table.public), len(s.streams), s.users.total, s.addresses.total, s.connections.total)
@@ -136,7 +146,7 @@ type rawClient struct {
 
 func newRawClient(t testing.TB, s *Server, id string) *rawClient {
 	t.Helper()
-	conn, err := net.Dial("udp4", s.Addrs().UDP[0].String())
+	conn, err := net.Dial("udp", s.Addrs().UDP[0].String())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -91,8 +91,8 @@ func (st *stream) read(b []byte) (int, netip.AddrPort, error) {
 		if _, err := st.r.Peek(1); err != nil {
 			return 0, st.client, err
 		}
-		_ = st.conn.SetReadDeadline(time.Now().Add(tune.restOfFrame))
 	}
+	_ = st.conn.SetReadDeadline(time.Now().Add(tune.restOfFrame))
 	size, err := st.frame()
 	if err != nil {
 		return 0, st.client, err

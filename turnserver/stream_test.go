@@ -10,6 +10,7 @@ import (
 	"io"
 	"math/big"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -204,6 +205,28 @@ func TestFramesInPieces(t *testing.T) {
 				t.Fatalf("split at %d: %q, %v, want %q", split, buf[:n], err, want)
 			}
 		}
+	}
+}
+
+// TestBusyConnectionsLive: a connection on which no read ever ends at the end of a message has a deadline for each message, not for all.
+func TestBusyConnectionsLive(t *testing.T) {
+	s := startRelay(t, func(c *Config) { overStreams(t, c); c.tune.restOfFrame = 250 * time.Millisecond })
+	conn, err := net.Dial("tcp4", s.Addrs().TCP[0].String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	frame := []byte{0x40, 0, 0, 4, 'd', 'a', 't', 'a'}
+	_, _ = conn.Write(frame[:5])
+	for start := time.Now(); time.Since(start) < 750*time.Millisecond; time.Sleep(10 * time.Millisecond) {
+		if _, err := conn.Write(slices.Concat(frame[5:], frame[:5])); err != nil {
+			t.Fatalf("closed after %v: %v", time.Since(start), err)
+		}
+	}
+	_, _ = conn.Write(frame[5:])
+	c := &rawClient{t: t, conn: conn}
+	if code := codeOf(c.ask(stun.BindingRequest)); code != 0 {
+		t.Errorf("Binding at the end: code %d", code)
 	}
 }
 
