@@ -129,7 +129,9 @@ func (o *oggPages) packet() ([]byte, error) {
 }
 
 // end is the number of samples in the stream, which only its last page tells.
-func (o *oggPages) end() (int64, bool) { return o.granule, o.last && len(o.lens) == 0 && o.granule >= 0 }
+func (o *oggPages) end() (int64, bool) {
+	return o.granule, o.last && len(o.lens) == 0 && o.granule >= 0
+}
 
 // next reads a page (RFC 3533 section 6) of our stream, past those of others.
 func (o *oggPages) next(within bool) error {

@@ -11,7 +11,6 @@ seconds=12
 # speak NAME VOICE TEXT
 speak() {
 	espeak-ng -v "$2" -s 168 -g 1 -w "$tmp/$1.wav" "$3"
-
 	ffmpeg -v error -y -i "$tmp/$1.wav" -af "aresample=48000,volume=-2dB,apad" -t $seconds -ac 1 "$tmp/48-$1.wav"
 	ffmpeg -v error -y -i "$tmp/48-$1.wav" -c:a libopus -b:a 32k -application voip -map_metadata -1 -fflags +bitexact "speech-$1.ogg"
 }
