@@ -14,14 +14,16 @@ const (
 	fineness  = 512  // entries between two crossings
 	kaiser    = 9.0  // stop band below -90 dB
 	passband  = 0.94 // of the lower of the two bandwidths
+	mostRows  = 1000 // kept; 44.1 kHz has 160
 )
 
 type resampler struct {
-	from   samples
-	step   float64 // input samples for one output sample
-	scale  float64 // of the filter: below 1 when the rate goes down
-	width  int     // input samples that the filter reaches to either side
-	kernel []float64
+	from     samples
+	num, den int64   // input samples for one output sample, as a fraction in lowest terms
+	scale    float64 // of the filter: below 1 when the rate goes down
+	width    int64   // input samples that the filter reaches to either side
+	kernel   []float64
+	rows     map[int64][]float64 // the filter at each place between two input samples that was needed so far
 
 	input []float64 // of the source, from number first on
 	first int64
@@ -32,37 +34,59 @@ type resampler struct {
 }
 
 func newResampler(from samples, rate int) *resampler {
-	r := &resampler{from: from, step: float64(rate) / media.SampleRate, kernel: make([]float64, crossings*fineness+2)}
-	r.scale = passband * min(1, 1/r.step)
-	r.width = int(math.Ceil(crossings / r.scale))
+	num, den := int64(rate), int64(media.SampleRate)
+	for a, b := num, den; ; a, b = b, a%b {
+		if b == 0 {
+			num, den = num/a, den/a
+			break
+		}
+	}
+	r := &resampler{from: from, num: num, den: den, kernel: make([]float64, crossings*fineness+2), rows: map[int64][]float64{}}
+	r.scale = passband * min(1, float64(den)/float64(num))
+	r.width = int64(math.Ceil(crossings / r.scale))
 	for i := range r.kernel[:crossings*fineness+1] {
 		x := float64(i) / fineness
 		window := bessel(kaiser*math.Sqrt(1-x*x/(crossings*crossings))) / bessel(kaiser)
 		r.kernel[i] = window * sinc(x)
 	}
 	r.input = make([]float64, r.width) // silence before the beginning
-	r.first = -int64(r.width)
+	r.first = -r.width
 	return r
 }
 
 func (r *resampler) read(pcm []int16) (int, error) {
 	for i := range pcm {
-		center := float64(r.pos) * r.step
-		from, to := int64(center)-int64(r.width), int64(center)+int64(r.width)+1
-		if err := r.fill(from, to); err != nil {
+		center, rest := r.pos*r.num/r.den, r.pos*r.num%r.den
+		if err := r.fill(center-r.width, center+r.width+1); err != nil {
 			return i, err
 		}
-		if r.done && center > float64(r.total-1) {
+		if r.done && center >= r.total {
 			return i, io.EOF
 		}
 		var sum float64
-		for n, x := range r.input[from-r.first : to-r.first] {
-			sum += x * r.filter(center-float64(from+int64(n)))
+		input := r.input[center-r.width-r.first:]
+		for n, weight := range r.row(rest) {
+			sum += input[n] * weight
 		}
-		pcm[i] = int16(math.Round(max(math.MinInt16, min(math.MaxInt16, sum*r.scale))))
+		pcm[i] = int16(math.Round(max(math.MinInt16, min(math.MaxInt16, sum))))
 		r.pos++
 	}
 	return len(pcm), nil
+}
+
+// row is the filter for an output sample that lies rest/den behind an input sample. The usual rates have few such places.
+func (r *resampler) row(rest int64) []float64 {
+	row, ok := r.rows[rest]
+	if !ok {
+		row = make([]float64, 2*r.width+1)
+		for i := range row {
+			row[i] = r.scale * r.filter(float64(rest)/float64(r.den)+float64(r.width-int64(i)))
+		}
+		if len(r.rows) < mostRows {
+			r.rows[rest] = row
+		}
+	}
+	return row
 }
 
 // filter is the impulse response at a distance of x input samples.
