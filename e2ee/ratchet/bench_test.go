@@ -71,7 +71,8 @@ func BenchmarkForgedCounter(b *testing.B) {
 		alice.initiate(bob, true)
 		bob.expect(alice, alice.encrypt(bob, "x"), "x")
 	}
-	m := signalMessage{ratchetKey: GenerateKeyPair().Public(), counter: maxJump, ciphertext: make([]byte, 16)}
+	m := signalMessage{ratchetKey: GenerateKeyPair().Public(), counter: maxJump, ciphertext: make([]byte, 16),
+		pq: []byte{1, 1, 0xa8, 0xc3, 0x01, 0}} // epoch 1, index 25,000
 	forged := append(m.encode(), make([]byte, macSize)...)
 	for b.Loop() {
 		if _, err := bob.record.Decrypt(bob.local, alice.remote(), TypeMessage, forged, bob, start); err == nil {

@@ -150,7 +150,7 @@ type messageKeys struct {
 	out []byte // cipher key [32] || MAC key [32] || IV [16]
 }
 
-// newMessageKeys mixes the two ratchets: salt is the post-quantum ratchet's key, or none.
+// newMessageKeys mixes the two ratchets: salt is the post-quantum ratchet's key.
 func newMessageKeys(seed *[32]byte, salt []byte) messageKeys {
 	return messageKeys{derive(seed[:], salt, "WhisperMessageKeys", 80)}
 }

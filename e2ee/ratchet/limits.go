@@ -1,6 +1,10 @@
 package ratchet
 
-import "time"
+import (
+	"time"
+
+	"sotto/e2ee/spqr"
+)
 
 // Limits of the protocol. Another implementation counts on them.
 const (
@@ -11,6 +15,8 @@ const (
 	unansweredLimit    = 30 * 24 * time.Hour // age at which a session nobody answered stops sending
 )
 
-// maxArchivedWork bounds the chain steps all archived sessions together may take for one message that is not authenticated yet.
-// Without it a forged counter would cost maxJump steps for each of them.
-const maxArchivedWork = maxJump
+// work is what one message may still cost before it is authenticated: messages passed over in either ratchet. The current session
+// has one allowance, all archived sessions together another; without it a forged counter would cost maxJump steps in each of them.
+type work struct{ chain, pq int }
+
+func newWork() work { return work{maxJump, spqr.MaxJump} }

@@ -20,7 +20,7 @@ type signalMessage struct {
 	counter         uint32    // 2: in the sending chain, from 0
 	previousCounter uint32    // 3: not used by recipients
 	ciphertext      []byte    // 4: AES-256-CBC, PKCS#7
-	pq              []byte    // 5: the post-quantum ratchet's message; absent without one
+	pq              []byte    // 5: the post-quantum ratchet's message
 	addresses       []byte    // 6: [36] sender and recipient; only inside pre-key messages
 	authenticated   []byte    // version byte and protobuf as received
 	mac             []byte
@@ -49,9 +49,7 @@ func (m *signalMessage) encode() []byte {
 	b = appendVarint(b, 2, uint64(m.counter))
 	b = appendVarint(b, 3, uint64(m.previousCounter))
 	b = appendBytes(b, 4, m.ciphertext)
-	if len(m.pq) > 0 {
-		b = appendBytes(b, 5, m.pq)
-	}
+	b = appendBytes(b, 5, m.pq)
 	if len(m.addresses) > 0 {
 		b = appendBytes(b, 6, m.addresses)
 	}
@@ -97,7 +95,7 @@ func parseSignalMessage(b []byte) (*signalMessage, error) {
 		}
 		return err
 	})
-	if err != nil || m.ratchetKey.IsZero() || m.counter == math.MaxUint32 || !bytes.Equal(m.encode(), body) {
+	if err != nil || m.ratchetKey.IsZero() || len(m.pq) == 0 || m.counter == math.MaxUint32 || !bytes.Equal(m.encode(), body) {
 		return nil, ErrUndecryptable
 	}
 	return m, nil

@@ -1,5 +1,5 @@
-// Package ratchet keeps end-to-end encrypted sessions between two devices: the PQXDH handshake with Kyber1024 and the Double
-// Ratchet, with session records as Sesame describes them. It speaks the formats of libsignal-client 0.103.0, version 4.
+// Package ratchet keeps end-to-end encrypted sessions between two devices: the PQXDH handshake with Kyber1024, the Double Ratchet
+// with the post-quantum ratchet of package spqr beside it, and session records as Sesame describes them. It speaks the formats of libsignal-client 0.103.0, version 4.
 //
 // A session goes like this:
 //
@@ -7,7 +7,8 @@
 //  2. The initiator calls Record.Initiate with it, then Record.Encrypt. Until the first reply decrypts, each message is a pre-key
 //     message and carries what the recipient needs to derive the same keys.
 //  3. The recipient's Record.Decrypt derives them, with the secrets it finds through PreKeys, and says which are used up.
-//  4. From there both call Encrypt and Decrypt. Every change of direction mixes in a fresh Diffie-Hellman secret.
+//  4. From there both call Encrypt and Decrypt. Every change of direction mixes in a fresh Diffie-Hellman secret, every epoch of the
+//     post-quantum ratchet a fresh ML-KEM secret.
 //
 // What the package guarantees:
 //
@@ -74,8 +75,6 @@ type Local struct {
 
 	// Random is where fresh secrets come from; nil means crypto/rand. Tests replay recorded conversations with it.
 	Random Random
-
-	startPQ startPQ // nil: sessions have no post-quantum ratchet
 }
 
 // Remote is the other device.

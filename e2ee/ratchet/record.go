@@ -83,16 +83,16 @@ func (r *Record) Decrypt(local Local, remote Remote, typ uint32, message []byte,
 
 // decrypt tries the current session, then the archived ones; the one that works becomes current.
 func (r *Record) decrypt(local *Local, remote *Remote, m *signalMessage) (Plaintext, error) {
-	work, archivedWork := maxJump, maxArchivedWork
+	allowed, archivedAllowed := newWork(), newWork()
 	for _, s := range r.sessions() {
 		if !remote.trusts(s.identity) {
 			continue
 		}
-		left := &work
+		work := &allowed
 		if s != r.current {
-			left = &archivedWork
+			work = &archivedAllowed
 		}
-		plaintext, commit, err := s.open(local, remote.Address, m, left)
+		plaintext, commit, err := s.open(local, remote.Address, m, work)
 		if errors.Is(err, ErrDuplicate) {
 			return Plaintext{}, err
 		}
@@ -122,7 +122,7 @@ func (r *Record) decryptPreKey(local *Local, remote *Remote, m *preKeyMessage, k
 	if err != nil || len(inner.addresses) == 0 {
 		return Plaintext{}, ErrUndecryptable
 	}
-	work := maxJump
+	work := newWork()
 	if s := r.begunBy(m.baseKey); s != nil {
 		if s.outer != m.digest() {
 			return Plaintext{}, ErrUndecryptable

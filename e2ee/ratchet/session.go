@@ -6,6 +6,8 @@ import (
 	"math"
 	"slices"
 	"time"
+
+	"sotto/e2ee/spqr"
 )
 
 // session is one Double Ratchet with a remote device.
@@ -26,7 +28,7 @@ type session struct {
 	sending         sendingChain
 	previousCounter uint32
 	receiving       []*receivingChain // oldest first
-	pq              pqRatchet         // nil: none
+	pq              *spqr.State
 }
 
 // ratchetKey is our current ratchet key pair, in a form that can be cleared.
@@ -56,7 +58,8 @@ func startInitiator(local *Local, b *Bundle, now time.Time) (*session, error) {
 	s := &session{created: now.Truncate(time.Second), identity: b.Identity, pending: outer, ratchet: newRatchetKey(ratchet)}
 	s.receiving = []*receivingChain{{ratchetKey: b.SignedKey, key: h.chain}}
 	s.root, s.sending.key = rootStep(&h.root, shared)
-	return s, s.start(local, h, true)
+	s.pq = spqr.New(h.pq, spqr.AtoB)
+	return s, nil
 }
 
 // startRecipient begins the session of the side that got a first message. The message's own ratchet key then makes the first step.
@@ -70,14 +73,8 @@ func startRecipient(local *Local, signed, oneTime *KeyPair, kyber *KyberKeyPair,
 		created: now.Truncate(time.Second), identity: m.identity, baseKey: m.baseKey, outer: m.digest(),
 		root: h.root, ratchet: newRatchetKey(signed), sending: sendingChain{key: h.chain},
 	}
-	return s, s.start(local, h, false)
-}
-
-func (s *session) start(local *Local, h *handshake, initiator bool) (err error) {
-	if local.startPQ != nil {
-		s.pq, err = local.startPQ(&h.pq, initiator)
-	}
-	return err
+	s.pq = spqr.New(h.pq, spqr.BtoA)
+	return s, nil
 }
 
 // digest covers every field that a session's pre-key messages repeat.
@@ -98,19 +95,17 @@ func (s *session) seal(local *Local, remote Address, plaintext []byte) (Message,
 		return Message{}, ErrNoSession // the last counter that still has a successor
 	}
 	m := signalMessage{ratchetKey: s.ratchet.public, counter: s.sending.index, previousCounter: s.previousCounter}
-	var salt []byte
-	if s.pq != nil {
-		var err error
-		if m.pq, salt, err = s.pq.send(); err != nil {
-			return Message{}, err
-		}
-		defer clear(salt)
+	pq, salt, err := s.pq.Send(local.random())
+	if err != nil {
+		return Message{}, err
 	}
+	defer clear(salt[:])
+	m.pq = pq
 	if s.pending != nil {
 		m.addresses = addressBinding(local.Address, remote)
 	}
 	seed := chainSeed(&s.sending.key)
-	keys := newMessageKeys(&seed, salt)
+	keys := newMessageKeys(&seed, salt[:])
 	defer keys.clear()
 	clear(seed[:])
 	s.sending.key = chainNext(&s.sending.key)
@@ -127,7 +122,7 @@ func (s *session) seal(local *Local, remote Address, plaintext []byte) (Message,
 	return Message{TypePreKeyMessage, outer.encode()}, nil
 }
 
-// open decrypts one message (section 7.4, RatchetDecrypt), with at most *work chain steps before it is authenticated.
+// open decrypts one message (section 7.4, RatchetDecrypt), with at most *work before it is authenticated.
 // The session does not change before commit.
 //
 //  1. the receiving chain of the message's ratchet key, or the one a Diffie-Hellman step gives
@@ -136,7 +131,7 @@ func (s *session) seal(local *Local, remote Address, plaintext []byte) (Message,
 //  4. authentication: MAC and addresses
 //  5. decryption
 //  6. for a new chain, the other half of the step: our answer's ratchet key and sending chain
-func (s *session) open(local *Local, remote Address, m *signalMessage, work *int) (plaintext []byte, commit func(), err error) {
+func (s *session) open(local *Local, remote Address, m *signalMessage, work *work) (plaintext []byte, commit func(), err error) {
 	chain, root, isNew := s.chain(m.ratchetKey), s.root, false
 	if chain == nil {
 		shared, err := s.ratchet.dh(m.ratchetKey)
@@ -147,22 +142,25 @@ func (s *session) open(local *Local, remote Address, m *signalMessage, work *int
 		root, chain.key = rootStep(&s.root, shared)
 	}
 
-	advance, err := chain.at(m.counter, work)
+	advance, err := chain.at(m.counter, &work.chain)
 	if err != nil {
 		return nil, nil, err
 	}
 	defer func() {
 		if err != nil {
 			advance.clear()
+			if isNew {
+				chain.clear()
+			}
 		}
 	}()
 
-	salt, commitPQ, err := s.receivePQ(m.pq)
+	pq, err := s.pq.Receive(m.pq, &work.pq)
 	if err != nil {
 		return nil, nil, ErrUndecryptable
 	}
-	keys := newMessageKeys(&advance.seed, salt)
-	clear(salt)
+	defer pq.Clear()
+	keys := newMessageKeys(&advance.seed, pq.Key[:])
 	defer keys.clear()
 
 	mac := keys.mac(s.identity, local.Identity.public, m.authenticated)
@@ -190,23 +188,13 @@ func (s *session) open(local *Local, remote Address, m *signalMessage, work *int
 			s.previousCounter = max(s.sending.index, 1) - 1
 			s.root, s.ratchet, s.sending = root, ratchet, sending
 			s.keep(chain)
+			root, ratchet, sending = [32]byte{}, ratchetKey{}, sendingChain{} // the copies
 		}
 		advance.commit()
 		advance.clear()
-		commitPQ()
+		pq.Commit()
 		s.pending = nil
 	}, nil
-}
-
-func (s *session) receivePQ(field []byte) (salt []byte, commit func(), err error) {
-	switch {
-	case s.pq != nil:
-		return s.pq.receive(field)
-	case len(field) > 0:
-		return nil, nil, ErrUndecryptable
-	default:
-		return nil, func() {}, nil
-	}
 }
 
 func (s *session) chain(ratchetKey PublicKey) *receivingChain {
@@ -232,6 +220,7 @@ func (s *session) clear() {
 	clear(s.root[:])
 	clear(s.ratchet.private[:])
 	clear(s.sending.key[:])
+	s.pq = nil
 	for _, c := range s.receiving {
 		c.clear()
 	}

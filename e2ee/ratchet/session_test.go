@@ -487,10 +487,11 @@ func TestSkipLimits(t *testing.T) {
 	bob.expect(alice, kept, "kept")
 	bob.refuse(alice, forgotten, ErrDuplicate)
 
-	skip(maxJump)
+	// The post-quantum ratchet counts from the last used index, so the limit that is met first is one less than maxJump.
+	skip(maxJump - 1)
 	last := alice.encrypt(bob, "last")
 	bob.expect(alice, last, "last")
-	skip(maxJump + 1)
+	skip(maxJump)
 	bob.refuse(alice, alice.encrypt(bob, "too far"), ErrUndecryptable)
 }
 

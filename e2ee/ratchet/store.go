@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/encoding/protowire"
+
+	"sotto/e2ee/spqr"
 )
 
 // A stored record is a version byte and a protobuf:
@@ -15,10 +17,8 @@ import (
 //	session  1 created (Unix seconds) 2 remote identity key 3 base key 4 outer digest (recipient only, as 3)
 //	         5 pending pre-key message with an empty field 4 (initiator only, until answered)
 //	         6 root key 7 ratchet private key 8 ratchet public key 9 sending chain key 10 sending index 11 previous counter
-//	         12 receiving chain (repeated, oldest first) 13 state of the post-quantum ratchet (absent without one)
+//	         12 receiving chain (repeated, oldest first) 13 state of the post-quantum ratchet
 //	chain    1 ratchet key 2 chain key 3 index 4 skipped seeds: counter [4, big endian] || seed [32], ascending
-//
-// Version 1 has no post-quantum ratchet: field 13 is refused.
 const recordVersion = 1
 
 const skippedSize = 4 + 32
@@ -77,10 +77,7 @@ func (s *session) marshal() []byte {
 	for _, c := range s.receiving {
 		b = appendBytes(b, 12, c.marshal())
 	}
-	if s.pq != nil {
-		b = appendBytes(b, 13, s.pq.marshal())
-	}
-	return b
+	return appendBytes(b, 13, s.pq.Marshal())
 }
 
 func unmarshalSession(b []byte) (*session, error) {
@@ -117,6 +114,8 @@ func unmarshalSession(b []byte) (*session, error) {
 			if c, err = unmarshalChain(value); err == nil {
 				s.receiving = append(s.receiving, c)
 			}
+		case 13:
+			s.pq, err = spqr.Unmarshal(value)
 		default:
 			err = ErrBadRecord
 		}
@@ -125,7 +124,7 @@ func unmarshalSession(b []byte) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	if s.identity.IsZero() || s.ratchet.public.IsZero() || len(s.receiving) > maxReceivingChains {
+	if s.pq == nil || s.identity.IsZero() || s.ratchet.public.IsZero() || len(s.receiving) > maxReceivingChains {
 		return nil, ErrBadRecord
 	}
 	return s, nil

@@ -102,9 +102,6 @@ func TestAlteredForeignFirstMessage(t *testing.T) {
 	message := c.Events[0].Message
 	accepted := tamper(t, message, true, func(message []byte) error {
 		local := c.local(t)
-		local.startPQ = func(pqKey *[32]byte, initiator bool) (pqRatchet, error) {
-			return newEpochZero(t, pqKey[:], initiator), nil
-		}
 		_, err := new(Record).Decrypt(local, c.remote(t), TypePreKeyMessage, message, keys, start)
 		return err
 	})

@@ -9,7 +9,7 @@ import (
 )
 
 const (
-	maxJump  = 25_000 // messages of one epoch that may be passed over
+	MaxJump  = 25_000 // how far ahead of the newest message of its epoch a message may be
 	maxStore = 2_000  // passed-over keys kept, counted back from the newest
 )
 
@@ -111,7 +111,7 @@ func (c *chains) sendKey(epoch uint64) (index uint32, key [32]byte, err error) {
 
 // receiveKey finds the key of a received message. It changes nothing but c.epochs, whose elements it replaces; the skipped keys
 // of the epoch are only touched by commit, since most messages have none.
-func (c *chains) receiveKey(epoch uint64, index uint32) (key [32]byte, commit func(), err error) {
+func (c *chains) receiveKey(epoch uint64, index uint32, work *int) (key [32]byte, commit func(), err error) {
 	e := c.at(epoch)
 	if e == nil {
 		return key, nil, errEpoch
@@ -123,9 +123,11 @@ func (c *chains) receiveKey(epoch uint64, index uint32) (key [32]byte, commit fu
 		}
 		return key, func() { delete(e.skipped, index) }, nil
 	}
-	if index-e.receive.counter > maxJump {
+	jump := int(index - e.receive.counter)
+	if jump > min(*work, MaxJump) {
 		return key, nil, errJump
 	}
+	*work -= jump
 	next := *e
 	var passed map[uint32][32]byte
 	for next.receive.counter < index-1 {

@@ -46,8 +46,9 @@ type Received struct {
 	keys  func()
 }
 
-// Receive finds the key of a received message, at most 25,000 messages ahead of the newest one of its epoch.
-func (s *State) Receive(message []byte) (*Received, error) {
+// Receive finds the key of a received message, at most MaxJump messages ahead of the newest one of its epoch. The message is not
+// authenticated yet, so the caller says how many messages it may pass over at most, each for one HKDF, and gets that deducted.
+func (s *State) Receive(message []byte, work *int) (*Received, error) {
 	m, err := parseMessage(message)
 	if err != nil {
 		return nil, err
@@ -61,17 +62,21 @@ func (s *State) Receive(message []byte) (*Received, error) {
 		r.next.chains.addEpoch(secret)
 		clear(secret[:])
 	}
-	if r.Key, r.keys, err = r.next.chains.receiveKey(m.epoch-1, m.index); err != nil {
+	if r.Key, r.keys, err = r.next.chains.receiveKey(m.epoch-1, m.index, work); err != nil {
 		return nil, err
 	}
 	return r, nil
+}
+
+// Clear forgets the key. Without Commit, that is all there is to forget.
+func (r *Received) Clear() {
+	clear(r.Key[:])
 }
 
 // Commit moves the state on: the key was used.
 func (r *Received) Commit() {
 	*r.state = r.next
 	r.keys()
-	clear(r.Key[:])
 }
 
 // Epoch is the number of the exchange under way, from 1.

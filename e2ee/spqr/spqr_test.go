@@ -232,6 +232,12 @@ func TestInlineVectors(t *testing.T) {
 	}
 }
 
+// receive allows all the work there may be.
+func receive(s *State, message []byte) (*Received, error) {
+	work := MaxJump
+	return s.Receive(message, &work)
+}
+
 type systemRandom struct{}
 
 func (systemRandom) KeyGen() (seed [64]byte) { rand.Read(seed[:]); return }
@@ -257,7 +263,7 @@ func TestConversation(t *testing.T) {
 			var held [2][]sent
 			delivered := 0
 			deliver := func(to int, s sent) {
-				r, err := parties[to].Receive(s.message)
+				r, err := receive(parties[to], s.message)
 				if m, _ := parseMessage(s.message); m.epoch-1 < parties[to].chains.first && errors.Is(err, errEpoch) {
 					return // so late that its epoch is forgotten
 				}
@@ -269,7 +275,7 @@ func TestConversation(t *testing.T) {
 				}
 				r.Commit()
 				delivered++
-				if _, err := parties[to].Receive(s.message); !errors.Is(err, errKeyGone) {
+				if _, err := receive(parties[to], s.message); !errors.Is(err, errKeyGone) {
 					t.Fatalf("replayed message: %v", err)
 				}
 			}
@@ -296,12 +302,8 @@ func TestConversation(t *testing.T) {
 				}
 				if i%7 == 0 {
 					for p := range parties {
-						data, err := parties[p].MarshalBinary()
-						if err != nil {
-							t.Fatal(err)
-						}
-						parties[p] = new(State)
-						if err := parties[p].UnmarshalBinary(data); err != nil {
+						var err error
+						if parties[p], err = Unmarshal(parties[p].Marshal()); err != nil {
 							t.Fatal(err)
 						}
 					}
@@ -323,22 +325,22 @@ func TestRefusedMessageChangesNothing(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			before, _ := p[1].MarshalBinary()
+			before := p[1].Marshal()
 			for i := range message {
 				bad := bytes.Clone(message)
 				bad[i] ^= 0x81
-				p[1].Receive(bad) // without Commit, whatever it says
+				receive(p[1], bad) // without Commit, whatever it says
 			}
 			for i := range message {
-				if _, err := p[1].Receive(message[:i]); err == nil {
+				if _, err := receive(p[1], message[:i]); err == nil {
 					t.Fatal("truncated message accepted")
 				}
 			}
-			after, _ := p[1].MarshalBinary()
+			after := p[1].Marshal()
 			if !bytes.Equal(before, after) {
 				t.Fatal("a message that was not committed changed the state")
 			}
-			r, err := p[1].Receive(message)
+			r, err := receive(p[1], message)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -365,7 +367,7 @@ func TestForgedChunkIsRefused(t *testing.T) {
 					m.chunk.data[5] ^= 1
 					wire, forged = m.append(nil), true
 				}
-				r, err := p[1].Receive(wire)
+				r, err := receive(p[1], wire)
 				if err != nil {
 					refused = true
 					continue
@@ -383,32 +385,47 @@ func TestLimits(t *testing.T) {
 	a, b := New([32]byte{1}, AtoB), New([32]byte{1}, BtoA)
 	first, firstKey, _ := a.Send(systemRandom{})
 	var last []byte
-	for range maxJump - 1 {
+	for range MaxJump - 1 {
 		last, _, _ = a.Send(systemRandom{})
 	}
 	beyond, _, _ := a.Send(systemRandom{})
-	if _, err := b.Receive(beyond); !errors.Is(err, errJump) {
-		t.Errorf("jump of %d: %v", maxJump+1, err)
+	if _, err := receive(b, beyond); !errors.Is(err, errJump) {
+		t.Errorf("jump of %d: %v", MaxJump+1, err)
 	}
-	r, err := b.Receive(last)
+	r, err := receive(b, last)
 	if err != nil {
-		t.Fatalf("jump of %d: %v", maxJump, err)
+		t.Fatalf("jump of %d: %v", MaxJump, err)
 	}
 	r.Commit()
 	if got := len(b.chains.epochs[0].skipped); got != maxStore {
 		t.Errorf("kept %d keys, want %d", got, maxStore)
 	}
-	if _, err := b.Receive(first); !errors.Is(err, errKeyGone) {
+	work := 10
+	if _, err := a.Receive(nthMessage(b, 11), &work); !errors.Is(err, errJump) || work != 10 {
+		t.Errorf("work of 11 with 10 allowed: %v, %d left", err, work)
+	}
+	if _, err := a.Receive(nthMessage(b, 1), &work); err == nil {
+		t.Error("work of 12 with 10 allowed")
+	}
+	if _, err := receive(b, first); !errors.Is(err, errKeyGone) {
 		t.Errorf("key %x was dropped, got %v", firstKey[:4], err)
 	}
 	for name, wire := range map[string]string{
 		"empty": "", "version 0": "00010100", "epoch 0": "01000100", "index 0": "01010000", "type 7": "01010107", "no chunk": "01010101",
 		"trailing byte": "0101010000", "long varint": "018100010000",
 	} {
-		if _, err := b.Receive(unhex(t, wire)); !errors.Is(err, errMessage) {
+		if _, err := receive(b, unhex(t, wire)); !errors.Is(err, errMessage) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+}
+
+// nthMessage sends n messages and returns the last.
+func nthMessage(s *State, n int) (message []byte) {
+	for range n {
+		message, _, _ = s.Send(systemRandom{})
+	}
+	return message
 }
 
 func FuzzReceive(f *testing.F) {
@@ -416,19 +433,19 @@ func FuzzReceive(f *testing.F) {
 	for range 100 {
 		m, _, _ := a.Send(systemRandom{})
 		f.Add(m)
-		r, _ := b.Receive(m)
+		r, _ := receive(b, m)
 		r.Commit()
 		m, _, _ = b.Send(systemRandom{})
-		r, _ = a.Receive(m)
+		r, _ = receive(a, m)
 		r.Commit()
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		if m, err := parseMessage(data); err == nil && !bytes.Equal(m.append(nil), data) {
 			t.Fatalf("%x has a second encoding", data)
 		}
-		before, _ := b.MarshalBinary()
-		b.Receive(data)
-		after, _ := b.MarshalBinary()
+		before := b.Marshal()
+		receive(b, data)
+		after := b.Marshal()
 		if !bytes.Equal(before, after) {
 			t.Fatal("state changed")
 		}
@@ -438,27 +455,27 @@ func FuzzReceive(f *testing.F) {
 func FuzzUnmarshalState(f *testing.F) {
 	a, b := New([32]byte{1}, AtoB), New([32]byte{1}, BtoA)
 	for range 100 {
-		data, _ := a.MarshalBinary()
+		data := a.Marshal()
 		f.Add(data)
 		m, _, _ := a.Send(systemRandom{})
-		if r, err := b.Receive(m); err == nil {
+		if r, err := receive(b, m); err == nil {
 			r.Commit()
 		}
 		m, _, _ = b.Send(systemRandom{})
-		if r, err := a.Receive(m); err == nil {
+		if r, err := receive(a, m); err == nil {
 			r.Commit()
 		}
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		var s State
-		if s.UnmarshalBinary(data) != nil {
+		s, err := Unmarshal(data)
+		if err != nil {
 			return
 		}
 		m, _, err := s.Send(systemRandom{})
 		if err != nil {
 			return
 		}
-		s.Receive(m)
+		receive(s, m)
 	})
 }
 
@@ -470,7 +487,7 @@ func BenchmarkSendReceive(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		r, err := bob.Receive(m)
+		r, err := receive(bob, m)
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -12,8 +12,8 @@ const stateVersion = 1
 
 var errState = errors.New("spqr: malformed stored state")
 
-// MarshalBinary gives the state in the form UnmarshalBinary reads. It holds secrets: store it encrypted.
-func (s *State) MarshalBinary() ([]byte, error) {
+// Marshal gives the state in the form Unmarshal reads. It holds secrets: store it encrypted.
+func (s *State) Marshal() []byte {
 	b := make([]byte, 0, 4096)
 	b = append(b, stateVersion, byte(s.chains.direction), byte(s.braid.state))
 	b = binary.AppendUvarint(b, s.braid.epoch)
@@ -54,18 +54,18 @@ func (s *State) MarshalBinary() ([]byte, error) {
 			b = append(b, key[:]...)
 		}
 	}
-	return b, nil
+	return b
 }
 
-// UnmarshalBinary reads what MarshalBinary wrote.
-func (s *State) UnmarshalBinary(data []byte) error {
+// Unmarshal reads what Marshal wrote.
+func Unmarshal(data []byte) (*State, error) {
 	r := reader{rest: data}
 	if r.byte() != stateVersion {
-		return errState
+		return nil, errState
 	}
-	var next State
-	next.chains.direction = Direction(r.byte())
-	b := &next.braid
+	s := new(State)
+	s.chains.direction = Direction(r.byte())
+	b := &s.braid
 	b.state = braidState(r.byte())
 	b.epoch = r.uvarint(1 << 63)
 	r.fill(b.auth.root[:])
@@ -85,7 +85,7 @@ func (s *State) UnmarshalBinary(data []byte) error {
 		b.pending.chunks = append(b.pending.chunks, c)
 	}
 
-	c := &next.chains
+	c := &s.chains
 	r.fill(c.nextRoot[:])
 	c.first = r.uvarint(1 << 63)
 	c.sending = r.uvarint(1 << 63)
@@ -107,10 +107,9 @@ func (s *State) UnmarshalBinary(data []byte) error {
 		c.epochs = append(c.epochs, e)
 	}
 	if r.failed || len(r.rest) != 0 || c.direction > BtoA || b.state > ct2Sampled || b.epoch == 0 || len(c.epochs) == 0 || !b.consistent() {
-		return errState
+		return nil, errState
 	}
-	*s = next
-	return nil
+	return s, nil
 }
 
 // consistent says whether the parts have the sizes that the state's code relies on.
