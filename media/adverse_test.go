@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/pion/rtp"
@@ -16,7 +17,9 @@ import (
 )
 
 // Ten percent of all datagrams are lost in both directions, connectivity checks, feedback and retransmissions among them.
-func TestCallWithTenPercentLoss(t *testing.T) {
+func TestCallWithTenPercentLoss(t *testing.T) { synctest.Test(t, testCallWithTenPercentLoss) }
+
+func testCallWithTenPercentLoss(t *testing.T) {
 	network := newNetwork(t, 20*time.Millisecond)
 	network.lose(0.10, 7)
 	p := newPair(t, Config{Net: network.hosts[0], Video: true}, Config{Net: network.hosts[1], Video: true})
@@ -164,7 +167,7 @@ func TestRelayOnlyTellsNoOtherAddress(t *testing.T) {
 			<-p.callee.Connected()
 			took := time.Since(begin)
 			t.Logf("connected after %v", took.Round(time.Millisecond))
-			if took > time.Second { // pion's own waits would take two
+			if took > 1900*time.Millisecond { // pion's own waits would take 2 s
 				t.Error("too slow")
 			}
 			var ear heard
@@ -202,8 +205,9 @@ func TestRelayOnlyWithoutRelay(t *testing.T) {
 }
 
 // A peer whose process dies: nothing comes any more, and the session ends by itself.
-func TestDeadPeerEndsTheSession(t *testing.T) {
-	t.Parallel()
+func TestDeadPeerEndsTheSession(t *testing.T) { synctest.Test(t, testDeadPeerEndsTheSession) }
+
+func testDeadPeerEndsTheSession(t *testing.T) {
 	network := newNetwork(t, time.Millisecond)
 	cfg := Config{Net: network.hosts[0], InterruptedAfter: 300 * time.Millisecond, FailAfter: 1500 * time.Millisecond}
 	p := newPair(t, cfg, Config{Net: network.hosts[1]})
@@ -229,8 +233,9 @@ func TestDeadPeerEndsTheSession(t *testing.T) {
 }
 
 // A few seconds without network: the session says so, and goes on when it is back.
-func TestInterruptionIsSurvived(t *testing.T) {
-	t.Parallel()
+func TestInterruptionIsSurvived(t *testing.T) { synctest.Test(t, testInterruptionIsSurvived) }
+
+func testInterruptionIsSurvived(t *testing.T) {
 	network := newNetwork(t, time.Millisecond)
 	cfg := Config{Net: network.hosts[0], InterruptedAfter: 400 * time.Millisecond}
 	p := newPair(t, cfg, Config{Net: network.hosts[1]})
@@ -254,8 +259,9 @@ func TestInterruptionIsSurvived(t *testing.T) {
 }
 
 // The peer's media arrives, its answers to our checks do not: RFC 7675 wants us to stop, however lively the path looks.
-func TestMediaAloneIsNoConsent(t *testing.T) {
-	t.Parallel()
+func TestMediaAloneIsNoConsent(t *testing.T) { synctest.Test(t, testMediaAloneIsNoConsent) }
+
+func testMediaAloneIsNoConsent(t *testing.T) {
 	network := newNetwork(t, time.Millisecond)
 	cfg := Config{Net: network.hosts[0], InterruptedAfter: 500 * time.Millisecond, FailAfter: 3 * time.Second}
 	p := newPair(t, cfg, Config{Net: network.hosts[1]})
