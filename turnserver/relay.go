@@ -7,8 +7,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/pion/turn/v5"
 )
 
 // relay is one allocation's relayed transport address: the net.PacketConn that pion reads from peers and writes to them with.
@@ -204,8 +202,6 @@ func (r *relay) LocalAddr() net.Addr                { return net.UDPAddrFromAddr
 func (r *relay) SetDeadline(t time.Time) error      { return r.conn.SetDeadline(t) }
 func (r *relay) SetReadDeadline(t time.Time) error  { return r.conn.SetReadDeadline(t) }
 func (r *relay) SetWriteDeadline(t time.Time) error { return r.conn.SetWriteDeadline(t) }
-
-var _ turn.RelayAddressGenerator = (*frontend)(nil)
 
 // addrPort is a UDP address of pion's in our form.
 func addrPort(a net.Addr) netip.AddrPort {

@@ -210,7 +210,10 @@ func TestFramesInPieces(t *testing.T) {
 
 // TestBusyConnectionsLive: a connection on which no read ever ends at the end of a message has a deadline for each message, not for all.
 func TestBusyConnectionsLive(t *testing.T) {
-	s := startRelay(t, func(c *Config) { overStreams(t, c); c.tune.restOfFrame = 250 * time.Millisecond })
+	s := startRelay(t, func(c *Config) {
+		overStreams(t, c)
+		c.tune.firstFrame, c.tune.restOfFrame = 250*time.Millisecond, 250*time.Millisecond
+	})
 	conn, err := net.Dial("tcp4", s.Addrs().TCP[0].String())
 	if err != nil {
 		t.Fatal(err)

@@ -1,0 +1,157 @@
+package turnserver
+
+import (
+	"net"
+	"net/netip"
+
+	"github.com/pion/stun/v4"
+	"github.com/pion/turn/v5"
+)
+
+// What pion asks and tells a frontend in the middle of an exchange. All of it runs on pion's read goroutine, except permissionDeleted and channelDeleted, which run
+// on the goroutine that closes the allocation, under pion's locks.
+
+// start puts a pion server behind the frontend.
+func (f *frontend) start() error {
+	tune := f.s.cfg.tune
+	_, err := turn.NewServer(turn.ServerConfig{
+		Realm:              f.s.cfg.Realm,
+		LoggerFactory:      silence{}, // pion logs addresses and names
+		AuthHandler:        f.authenticate,
+		QuotaHandler:       f.reserve,
+		AllocationLifetime: tune.lifetime,
+		PermissionTimeout:  neverExpires,
+		EventHandler: turn.EventHandler{
+			OnAuth:              f.judged,
+			OnAllocationCreated: f.created,
+			OnPermissionCreated: f.permissionCreated,
+			OnPermissionDeleted: f.permissionDeleted,
+			OnChannelCreated:    f.channelCreated,
+			OnChannelDeleted:    f.channelDeleted,
+		},
+		PacketConnConfigs: []turn.PacketConnConfig{{PacketConn: f, RelayAddressGenerator: f, PermissionHandler: f.grant}},
+	})
+	return err
+}
+
+// created makes the new relay the client's.
+func (f *frontend) created(_, _ net.Addr, _, _, _ string, relayAddr net.Addr, _ int) {
+	r := f.s.table.byPublic(addrPort(relayAddr))
+	if r == nil { // expired before it was announced; settle gives the quota back
+		return
+	}
+	r.live.Lock()
+	defer r.live.Unlock()
+	if r.closed {
+		return
+	}
+	r.frontend, r.client, r.credential, r.born = f, f.exchange.client, f.exchange.credential, f.s.now()
+	r.clientAddr = net.UDPAddrFromAddrPort(r.client)
+	f.exchange.relay, f.exchange.reserved = r, false
+	f.mu.Lock()
+	f.relays[r.client] = r
+	f.mu.Unlock()
+	f.s.metrics.allocations.Inc()
+	f.s.metrics.created.Inc()
+}
+
+// release undoes created.
+func (f *frontend) release(r *relay) {
+	f.mu.Lock()
+	if f.relays[r.client] == r {
+		delete(f.relays, r.client)
+	}
+	f.mu.Unlock()
+	f.s.users.give(r.credential.id)
+	f.s.addresses.give(holder(r.client.Addr()))
+	f.s.metrics.allocations.Dec()
+	f.socket.idle()
+}
+
+// grant decides on the peers of a CreatePermission or ChannelBind: on all of them before the first is added, so that a request is obeyed whole or
+// not at all (RFC 8656 section 10.2).
+func (f *frontend) grant(_ net.Addr, peerIP net.IP) bool {
+	f.settlePermission()
+	e := &f.exchange
+	asked, ok := netip.AddrFromSlice(peerIP)
+	allowed := ok && e.relay != nil && f.s.policy.allows(asked) && len(e.peers) > 0
+	for _, peer := range e.peers {
+		allowed = allowed && f.mayReach(peer)
+	}
+	if !allowed {
+		f.s.metrics.refusedPeer.Inc()
+		e.forbidden = true
+	}
+	return allowed
+}
+
+func (f *frontend) mayReach(peer netip.AddrPort) bool {
+	r, bind := f.exchange.relay, f.exchange.method == stun.MethodChannelBind
+	switch {
+	case !f.s.policy.allows(peer.Addr()) || !r.hasRoom(peer.Addr()) || bind && (peer.Port() == 0 || r.channels.Load() >= maxPeers):
+		return false
+	case !f.s.policy.isOwn(peer.Addr()):
+		return true
+	case bind:
+		return f.s.table.byPublic(peer) != nil
+	default:
+		return f.s.table.hasAnother(peer.Addr())
+	}
+}
+
+func (f *frontend) permissionCreated(_, _ net.Addr, _, _, _ string, relayAddr net.Addr, peer net.IP) {
+	if r, addr := f.s.table.byPublic(addrPort(relayAddr)), fromIP(peer); r != nil {
+		f.exchange.published = r.publish(addr)
+		f.s.cfg.tune.onPermission()
+	}
+}
+
+func (f *frontend) permissionDeleted(_, _ net.Addr, _, _, _ string, relayAddr net.Addr, peer net.IP) {
+	if r := f.s.table.byPublic(addrPort(relayAddr)); r != nil {
+		r.forget(fromIP(peer))
+	}
+}
+
+func (f *frontend) channelCreated(_, _ net.Addr, _, _, _ string, relayAddr, _ net.Addr, _ uint16) {
+	f.settlePermission()
+	if r := f.s.table.byPublic(addrPort(relayAddr)); r != nil {
+		r.channels.Add(1)
+	}
+}
+
+func (f *frontend) channelDeleted(_, _ net.Addr, _, _, _ string, relayAddr, _ net.Addr, _ uint16) {
+	if r := f.s.table.byPublic(addrPort(relayAddr)); r != nil {
+		r.channels.Add(-1)
+	}
+}
+
+func fromIP(ip net.IP) netip.Addr {
+	a, _ := netip.AddrFromSlice(ip)
+	return a.Unmap()
+}
+
+// AllocatePacketConn implements turn.RelayAddressGenerator.
+func (f *frontend) AllocatePacketConn(c turn.AllocateListenerConfig) (net.PacketConn, net.Addr, error) {
+	at, ok := f.s.relayAddrFor(f.local.Addr(), c.Network == "udp6")
+	if !ok {
+		return nil, nil, errNoFamily
+	}
+	r, err := f.s.table.open(f.s, at, c.RequestedPort)
+	if err != nil {
+		f.s.metrics.refusedPorts.Inc()
+		f.s.log.Warn("no relayed port could be opened", "error", err)
+		return nil, nil, err
+	}
+	return r, net.UDPAddrFromAddrPort(r.public), nil
+}
+
+// AllocateListener and AllocateConn would serve RFC 6062, TCP towards peers, which is off.
+func (f *frontend) AllocateListener(turn.AllocateListenerConfig) (net.Listener, net.Addr, error) {
+	return nil, nil, errNoFamily
+}
+
+// AllocateConn implements turn.RelayAddressGenerator.
+func (f *frontend) AllocateConn(turn.AllocateConnConfig) (net.Conn, error) { return nil, errNoFamily }
+
+// Validate implements turn.RelayAddressGenerator.
+func (f *frontend) Validate() error { return nil }

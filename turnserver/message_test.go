@@ -1,0 +1,98 @@
+package turnserver
+
+import (
+	"encoding/binary"
+	"encoding/hex"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/pion/stun/v4"
+
+	"sotto/turncred"
+)
+
+// TestParseRFC5769 reads the request of RFC 5769 section 2.4, signed with the long-term credential of a user whose name is in Japanese.
+func TestParseRFC5769(t *testing.T) {
+	request, err := hex.DecodeString(strings.ReplaceAll(
+		"000100602112a44278ad3433c6ad72c029da412e00060012e3839ee38388e383aae38383e382afe382b90000"+
+			"0015001c662f2f3439396b39353464364f4c33346f4c394653547679363473410014000b6578616d706c652e6f72670000080014"+
+			"f67024656dd64a3e02b8e0712e85c9a28ca89666", " ", ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, ok := parse(request)
+	if !ok || m.method != stun.MethodBinding || m.class != stun.ClassRequest {
+		t.Fatalf("%v, %v", m, ok)
+	}
+	const username = "\u30de\u30c8\u30ea\u30c3\u30af\u30b9"
+	if !m.authentic(turncred.Key(username, "example.org", "TheMatrIX")) {
+		t.Error("its signature is not recognized")
+	}
+	if m.authentic(turncred.Key(username, "example.org", "TheMatrix")) {
+		t.Error("a wrong password is accepted")
+	}
+}
+
+// TestParseRefuses what pion would have had to doubt.
+func TestParseRefuses(t *testing.T) {
+	build := func(setters ...stun.Setter) []byte {
+		m, err := stun.Build(append([]stun.Setter{stun.TransactionID}, setters...)...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m.Raw
+	}
+	request := func(m stun.Method) stun.Setter { return stun.NewType(m, stun.ClassRequest) }
+	indication := func(m stun.Method) stun.Setter { return stun.NewType(m, stun.ClassIndication) }
+	attr := func(t stun.AttrType, v string) stun.Setter { return stun.RawAttribute{Type: t, Value: []byte(v)} }
+	signed := stun.MessageIntegrity("key")
+	data := attr(stun.AttrData, "data")
+	broken := build(stun.BindingRequest, stun.Fingerprint)
+	broken[len(broken)-1] ^= 1
+	long := build(stun.BindingRequest)
+	binary.BigEndian.PutUint16(long[2:], 65516)
+	for name, b := range map[string][]byte{
+		"nothing":                           {},
+		"half a header":                     build(stun.BindingRequest)[:12],
+		"a length beyond the end":           long,
+		"something after the end":           append(build(stun.BindingRequest), 0, 0, 0, 0),
+		"a wrong fingerprint":               broken,
+		"a response":                        build(stun.BindingSuccess),
+		"a method of RFC 6062":              build(request(stun.MethodConnect), peer("9.9.9.9:1"), signed),
+		"another method of RFC 6062":        build(request(stun.MethodConnectionBind), signed),
+		"an unknown method":                 build(request(0xabc)),
+		"an allocation of nothing":          build(request(stun.MethodAllocate)),
+		"no peer":                           build(request(stun.MethodCreatePermission), signed),
+		"an empty peer":                     build(request(stun.MethodCreatePermission), attr(stun.AttrXORPeerAddress, ""), signed),
+		"a peer of no family":               build(request(stun.MethodCreatePermission), attr(stun.AttrXORPeerAddress, "\x00\x03\x00\x01abcd"), signed),
+		"an IPv6 peer of four bytes":        build(request(stun.MethodCreatePermission), attr(stun.AttrXORPeerAddress, "\x00\x02\x00\x01abcd"), signed),
+		"an attribute after the signature":  build(request(stun.MethodCreatePermission), peer("9.9.9.9:1"), signed, peer("8.8.8.8:1")),
+		"two peers for a channel":           build(request(stun.MethodChannelBind), channel(0x4000), peer("9.9.9.9:1"), peer("8.8.8.8:1"), signed),
+		"a channel number that is none":     build(request(stun.MethodChannelBind), channel(0x3fff), peer("9.9.9.9:1"), signed),
+		"an indication without peer":        build(indication(stun.MethodSend), data),
+		"an indication with an empty peer":  build(indication(stun.MethodSend), attr(stun.AttrXORPeerAddress, ""), data), // kills pion/turn v3
+		"an indication without data":        build(indication(stun.MethodSend), peer("9.9.9.9:1")),
+		"an indication of something else":   build(indication(stun.MethodAllocate), udpTransport),
+		"a short lifetime attribute":        build(request(stun.MethodRefresh), attr(stun.AttrLifetime, "abc")),
+		"a short signature":                 build(request(stun.MethodRefresh), attr(stun.AttrMessageIntegrity, "abcd")),
+		"a user name beyond all measure":    build(request(stun.MethodRefresh), attr(stun.AttrUsername, strings.Repeat("x", 509))),
+		"more peers than anybody could use": build(append([]stun.Setter{request(stun.MethodCreatePermission)}, tooManyPeers()...)...),
+	} {
+		if m, ok := parse(b); ok {
+			t.Errorf("%s: parsed as %v", name, m)
+		}
+	}
+	good := build(request(stun.MethodCreatePermission), peer("9.9.9.9:1"), peer("[::ffff:10.0.0.1]:2"), signed, stun.Fingerprint)
+	m, ok := parse(good)
+	if !ok || len(m.peers) != 2 || m.peers[1] != netip.MustParseAddrPort("10.0.0.1:2") {
+		t.Errorf("a good request: %v, %v", m, ok)
+	}
+}
+
+func tooManyPeers() (peers []stun.Setter) {
+	for range maxPeersOnce + 1 {
+		peers = append(peers, peer("9.9.9.9:1"))
+	}
+	return peers
+}
