@@ -1,5 +1,6 @@
 // Package ratchet keeps end-to-end encrypted sessions between two devices: the PQXDH handshake with Kyber1024, the Double Ratchet
-// with the post-quantum ratchet of package spqr beside it, and session records as Sesame describes them. It speaks the formats of libsignal-client 0.103.0, version 4.
+// with the post-quantum ratchet of package spqr beside it, and session records as Sesame describes them. It speaks the formats of
+// libsignal-client 0.103.0, version 4.
 //
 // A session goes like this:
 //
@@ -15,7 +16,7 @@
 //   - A message decrypts once, unaltered, on the device it was made for, from the identity key the caller trusts. No bit of a
 //     message can be changed: encodings are canonical, and what no MAC covers is checked against what a MAC does.
 //   - An error leaves the Record as it was. A failed decryption says ErrUndecryptable, and no more.
-//   - Work before authentication is bounded: see "limits" in limits.go.
+//   - Work before authentication is bounded, as limits.go says.
 //   - Formatting a key or a record with package fmt or log/slog shows its type, never its bytes.
 //
 // What the caller must do: store the record before a ciphertext leaves or a plaintext is shown, since a rolled-back record uses
