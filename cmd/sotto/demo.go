@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"embed"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,6 +13,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"sotto/cmd/sotto/demo"
+	"sotto/cmd/sotto/sample"
 	"sotto/media"
 	"sotto/media/file"
 )
@@ -25,6 +25,8 @@ type demoFlags struct {
 	out    string
 	direct bool
 	keep   bool
+
+	verbose bool
 }
 
 func demoCommand() *command {
@@ -52,6 +54,7 @@ Examples:
 			flags.StringVar(&f.out, "out", "", "write what was heard and seen to `DIR` (default sotto-demo-TIME here)")
 			flags.BoolVar(&f.direct, "direct", false, "let the call take the direct path instead of the relay")
 			flags.BoolVar(&f.keep, "keep", false, "leave server and relay up until Ctrl-C")
+			flags.BoolVar(&f.verbose, "verbose", false, "log to standard error")
 		},
 		run: func(ctx context.Context, out *output, args []string) error {
 			if err := exactly(0, args, "no argument"); err != nil {
@@ -66,7 +69,7 @@ func runDemo(ctx context.Context, out *output, f demoFlags) error {
 	if f.length < 2*time.Second || f.length > 10*time.Minute {
 		return usagef("--for must be from 2s to 10m")
 	}
-	config := demo.Config{Log: logger(os.Getenv("DBG") != ""), Direct: f.direct, For: f.length, Folder: f.out}
+	config := demo.Config{Log: logger(f.verbose), Direct: f.direct, For: f.length, Folder: f.out}
 	if err := f.load(&config); err != nil {
 		return err
 	}
@@ -121,9 +124,6 @@ The server stays up until Ctrl-C. In other terminals:
 	<-ctx.Done()
 }
 
-//go:embed sample/*.ogg sample/*.ivf
-var samples embed.FS
-
 // load reads the media: the user's where given, one file for both or one each, else the samples that are part of this binary.
 func (f *demoFlags) load(config *demo.Config) error {
 	if len(f.audio) > 2 || len(f.video) > 2 {
@@ -148,9 +148,9 @@ func (f *demoFlags) load(config *demo.Config) error {
 	return nil
 }
 
-func openMedia[R any](given []string, i int, sample string, open func(string, io.ReadSeeker) (R, error)) (R, error) {
+func openMedia[R any](given []string, i int, shipped string, open func(string, io.ReadSeeker) (R, error)) (R, error) {
 	var none R
-	name, read := "sample/"+sample, samples.ReadFile
+	name, read := shipped, sample.Files.ReadFile
 	if len(given) > 0 {
 		name, read = given[min(i, len(given)-1)], os.ReadFile
 	}

@@ -20,17 +20,28 @@ func TestMain(m *testing.M) {
 // output, written to FILE, holds TEXT; "capture NAME FILE PATTERN" sets NAME to what the pattern's group matches.
 func TestTranscripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
-		Dir:      "testdata",
-		Setup:    func(env *testscript.Env) error { return setUp(env) },
-		Commands: map[string]func(*testscript.TestScript, bool, []string){"waitfor": waitFor, "capture": capture},
+		Dir:   "testdata",
+		Setup: setUp,
+		Cmds:  map[string]func(*testscript.TestScript, bool, []string){"waitfor": waitFor, "capture": capture},
 	})
 }
 
-// setUp gives each transcript a home of its own, and a sound file that is none.
+// setUp gives each transcript a home of its own, and names the media they use.
 func setUp(env *testscript.Env) error {
+	samples, err := filepath.Abs("sample")
+	if err != nil {
+		return err
+	}
 	env.Setenv("XDG_DATA_HOME", filepath.Join(env.WorkDir, "home"))
-	env.Setenv("TERM", "dumb")
-	return nil
+	env.Setenv("SPEECH", filepath.Join(samples, "speech-alice.ogg"))
+	env.Setenv("CLIP", filepath.Join(samples, "picture-alice.ivf"))
+
+	clip, err := os.ReadFile(filepath.Join(samples, "picture-alice.ivf"))
+	if err != nil {
+		return err
+	}
+	copy(clip[8:], "VP90") // the codec's name in the header of IVF
+	return os.WriteFile(filepath.Join(env.WorkDir, "vp9.ivf"), clip, 0o600)
 }
 
 // waitFor is a condition, not a pause: it ends as soon as the text is there.

@@ -39,7 +39,7 @@ func settings(cmd *command, args []string, getenv func(string) (string, bool)) (
 	fromEnv := map[string]bool{}
 	flags.VisitAll(func(f *pflag.Flag) {
 		value, ok := getenv(environmentName(f.Name))
-		if !ok || fromLine[f.Name] || err != nil {
+		if !ok || value == "" || fromLine[f.Name] || err != nil {
 			return
 		}
 		fromEnv[f.Name] = true

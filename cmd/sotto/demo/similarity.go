@@ -3,52 +3,69 @@ package demo
 import (
 	"math"
 	"math/cmplx"
+	"slices"
 )
 
-// How alike two sounds are to the ear, which hears in bands and cares about how their strength moves, not about the waveform:
+// How alike two sounds are to the ear, which hears in bands, cares about how their strength moves, and does not notice a delay
+// that creeps:
 //
 //  1. every 10 ms, the energy in bands of a third of an octave, in decibels
-//  2. the delay at which the two sounds' loudness agrees best
+//  2. the delay at which the two sounds' loudness agrees best, over all, and then a little around it for each second
 //  3. the correlation of all bands over all times at which something was said
 
 const (
-	hop     = 480  // samples, 10 ms
-	window  = 1024 // samples, 21 ms
-	maxLag  = 300  // hops
-	bands   = 18   // thirds of octaves from 125 Hz to 8 kHz
-	active  = 40.0 // decibels below the loudest that still count as speech
-	quietdB = 10.0 // what silence counts as
+	hop     = 240 // samples of 24 kHz, 10 ms
+	window  = 512 // samples, 21 ms
+	maxLag  = 300 // hops, over all
+	creep   = 25  // hops, for each second
+	second  = 100 // hops
+	bands   = 18  // thirds of octaves from 125 Hz to 8 kHz
+	active  = 40  // decibels below the loudest that still count as speech
+	quietdB = 10  // what silence counts as
 )
 
 // similarity is 1 for the same sound, near 0 for sounds that have nothing to do with each other, whatever the delay.
 func similarity(said, heard []int16) float64 {
 	a, b := spectrogram(said), spectrogram(heard)
-	if len(a) == 0 || len(b) == 0 {
+	if len(a) < second || len(b) < second {
 		return 0
 	}
-	loudnessA, loudnessB := loudness(a), loudness(b)
-	best, at := math.Inf(-1), 0
-	for lag := -maxLag; lag <= maxLag; lag++ {
-		if c := correlation(loudnessA, loudnessB, lag); c > best {
+	loudA, loudB := loudness(a), loudness(b)
+	overall := bestLag(loudA, loudB, 0, maxLag)
+	peak := slices.Max(loudA)
+	var x, y [bands][]float64
+	for from := 0; from+second <= len(a); from += second {
+		first := max(0, from+overall-creep)
+		last := min(len(b), from+second+overall+creep)
+		if last-first < second {
+			continue
+		}
+		lag := first - from + bestLag(loudA[from:from+second], loudB[first:last], creep, creep)
+		for t := from; t < from+second; t++ {
+			if t+lag < 0 || t+lag >= len(b) || loudA[t] < peak-active {
+				continue
+			}
+			for band := range bands {
+				x[band], y[band] = append(x[band], a[t][band]), append(y[band], b[t+lag][band])
+			}
+		}
+	}
+	var all, other []float64
+	for band := range bands {
+		all, other = append(all, centred(x[band])...), append(other, centred(y[band])...)
+	}
+	return max(0, correlation(all, other, 0))
+}
+
+// bestLag is the delay of y after x, around a middle, at which they agree best.
+func bestLag(x, y []float64, middle, reach int) int {
+	best, at := math.Inf(-1), middle
+	for lag := middle - reach; lag <= middle+reach; lag++ {
+		if c := correlation(x, y, lag); c > best {
 			best, at = c, lag
 		}
 	}
-	peak := 0.0
-	for _, l := range loudnessA {
-		peak = max(peak, l)
-	}
-	var x, y []float64
-	for band := range bands {
-		var u, v []float64
-		for t := range a {
-			if t+at < 0 || t+at >= len(b) || loudnessA[t] < peak-active {
-				continue
-			}
-			u, v = append(u, a[t][band]), append(v, b[t+at][band])
-		}
-		x, y = append(x, centred(u)...), append(y, centred(v)...)
-	}
-	return max(0, correlation(x, y, 0))
+	return at
 }
 
 // correlation of x at t with y at t+lag (Pearson), over the times that both have.
@@ -93,17 +110,25 @@ func loudness(spectra [][bands]float64) []float64 {
 }
 
 func spectrogram(pcm []int16) [][bands]float64 {
-	var spectra [][bands]float64
-	var bandOf [window / 2]int
-	for i := range bandOf {
-		bandOf[i] = int(math.Floor(3 * math.Log2(math.Max(float64(i), 0.5)*48000/window/125)))
+	half := make([]float64, len(pcm)/2) // 24 kHz hold all the bands
+	for i := range half {
+		half[i] = (float64(pcm[2*i]) + float64(pcm[2*i+1])) / 2
 	}
-	for ; len(pcm) >= window; pcm = pcm[hop:] {
-		x := make([]complex128, window)
+	var bell [window]float64 // Hann
+	var bandOf [window / 2]int
+	for i := range bell {
+		bell[i] = 0.5 - 0.5*math.Cos(2*math.Pi*float64(i)/window)
+	}
+	for i := range bandOf {
+		bandOf[i] = int(math.Floor(3 * math.Log2(math.Max(float64(i), 0.5)*24000/window/125)))
+	}
+	var spectra [][bands]float64
+	var x, scratch [window]complex128
+	for ; len(half) >= window; half = half[hop:] {
 		for i := range x {
-			x[i] = complex(float64(pcm[i])*(0.5-0.5*math.Cos(2*math.Pi*float64(i)/window)), 0)
+			x[i] = complex(half[i]*bell[i], 0)
 		}
-		fourier(x)
+		fourier(x[:], scratch[:])
 		var energy [bands]float64
 		for i, band := range bandOf {
 			if band >= 0 && band < bands {
@@ -118,20 +143,28 @@ func spectrogram(pcm []int16) [][bands]float64 {
 	return spectra
 }
 
-// fourier transforms in place; the length is a power of two.
-func fourier(x []complex128) {
+// turns are the roots of unity.
+var turns = func() (t [window / 2]complex128) {
+	for i := range t {
+		t[i] = cmplx.Rect(1, -2*math.Pi*float64(i)/window)
+	}
+	return t
+}()
+
+// fourier transforms x in place (Cooley and Tukey); its length divides window.
+func fourier(x, scratch []complex128) {
 	n := len(x)
 	if n == 1 {
 		return
 	}
-	even, odd := make([]complex128, n/2), make([]complex128, n/2)
+	even, odd := scratch[:n/2], scratch[n/2:n]
 	for i := range even {
 		even[i], odd[i] = x[2*i], x[2*i+1]
 	}
-	fourier(even)
-	fourier(odd)
+	fourier(even, x[:n/2])
+	fourier(odd, x[n/2:])
 	for i := range even {
-		turned := cmplx.Rect(1, -2*math.Pi*float64(i)/float64(n)) * odd[i]
+		turned := turns[i*window/n] * odd[i]
 		x[i], x[i+n/2] = even[i]+turned, even[i]-turned
 	}
 }

@@ -11,7 +11,7 @@ import (
 
 // What the two ends say, hear, show and see. Each keeps a copy for the comparison afterwards.
 
-// A mouth says a recording over and over, for a while.
+// A mouth says a recording over and over, for a while, and is silent then.
 type mouth struct {
 	recording []int16
 	left      int // frames
@@ -28,7 +28,8 @@ func (m *mouth) ReadFrame(pcm []int16) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.left == 0 {
-		return io.EOF
+		clear(pcm)
+		return nil
 	}
 	m.left--
 	for i := range pcm {
