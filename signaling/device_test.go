@@ -11,8 +11,10 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -25,7 +27,12 @@ import (
 	"sotto/wire"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if dir := os.Getenv("SOTTO_TEST_SERVE"); dir != "" {
+		serveUntilKilled(dir)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // A testServer is a Server on a real socket.
 type testServer struct {
@@ -34,7 +41,11 @@ type testServer struct {
 	cfg  Config
 	t    timing
 	log  *logBuffer
+	skew atomic.Int64 // how far the server's clock is ahead
 }
+
+// later moves the server's clock.
+func (s *testServer) later(d time.Duration) { s.skew.Add(int64(d)) }
 
 // serve starts a server on 127.0.0.1 that ends with the test. tune may change its configuration and timing.
 func serve(t testing.TB, tune ...func(*Config, *timing)) *testServer {
@@ -67,6 +78,7 @@ func (s *testServer) open(t testing.TB) {
 		t.Fatal(err)
 	}
 	s.Server = newServer(cfg, db, s.t)
+	s.Server.now = func() time.Time { return time.Now().Add(time.Duration(s.skew.Load())) }
 	s.Server.start()
 	s.http = httptest.NewServer(s.Handler())
 }
@@ -163,6 +175,14 @@ func (d *testDevice) registration(invitation string) *wire.Registration {
 	return r
 }
 
+// client trusts the server's certificate, if it has one.
+func (s *testServer) client() *http.Client {
+	if c := s.http.Client(); c != nil {
+		return c
+	}
+	return &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+}
+
 // post sends a registration and returns the status, and the account or the error.
 func (s *testServer) post(t testing.TB, r *wire.Registration) (int, *wire.RegistrationResult, *wire.Error) {
 	t.Helper()
@@ -175,7 +195,7 @@ func (s *testServer) post(t testing.TB, r *wire.Registration) (int, *wire.Regist
 
 func (s *testServer) postBytes(t testing.TB, body []byte) (int, *wire.RegistrationResult, *wire.Error) {
 	t.Helper()
-	response, err := s.http.Client().Post(s.http.URL+"/v1/accounts", "application/x-protobuf", bytes.NewReader(body))
+	response, err := s.client().Post(s.http.URL+"/v1/accounts", "application/x-protobuf", bytes.NewReader(body))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -237,7 +257,7 @@ func (d *testDevice) identityProof(nonce []byte, binding [32]byte) *wire.Authent
 func (d *testDevice) dial(proof func(nonce []byte, binding [32]byte) *wire.Authenticate) error {
 	s := d.server
 	dialer := websocket.Dialer{}
-	if transport, ok := s.http.Client().Transport.(*http.Transport); ok {
+	if transport, ok := s.client().Transport.(*http.Transport); ok {
 		dialer.TLSClientConfig = transport.TLSClientConfig
 	}
 	conn, _, err := dialer.Dial("ws"+strings.TrimPrefix(s.http.URL, "http")+"/v1/link", nil)
@@ -407,4 +427,29 @@ func (l *logBuffer) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.b.String()
+}
+
+// serveUntilKilled is the process that TestKill kills.
+func serveUntilKilled(dir string) {
+	cfg := Config{DataDir: dir, Names: []string{"127.0.0.1"}, OpenRegistration: true}
+	cfg.Limits.Sends = Rate{1 << 20, time.Millisecond}
+	if err := cfg.check(); err != nil {
+		panic(err)
+	}
+	db, err := store.OpenPebble(dir, cfg.Logger)
+	if err != nil {
+		panic(err)
+	}
+	s := newServer(cfg, db, defaultTiming)
+	s.start()
+	fmt.Println(httptest.NewServer(s.Handler()).URL)
+	select {}
+}
+
+// remote is a server in another process.
+func remote(url string) *testServer {
+	return &testServer{
+		http: &httptest.Server{URL: url},
+		cfg:  Config{Logger: slog.New(slog.DiscardHandler)},
+	}
 }

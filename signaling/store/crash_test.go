@@ -16,9 +16,9 @@ import (
 // TestCrashLosesNothingAcknowledged drops what was not synced, at any moment while eight writers put, erase and take keys: all
 // that was acknowledged before the crash is there, no key that was handed out is there again, and nothing is damaged.
 func TestCrashLosesNothingAcknowledged(t *testing.T) {
-	rounds := 40
+	rounds := 16
 	if testing.Short() {
-		rounds = 8
+		rounds = 4
 	}
 	for round := range rounds {
 		t.Run(fmt.Sprint(round), func(t *testing.T) { crash(t, round) })
@@ -41,7 +41,7 @@ func crash(t *testing.T, round int) {
 	now := time.Now().Truncate(time.Millisecond)
 	bob := Address{Account: UUID{1}, Device: 1}
 	keys := Keys{LastResort: []byte("last")}
-	for id := range uint32(500) {
+	for id := range uint32(100) {
 		keys.OneTime = append(keys.OneTime, OneTimeKey{ID: id + 1, Data: fmt.Append(nil, id+1)})
 	}
 	if err := p.CreateAccount(Account{bob.Account, "bob"}, Device{Address: bob}, keys, nil, now); err != nil {

@@ -1,0 +1,191 @@
+package signaling
+
+import (
+	"bytes"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/gorilla/websocket"
+
+	"sotto/signaling/store"
+	"sotto/wire"
+)
+
+// TestShutdownLosesNothing stops the server under eight senders, to one device that is there and one that is not. All that was
+// answered with Sent and not acknowledged is in the mailboxes afterwards; every link hears that the server goes away.
+func TestShutdownLosesNothing(t *testing.T) {
+	s := serve(t, func(c *Config, _ *timing) { c.Limits.Sends = Rate{1 << 20, time.Millisecond} })
+	present, absent := s.connected(t, "present"), s.register(t, "absent")
+	var mu sync.Mutex
+	sent := map[string]bool{}
+	var all sync.WaitGroup
+	for i := range 8 {
+		d := s.connected(t, fmt.Sprint("sender", i))
+		to := []*testDevice{present, absent}[i%2]
+		all.Go(func() {
+			ids := map[uint64]*wire.Envelope{}
+			for {
+				for len(ids) < 8 {
+					e := d.envelope(to, 200)
+					id, err := d.post(e)
+					if err != nil {
+						break
+					}
+					ids[id] = e
+				}
+				f, err := d.read()
+				if websocket.IsCloseError(err, websocket.CloseGoingAway) {
+					return
+				}
+				if err != nil {
+					t.Errorf("the link ended with %v", err)
+					return
+				}
+				if f.GetSent() != nil {
+					mu.Lock()
+					sent[string(ids[f.ReplyTo].Id)] = true
+					mu.Unlock()
+					delete(ids, f.ReplyTo)
+				}
+			}
+		})
+	}
+	acknowledged := map[string]bool{}
+	all.Go(func() {
+		for n := 0; ; n++ {
+			e, err := present.receive()
+			if err != nil {
+				return
+			}
+			if n%5 != 0 { // one in five waits for the next link
+				acknowledged[string(e.Id)] = true
+				present.acknowledge(e)
+			}
+		}
+	})
+	deadline := time.Now().Add(patience)
+	for enough := false; !enough && time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		mu.Lock()
+		enough = len(sent) > 300
+		mu.Unlock()
+	}
+	s.close(t)
+	all.Wait()
+	s.open(t)
+
+	found := map[string]bool{}
+	for _, d := range []*testDevice{present, absent} {
+		list, _, err := s.store.Mailbox(d.storeAddress(), 0, 1<<20, time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range list {
+			found[string(e.ID[:])] = true
+		}
+	}
+	lost := 0
+	for id := range sent {
+		if !found[id] && !acknowledged[id] {
+			lost++
+		}
+	}
+	if len(sent) < 300 || lost > 0 {
+		t.Errorf("%d of %d envelopes are lost", lost, len(sent))
+	}
+}
+
+func TestNothingNewWhileStopping(t *testing.T) {
+	s := serve(t)
+	d := newDevice(s, "late")
+	if err := s.Shutdown(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Shutdown(t.Context()); err == nil {
+		t.Error("stopping twice is no error")
+	}
+	if status, _, failed := s.post(t, d.registration("")); status != http.StatusServiceUnavailable || failed.GetCode() != wire.Error_UNAVAILABLE {
+		t.Errorf("registration: %d %v", status, failed)
+	}
+	s.http.Close()
+	s.Server = nil
+}
+
+// TestKill: a process that is killed under load keeps all that it answered.
+func TestKill(t *testing.T) {
+	dir := t.TempDir()
+	victim := exec.Command(os.Args[0])
+	victim.Env = append(os.Environ(), "SOTTO_TEST_SERVE="+dir)
+	out, err := victim.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := victim.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer victim.Wait()
+	defer victim.Process.Kill()
+	line := make([]byte, 200)
+	n, err := out.Read(line)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := remote(strings.TrimSpace(string(line[:n])))
+	bob := s.register(t, "bob")
+	var mu sync.Mutex
+	sent := map[string][]byte{}
+	var all sync.WaitGroup
+	for i := range 4 {
+		d := s.register(t, fmt.Sprint("sender", i))
+		d.connect(t)
+		all.Go(func() {
+			for {
+				e := d.envelope(bob, 200)
+				if d.send(e) != nil {
+					return
+				}
+				mu.Lock()
+				sent[string(e.Id)] = e.Ciphertext
+				mu.Unlock()
+			}
+		})
+	}
+	deadline := time.Now().Add(patience)
+	for enough := false; !enough && time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+		mu.Lock()
+		enough = len(sent) > 200
+		mu.Unlock()
+	}
+	if err := victim.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	all.Wait()
+	victim.Wait()
+
+	db, err := store.OpenPebble(dir, s.cfg.Logger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	list, _, err := db.Mailbox(bob.storeAddress(), 0, 1<<20, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := map[string]bool{}
+	for _, e := range list {
+		found[string(e.ID[:])] = bytes.Contains(e.Body, sent[string(e.ID[:])])
+	}
+	for id := range sent {
+		if !found[id] {
+			t.Fatalf("of %d envelopes answered with Sent, one at least is lost", len(sent))
+		}
+	}
+	if len(sent) < 200 {
+		t.Errorf("only %d were sent", len(sent))
+	}
+}
