@@ -1,0 +1,216 @@
+package client
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"sotto/e2ee/callkey"
+	"sotto/wire"
+)
+
+// between puts f between what a person's sessions decrypt and the calls: the place of somebody who holds both sessions.
+func (p *person) between(f func(m *wire.CallMessage) *wire.CallMessage) {
+	handle := p.calls.handle
+	p.calls.handle = func(from *contact, m *wire.CallMessage) {
+		if m = f(m); m != nil {
+			handle(from, m)
+		}
+	}
+}
+
+// A caller's process that dies says nothing any more: the other end notices by itself.
+func TestCallerDies(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	alice, bob := friends(t, w)
+	bob.timing.interrupted, bob.timing.failed = 500*time.Millisecond, 3*time.Second
+	caller, callee := ring(t, alice, bob, CallOptions{})
+	if err := callee.Accept(patience(t), callee.media()); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "bob hears alice", func() bool { return callee.speaker.heard() > 10 })
+	alice.life.stop()
+	if err := caller.Call.session.Close(); err != nil {
+		t.Fatal(err)
+	}
+	awaitEvent[Interrupted](t, callee)
+	awaitEnd(t, callee, Failed)
+	if callee.Err() == nil || !callee.mic.closed.Load() {
+		t.Errorf("ended with %v", callee.Err())
+	}
+}
+
+// A byte of the answer is changed on its way: both ends derive other keys, nothing is played, and the call fails saying so.
+func TestTamperedAnswer(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	alice, bob := friends(t, w)
+	alice.timing.decipher, bob.timing.decipher = 200*time.Millisecond, 200*time.Millisecond
+	alice.between(func(m *wire.CallMessage) *wire.CallMessage {
+		if m.GetAnswer() != nil {
+			answer := new(wire.Answer)
+			if err := proto.Unmarshal(m.GetAnswer(), answer); err != nil {
+				t.Error(err)
+			}
+			answer.Secret[0] ^= 1
+			b, err := proto.Marshal(answer)
+			if err != nil {
+				t.Error(err)
+			}
+			m.Body = &wire.CallMessage_Answer{Answer: b}
+		}
+		return m
+	})
+	caller, callee := ring(t, alice, bob, CallOptions{})
+	if err := callee.Accept(patience(t), callee.media()); err != nil {
+		t.Fatal(err)
+	}
+	awaitEvent[MediaUndecryptable](t, callee)
+	awaitEnd(t, callee, Failed)
+	awaitEnd(t, caller, Failed)
+	if !errors.Is(callee.Err(), errUndecryptable) && !errors.Is(caller.Err(), errUndecryptable) {
+		t.Errorf("ended with %v and %v", callee.Err(), caller.Err())
+	}
+	if caller.speaker.heard()+callee.speaker.heard() != 0 {
+		t.Error("something was played")
+	}
+	ours, _ := caller.VerificationCode()
+	theirs, _ := callee.VerificationCode()
+	if ours == theirs {
+		t.Error("the verification codes are equal")
+	}
+}
+
+// What the caller reveals is not what it committed to: no code is shown, the call ends.
+func TestForgedReveal(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	alice, bob := friends(t, w)
+	bob.between(func(m *wire.CallMessage) *wire.CallMessage {
+		if m.GetReveal() != nil {
+			m.GetReveal().Verification[5] ^= 4
+		}
+		return m
+	})
+	caller, callee := ring(t, alice, bob, CallOptions{})
+	awaitEnd(t, callee, Failed)
+	awaitEnd(t, caller, Failed)
+	if _, ok := callee.VerificationCode(); ok || !errors.Is(callee.Err(), callkey.ErrTampered) {
+		t.Errorf("ended with %v", callee.Err())
+	}
+}
+
+// The reveal does not come: there can be no code, and the call does not go on without.
+func TestWithheldReveal(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	alice, bob := friends(t, w)
+	bob.timing.agree = 300 * time.Millisecond
+	bob.between(func(m *wire.CallMessage) *wire.CallMessage {
+		if m.GetReveal() != nil {
+			return nil
+		}
+		return m
+	})
+	_, callee := ring(t, alice, bob, CallOptions{})
+	if err := callee.Accept(patience(t), callee.media()); err != nil {
+		t.Fatal(err)
+	}
+	awaitEnd(t, callee, Failed)
+	if !errors.Is(callee.Err(), errNotAgreed) {
+		t.Errorf("ended with %v", callee.Err())
+	}
+}
+
+// Offers that come again, late, or after their hangup do not ring.
+func TestOffersThatMustNotRing(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	alice, bob := friends(t, w)
+	var offer *wire.CallMessage
+	bob.between(func(m *wire.CallMessage) *wire.CallMessage {
+		if m.GetOffer() != nil {
+			offer = proto.CloneOf(m)
+		}
+		return m
+	})
+	caller, callee := ring(t, alice, bob, CallOptions{})
+	if err := caller.Hangup(); err != nil {
+		t.Fatal(err)
+	}
+	awaitEnd(t, callee, Cancelled)
+	bob.mu.Lock()
+	from := bob.named("alice")
+	bob.mu.Unlock()
+
+	fresh := func(change func(*wire.Offer)) *wire.CallMessage {
+		parsed := new(wire.Offer)
+		if err := proto.Unmarshal(offer.GetOffer(), parsed); err != nil {
+			t.Fatal(err)
+		}
+		change(parsed)
+		b, err := proto.Marshal(parsed)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return &wire.CallMessage{CallId: randomBytes(16), Body: &wire.CallMessage_Offer{Offer: b}}
+	}
+	overtaken := fresh(func(*wire.Offer) {})
+	bob.onCallMessage(from, &wire.CallMessage{CallId: overtaken.CallId, Body: &wire.CallMessage_Hangup{Hangup: &wire.Hangup{}}})
+	for name, m := range map[string]*wire.CallMessage{
+		"replayed":       offer,
+		"overtaken":      overtaken,
+		"stale":          fresh(func(o *wire.Offer) { o.Timestamp -= 61_000 }),
+		"of the future":  fresh(func(o *wire.Offer) { o.Timestamp += 61_000 }),
+		"bad KEM key":    fresh(func(o *wire.Offer) { o.KemPublicKey = o.KemPublicKey[1:] }),
+		"no commitment":  fresh(func(o *wire.Offer) { o.Commitment = nil }),
+		"unknown codec":  fresh(func(o *wire.Offer) { o.Streams[0].Codec = "PCMU" }),
+		"no streams":     fresh(func(o *wire.Offer) { o.Streams = nil }),
+		"bad ICE string": fresh(func(o *wire.Offer) { o.Ice.Ufrag = "a b" }),
+		"not an offer":   {CallId: randomBytes(16), Body: &wire.CallMessage_Offer{Offer: []byte{0xff}}},
+		"no call":        {CallId: randomBytes(16), Body: &wire.CallMessage_Accept{Accept: &wire.Accept{}}},
+	} {
+		bob.onCallMessage(from, m)
+		bob.calls.mu.Lock()
+		rings := bob.calls.current != nil
+		bob.calls.mu.Unlock()
+		if rings {
+			t.Fatalf("an offer that is %s rings", name)
+		}
+	}
+	quiet[IncomingCall](t, bob)
+	bob.onCallMessage(from, fresh(func(*wire.Offer) {}))
+	call := &end{Call: expect[IncomingCall](t, bob).Call}
+	if err := call.Decline(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A third person who knows the call's id cannot take part in it.
+func TestMessagesOfAThirdPartyAreIgnored(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	alice, bob := friends(t, w)
+	caller, _ := ring(t, alice, bob, CallOptions{})
+	stranger := &contact{Account: w.register("carol").Account()}
+	id := caller.ID()
+	alice.onCallMessage(stranger, &wire.CallMessage{CallId: id[:], Body: &wire.CallMessage_Hangup{Hangup: &wire.Hangup{}}})
+	alice.onCallMessage(stranger, &wire.CallMessage{CallId: id[:], Body: &wire.CallMessage_Accept{Accept: &wire.Accept{}}})
+	caller.run.post(inCandidates{}) // the loop has then handled what came before
+	if caller.End() != NotEnded || caller.mic.opened.Load() {
+		t.Error("the third party had an effect")
+	}
+}
+
+// Nothing the client logs at any level says who, where or what.
+func TestErrorsHoldNoSecrets(t *testing.T) {
+	for _, err := range []error{errUnreachable, errNotAgreed, errUndecryptable, ErrReplaced, ErrUnauthenticated, errContent, errOffer, errAnswer} {
+		if s := err.Error(); strings.ContainsAny(s, "%{}[]") || strings.ToLower(s[:1]) != s[:1] {
+			t.Errorf("%q", s)
+		}
+	}
+}

@@ -1,0 +1,32 @@
+// Package client is the SDK of Sotto: one account on this device, its messages and its calls.
+//
+//	c, err := client.Register(ctx, dir, client.RegisterOptions{Server: "https://sotto.example", Username: "alice"})
+//	err = c.Start(ctx)
+//	id, err := c.Send(ctx, "bob", "hello")
+//	call, err := c.Call(ctx, "bob", client.CallOptions{MediaOptions: client.MediaOptions{Microphone: microphone}})
+//	for event := range c.Events() { ... }
+//
+// How one message travels:
+//
+//  1. Send encrypts it in the session with the recipient's device and stores session and envelope in one transaction (outbox.go).
+//  2. The link carries the envelope to the server, again after every reconnection, until the server says Sent (link.go, reconnect.go).
+//  3. The recipient's client decrypts it, stores session, used pre-keys and text in one transaction, and acknowledges (inbox.go).
+//  4. The program gets a Message, and gets it again after a restart until it called Done.
+//
+// How one call is set up: callstate.go draws it, calls.go begins it, callrun.go carries it out.
+//
+// Guarantees:
+//
+//   - Everything is end-to-end encrypted: sessions by e2ee/ratchet, media with keys of e2ee/callkey. The directory is encrypted too.
+//   - Nothing leaves before the state that made it is on disk, and nothing is shown before the state it left is.
+//   - A message is shown once, however often the server brings it. A message that Send has taken survives a crash.
+//   - Identity keys are pinned at first use. To another key nothing is sent, and what comes under it is held back, until
+//     AcceptIdentity.
+//   - A microphone or camera is opened when the callee has accepted and this end's user wanted the call, by Call or by Accept, and
+//     never before. Who is no accepted contact learns no address of this device's before its user accepts their call.
+//   - An error says what to do, and holds no key, token, address or content. Nothing of a user is logged.
+//
+// Goroutines: one keeps the link and, while it is up, one each reads it, takes what it delivers, sends the outbox and replenishes
+// pre-keys; one each shows texts and sends receipts; one owns each call. Client.mu is held across every transaction on sessions,
+// contacts, outbox and inbox. Close ends them all.
+package client
