@@ -1,0 +1,84 @@
+package signaling
+
+import (
+	"testing"
+
+	"github.com/gorilla/websocket"
+	"google.golang.org/protobuf/proto"
+
+	"sotto/wire"
+)
+
+// FuzzRegistration: a body that passes has fields of the right form, and costs no signature check before.
+func FuzzRegistration(f *testing.F) {
+	d := newDevice(nil, "alice")
+	good, _ := proto.Marshal(d.registration("token"))
+	f.Add(good)
+	f.Add(good[:len(good)/2])
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, body []byte) {
+		r, err := parseRegistration(body)
+		if err != nil {
+			return
+		}
+		if !ValidUsername(r.GetUsername()) || len(r.GetIdentityKey()) != curveKeySize || len(r.GetSignature()) != signatureSize || len(r.GetInvitation()) > 128 {
+			t.Errorf("accepted %v", r.Registration)
+		}
+		if len(wire.RegistrationToSign("a", r.Registration)) != 22+2+len(r.GetUsername())+1+4+33+32 {
+			t.Error("the signed string has another length than its fields")
+		}
+	})
+}
+
+// FuzzFrame: whatever a device sends, it is answered or ignored, and an envelope that passes fits the store.
+func FuzzFrame(f *testing.F) {
+	l := &link{server: newServer(Config{Limits: Limits{}.withDefaults()}, nil, defaultTiming)}
+	d := newDevice(nil, "alice")
+	d.account = make([]byte, 16)
+	for _, frame := range []*wire.ClientFrame{
+		{Id: 1, Body: &wire.ClientFrame_Send{Send: d.envelope(d, 10)}},
+		{Body: &wire.ClientFrame_Ack{Ack: &wire.Ack{Sender: d.account, EnvelopeId: d.account}}},
+		{Id: 2, Body: &wire.ClientFrame_UploadPreKeys{UploadPreKeys: d.preKeys(1)}},
+		{Id: 3, Body: &wire.ClientFrame_FetchBundles{FetchBundles: &wire.FetchBundles{Account: d.account}}},
+		{Body: &wire.ClientFrame_Authenticate{Authenticate: d.identityProof(make([]byte, 32), [32]byte{})}},
+	} {
+		b, _ := proto.Marshal(frame)
+		f.Add(b)
+	}
+	f.Fuzz(func(t *testing.T, message []byte) {
+		if a, err := parseAuthenticate(websocket.BinaryMessage, message); err == nil && (len(a.Account) != 16 || a.Device-1 > 126) {
+			t.Errorf("accepted %v", a)
+		}
+		frame, err := parseFrame(websocket.BinaryMessage, message)
+		if err != nil {
+			return
+		}
+		if send := frame.GetSend(); send != nil {
+			e, err := l.envelope(send)
+			if err == nil && (e.To.Device < 1 || e.To.Device > 127 || !e.Expires.After(e.Accepted) || len(e.Body) > maxCiphertext+256) {
+				t.Errorf("accepted %v", send)
+			}
+		}
+		if k := frame.GetUploadPreKeys(); k != nil {
+			if keys, err := parsePreKeys(k, d.identity, false); err == nil && len(keys.OneTime) > uploadLimit {
+				t.Error("accepted too many keys")
+			}
+		}
+	})
+}
+
+func FuzzValidUsername(f *testing.F) {
+	for _, s := range []string{"alice", "a.b", "A", "\x00\x00", "é"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, name string) {
+		if !ValidUsername(name) {
+			return
+		}
+		for _, b := range []byte(name) {
+			if b < '-' || b > 'z' || b == '/' {
+				t.Errorf("accepted %q", name)
+			}
+		}
+	})
+}
