@@ -170,16 +170,3 @@ func FuzzVideo(f *testing.F) {
 		}
 	})
 }
-
-func BenchmarkResample(b *testing.B) {
-	r := newResampler(endless{}, 44100)
-	pcm := make([]int16, media.FrameSamples)
-	for b.Loop() {
-		r.read(pcm)
-	}
-	b.ReportMetric(0.02*float64(b.N)/b.Elapsed().Seconds(), "x-real-time")
-}
-
-type endless struct{}
-
-func (endless) read(pcm []int16) (int, error) { return len(pcm), nil }

@@ -17,18 +17,14 @@ import (
 	"os"
 
 	"sotto/media"
+	"sotto/media/resample"
 )
-
-// samples yields sound as it is in the file, mixed to mono: like io.Reader, it returns how many samples it wrote to pcm.
-type samples interface {
-	read(pcm []int16) (int, error)
-}
 
 // Audio is a sound file being read. It is a media.AudioSource; the last frame is filled up with silence.
 type Audio struct {
 	name   string
 	file   io.ReadSeeker
-	source samples // at 48 kHz
+	source resample.Source // at 48 kHz
 
 	ahead [media.FrameSamples]int16 // the next frame, so that a file that cannot be read is found when it is opened
 	got   int                       // samples in it
@@ -62,7 +58,7 @@ func (a *Audio) Rewind() error {
 	if err != nil {
 		return err
 	}
-	var source samples
+	var source resample.Source // of the file, mixed to mono
 	rate := media.SampleRate
 	switch {
 	case bytes.HasPrefix(start, []byte("RIFF")), bytes.HasPrefix(start, []byte("RF64")):
@@ -79,7 +75,7 @@ func (a *Audio) Rewind() error {
 		return a.explain(err)
 	}
 	if a.source = source; rate != media.SampleRate {
-		a.source = newResampler(source, rate)
+		a.source = resample.New(source, rate, media.SampleRate)
 	}
 	if a.load(); a.err == io.EOF && a.got == 0 {
 		return fmt.Errorf("%s holds no sound", a.name)
@@ -94,7 +90,7 @@ func (a *Audio) load() {
 	a.got = 0
 	for a.got < len(a.ahead) && a.err == nil {
 		var n int
-		n, a.err = a.source.read(a.ahead[a.got:])
+		n, a.err = a.source.Read(a.ahead[a.got:])
 		a.got += n
 	}
 	clear(a.ahead[a.got:])

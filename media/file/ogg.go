@@ -60,7 +60,7 @@ func (o *oggReader) head(b []byte) error {
 	return nil
 }
 
-func (o *oggReader) read(pcm []int16) (int, error) {
+func (o *oggReader) Read(pcm []int16) (int, error) {
 	for len(o.ready) == 0 {
 		packet, err := o.pages.packet()
 		if err != nil {

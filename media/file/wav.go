@@ -109,7 +109,7 @@ func (w *wavReader) format(length int64) error {
 	return nil
 }
 
-func (w *wavReader) read(pcm []int16) (int, error) {
+func (w *wavReader) Read(pcm []int16) (int, error) {
 	frame := 2 * w.channels
 	want := len(pcm) * frame
 	if !w.open {

@@ -1,14 +1,15 @@
-package file
+// Package resample changes the sample rate of sound.
+//
+// It is a windowed sinc: the ideal low-pass filter, cut off after so many zero crossings on either side by a Kaiser window
+// and tabulated so finely that interpolating between two entries is exact to 16 bits (J. O. Smith, Digital Audio Resampling, 2002).
+// What lies above half of the lower rate is taken out, more than 90 dB down.
+package resample
 
 import (
 	"io"
 	"math"
-
-	"sotto/media"
 )
 
-// The resampler is a windowed sinc: the ideal low-pass filter, cut off after so many zero crossings on either side by a Kaiser window
-// and tabulated so finely that interpolating between two entries is exact to 16 bits (J. O. Smith, Digital Audio Resampling, 2002).
 const (
 	crossings = 24
 	fineness  = 512  // entries between two crossings
@@ -17,8 +18,14 @@ const (
 	mostRows  = 1000 // kept; 44.1 kHz has 160
 )
 
-type resampler struct {
-	from     samples
+// A Source yields samples like an io.Reader.
+type Source interface {
+	Read(pcm []int16) (int, error)
+}
+
+// A Resampler is a Source with another rate than the one it reads. It holds a bounded part of the sound.
+type Resampler struct {
+	from     Source
 	num, den int64   // input samples for one output sample, as a fraction in lowest terms
 	scale    float64 // of the filter: below 1 when the rate goes down
 	width    int64   // input samples that the filter reaches to either side
@@ -33,15 +40,16 @@ type resampler struct {
 	chunk [1024]int16
 }
 
-func newResampler(from samples, rate int) *resampler {
-	num, den := int64(rate), int64(media.SampleRate)
+// New returns the sound of from, which has rate samples a second, at another rate. It takes longer for rates with an odd ratio.
+func New(from Source, rate, to int) *Resampler {
+	num, den := int64(rate), int64(to)
 	for a, b := num, den; ; a, b = b, a%b {
 		if b == 0 {
 			num, den = num/a, den/a
 			break
 		}
 	}
-	r := &resampler{from: from, num: num, den: den, kernel: make([]float64, crossings*fineness+2), rows: map[int64][]float64{}}
+	r := &Resampler{from: from, num: num, den: den, kernel: make([]float64, crossings*fineness+2), rows: map[int64][]float64{}}
 	r.scale = passband * min(1, float64(den)/float64(num))
 	r.width = int64(math.Ceil(crossings / r.scale))
 	for i := range r.kernel[:crossings*fineness+1] {
@@ -54,7 +62,8 @@ func newResampler(from samples, rate int) *resampler {
 	return r
 }
 
-func (r *resampler) read(pcm []int16) (int, error) {
+// Read fills pcm. The sound is as long as that of the source.
+func (r *Resampler) Read(pcm []int16) (int, error) {
 	for i := range pcm {
 		center, rest := r.pos*r.num/r.den, r.pos*r.num%r.den
 		if err := r.fill(center-r.width, center+r.width+1); err != nil {
@@ -75,7 +84,7 @@ func (r *resampler) read(pcm []int16) (int, error) {
 }
 
 // row is the filter for an output sample that lies rest/den behind an input sample. The usual rates have few such places.
-func (r *resampler) row(rest int64) []float64 {
+func (r *Resampler) row(rest int64) []float64 {
 	row, ok := r.rows[rest]
 	if !ok {
 		row = make([]float64, 2*r.width+1)
@@ -90,7 +99,7 @@ func (r *resampler) row(rest int64) []float64 {
 }
 
 // filter is the impulse response at a distance of x input samples.
-func (r *resampler) filter(x float64) float64 {
+func (r *Resampler) filter(x float64) float64 {
 	x = math.Abs(x) * r.scale * fineness
 	i := int(x)
 	if i >= crossings*fineness {
@@ -100,7 +109,7 @@ func (r *resampler) filter(x float64) float64 {
 }
 
 // fill reads up to input sample number to, with silence behind the end, and forgets what lies before number from.
-func (r *resampler) fill(from, to int64) error {
+func (r *Resampler) fill(from, to int64) error {
 	if drop := from - r.first; drop > int64(len(r.chunk)) {
 		r.input = r.input[:copy(r.input, r.input[drop:])]
 		r.first = from
@@ -110,7 +119,7 @@ func (r *resampler) fill(from, to int64) error {
 			r.input = append(r.input, 0)
 			continue
 		}
-		n, err := r.from.read(r.chunk[:])
+		n, err := r.from.Read(r.chunk[:])
 		for _, s := range r.chunk[:n] {
 			r.input = append(r.input, float64(s))
 		}
