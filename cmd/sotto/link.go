@@ -17,25 +17,24 @@ func connect(ctx context.Context, out *output, c *client.Client) error {
 	if err := c.Start(ctx); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
 	var last error
-	for {
-		event, err := next(ctx, c.Events())
-		if err != nil {
-			return errors.Join(notReached(last), err)
-		}
+	err := until(ctx, patience, c, func(event client.Event) (bool, error) {
 		switch event := event.(type) {
 		case client.LinkUp:
-			return nil
+			return true, nil
 		case client.LinkDown:
 			last = event.Err
-			if event.Final {
-				return event.Err
-			}
 			out.progress(linkLine{"link_down", event.Err.Error()}, "the server does not answer; trying again in %s", event.Retry.Round(100*time.Millisecond))
 		}
+		return false, nil
+	})
+	switch {
+	case errors.Is(err, errPatience) && last != nil:
+		return fmt.Errorf("the server is not reached: %w", last)
+	case errors.Is(err, errPatience):
+		return errors.New("the server does not answer")
 	}
+	return err
 }
 
 type linkLine struct {
@@ -43,28 +42,31 @@ type linkLine struct {
 	Error string `json:"error,omitempty"`
 }
 
-func notReached(last error) error {
-	if last == nil {
-		return errors.New("the server does not answer")
-	}
-	return fmt.Errorf("the server is not reached: %w", last)
-}
+var (
+	errPatience    = errors.New("gave up waiting")
+	errInterrupted = errors.New("interrupted")
+)
 
-var errInterrupted = errors.New("interrupted")
-
-// next takes one event, or ends with the context: an interrupt from the user is told from patience that ran out.
-func next[E any](ctx context.Context, events <-chan E) (E, error) {
-	var none E
-	select {
-	case event, ok := <-events:
-		if !ok {
-			return none, client.ErrClosed
+// until takes events until one is what was waited for, the link ends for good, the time is over, or the user interrupts.
+func until(ctx context.Context, limit time.Duration, c *client.Client, awaited func(client.Event) (bool, error)) error {
+	over := time.NewTimer(limit)
+	defer over.Stop()
+	for {
+		select {
+		case event, ok := <-c.Events():
+			if !ok {
+				return client.ErrClosed
+			}
+			if done, err := awaited(event); done || err != nil {
+				return err
+			}
+			if down, ok := event.(client.LinkDown); ok && down.Final {
+				return down.Err
+			}
+		case <-over.C:
+			return errPatience
+		case <-ctx.Done():
+			return errInterrupted
 		}
-		return event, nil
-	case <-ctx.Done():
-		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-			return none, fmt.Errorf("gave up after %s", patience)
-		}
-		return none, errInterrupted
 	}
 }

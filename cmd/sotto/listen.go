@@ -121,7 +121,7 @@ func showEvent(out *output, event client.Event) error {
 	case client.LinkDown:
 		out.say(linkLine{"link_down", event.Err.Error()}, "the server is not reached: %s; trying again in %s", event.Err, event.Retry.Round(100*time.Millisecond))
 	case client.MessageDelivered:
-		out.say(sentLine{Event: "delivered", ID: event.ID.String(), To: event.To, Delivered: true}, "delivered to %s", event.To)
+		out.say(sentLine{Event: "delivered", ID: event.ID.String(), To: event.To}, "delivered to %s", event.To)
 	case client.MessageFailed:
 		out.say(linkLine{"message_failed", event.Err.Error()}, "a message to %s will not be sent: %s", event.To, event.Err)
 	case client.IdentityChanged:

@@ -14,11 +14,10 @@ import (
 )
 
 type sentLine struct {
-	Event     string  `json:"event"` // "sent" or "delivered"
-	ID        string  `json:"id"`
-	To        string  `json:"to"`
-	Delivered bool    `json:"delivered"`
-	Seconds   float64 `json:"seconds"`
+	Event   string  `json:"event"` // "sent" or "delivered"
+	ID      string  `json:"id"`
+	To      string  `json:"to"`
+	Seconds float64 `json:"seconds,omitempty"`
 }
 
 func sendCommand() *command {
@@ -77,52 +76,47 @@ func readText() (string, error) {
 	return strings.TrimRight(b.String(), "\n"), nil
 }
 
+// send returns when the server has the message, or with wait when the recipient has it or the time is over.
 func send(ctx context.Context, out *output, c *client.Client, to, text string, wait time.Duration) error {
 	start := time.Now()
 	id, err := c.Send(ctx, to, text)
 	if err != nil {
 		return err
 	}
-	waiting, cancel := context.WithTimeout(ctx, patience)
-	defer func() { cancel() }()
-	sent := false
-	for {
-		event, err := next(waiting, c.Events())
-		switch {
-		case err != nil && sent:
-			out.say(nil, "not delivered yet; %s's device will get it", to)
-			return nil
-		case errors.Is(err, errInterrupted):
-			return err
-		case err != nil:
-			return errors.New("the server did not take the message; it is kept, and sent by the next command that connects")
-		}
-		took := func() float64 { return time.Since(start).Seconds() }
+	took := func() float64 { return time.Since(start).Seconds() }
+	err = until(ctx, patience, c, func(event client.Event) (bool, error) {
 		switch event := event.(type) {
 		case client.MessageSent:
-			if event.ID != id || sent {
-				continue
-			}
-			sent = true
-			out.say(sentLine{"sent", id.String(), to, false, took()}, "sent to %s", to)
-			if wait == 0 {
-				return nil
-			}
-			cancel()
-			waiting, cancel = context.WithTimeout(ctx, wait)
-		case client.MessageDelivered:
-			if event.ID == id && wait > 0 {
-				out.say(sentLine{"delivered", id.String(), to, true, took()}, "delivered to %s after %.0f ms", to, 1000*took())
-				return nil
-			}
+			return event.ID == id, nil
 		case client.MessageFailed:
 			if event.ID == id {
-				return event.Err
-			}
-		case client.LinkDown:
-			if event.Final {
-				return event.Err
+				return true, event.Err
 			}
 		}
+		return false, nil
+	})
+	if errors.Is(err, errPatience) {
+		return errors.New("the server did not take the message; it is kept, and sent by the next command that connects")
 	}
+	if err != nil {
+		return err
+	}
+	out.say(sentLine{"sent", id.String(), to, took()}, "sent to %s", to)
+	if wait == 0 {
+		return nil
+	}
+
+	err = until(ctx, wait, c, func(event client.Event) (bool, error) {
+		delivered, ok := event.(client.MessageDelivered)
+		return ok && delivered.ID == id, nil
+	})
+	if errors.Is(err, errPatience) {
+		out.say(nil, "not delivered within %s; it waits for %s's device, or they do not tell", wait, to)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	out.say(sentLine{"delivered", id.String(), to, took()}, "delivered to %s after %.0f ms", to, 1000*took())
+	return nil
 }
