@@ -47,7 +47,7 @@ type account struct {
 // Register makes an account on a server, in a directory that has none, and opens it.
 func Register(ctx context.Context, dir string, o RegisterOptions) (_ *Client, err error) {
 	if !validUsername(o.Username) {
-		return nil, errors.New("a user name has 2 to 32 characters of a-z 0-9 . _ -")
+		return nil, errUsername
 	}
 	server, err := parseServer(o.Server, o.AllowPlain)
 	if err != nil {
@@ -271,6 +271,8 @@ func tlsConfig(given *tls.Config) *tls.Config {
 	config.MinVersion, config.MaxVersion, config.NextProtos = tls.VersionTLS13, 0, []string{"http/1.1"}
 	return config
 }
+
+var errUsername = errors.New("a user name has 2 to 32 characters of a-z 0-9 . _ -")
 
 func validUsername(name string) bool {
 	for _, c := range []byte(name) {

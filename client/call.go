@@ -181,11 +181,11 @@ func (call *Call) Accept(ctx context.Context, m MediaOptions) error {
 // Decline refuses an incoming call.
 func (call *Call) Decline() error { return call.Hangup() }
 
-// Hangup ends the call, whatever its state, and returns when it has ended here. The other end is told as soon as the server can be reached.
+// Hangup ends the call, whatever its state, and does not wait: Done is closed when it has ended. The other end is told as soon as the
+// server can be reached.
 func (call *Call) Hangup() error {
 	call.cancel()
 	call.run.post(inLocalHangup{})
-	<-call.done
 	return nil
 }
 

@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"math"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"sotto/media"
+	"sotto/wire"
 )
 
 // tone is a microphone that hears 440 Hz, and tells when it was opened and closed.
@@ -153,19 +155,38 @@ func friends(t testing.TB, w *world) (alice, bob *person) {
 }
 
 func TestCallDirect(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	alice, bob := friends(t, w)
 	wholeCall(t, alice, bob, CallOptions{}, "direct")
 }
 
 func TestCallRelayOnly(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, withRelay(t))
 	alice, bob := friends(t, w)
+	bob.options.RelayOnly = true
+	var count atomic.Int32
+	relayed := func(m *wire.CallMessage) *wire.CallMessage {
+		for _, c := range m.GetCandidates().GetCandidates() {
+			if fields := strings.Fields(c); !isRelay(c) || strings.Join(fields[8:], " ") != "raddr 0.0.0.0 rport 9" {
+				t.Errorf("candidate %q tells more than the relay's address", c)
+			}
+			count.Add(1)
+		}
+		return m
+	}
+	alice.between(relayed)
+	bob.between(relayed)
 	wholeCall(t, alice, bob, CallOptions{RelayOnly: true}, "relay")
+	if count.Load() < 2 {
+		t.Error("no candidates were seen")
+	}
 }
 
 // A caller who is no contact does not learn this device's address: the path leads over the relay although a direct one exists.
 func TestCallFromStrangerIsRelayed(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, withRelay(t))
 	alice, bob := w.online("alice"), w.online("bob")
 	wholeCall(t, alice, bob, CallOptions{}, "relay")
@@ -173,6 +194,7 @@ func TestCallFromStrangerIsRelayed(t *testing.T) {
 
 // Without a relay nothing of the callee's leaves before its user has accepted the stranger's call.
 func TestCallFromStrangerWithoutRelay(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	alice, bob := w.online("alice"), w.online("bob")
 	wholeCall(t, alice, bob, CallOptions{}, "direct")
@@ -221,6 +243,7 @@ func wholeCall(t *testing.T, alice, bob *person, o CallOptions, path string) {
 }
 
 func TestDecline(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	alice, bob := friends(t, w)
 	caller, callee := ring(t, alice, bob, CallOptions{})
@@ -235,6 +258,7 @@ func TestDecline(t *testing.T) {
 }
 
 func TestCancel(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	alice, bob := friends(t, w)
 	caller, callee := ring(t, alice, bob, CallOptions{})
@@ -249,6 +273,7 @@ func TestCancel(t *testing.T) {
 }
 
 func TestBusy(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	alice, bob := friends(t, w)
 	carol := w.online("carol")
@@ -266,6 +291,7 @@ func TestBusy(t *testing.T) {
 }
 
 func TestNobodyAnswers(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	alice, bob := friends(t, w)
 	alice.timing.ring = 500 * time.Millisecond
@@ -275,6 +301,7 @@ func TestNobodyAnswers(t *testing.T) {
 }
 
 func TestDeviceNotConnected(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	alice, bob := friends(t, w)
 	if err := bob.Close(); err != nil {
@@ -293,6 +320,7 @@ func TestDeviceNotConnected(t *testing.T) {
 }
 
 func TestMicrophoneFails(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	alice, bob := friends(t, w)
 	caller, callee := ring(t, alice, bob, CallOptions{})
@@ -306,6 +334,7 @@ func TestMicrophoneFails(t *testing.T) {
 }
 
 func TestCloseHangsUp(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	alice, bob := friends(t, w)
 	caller, callee := ring(t, alice, bob, CallOptions{})

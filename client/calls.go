@@ -99,6 +99,10 @@ func (c *Client) onOffer(from *contact, id CallID, offer []byte) {
 		c.log.Info("an offer was too old to ring")
 		return
 	}
+	if err == nil && c.calls.busy() {
+		c.refuseCall(from, id, wire.Hangup_BUSY)
+		return
+	}
 	var callee *callkey.Callee
 	if err == nil {
 		callee, err = callkey.NewCallee(offer)
@@ -157,7 +161,10 @@ func (c *Client) fetchRelays(ctx context.Context) []media.Relay {
 	return relays
 }
 
-const maxRelays = 8
+const (
+	maxRelays = 8
+	maxSeen   = 4096
+)
 
 // reserve keeps two calls of Client.Call from being set up at once.
 func (t *callTable) reserve() error {
@@ -171,6 +178,12 @@ func (t *callTable) reserve() error {
 	}
 	t.calling = true
 	return nil
+}
+
+func (t *callTable) busy() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.closed || t.calling || t.current != nil
 }
 
 func (t *callTable) unreserve() {
@@ -199,7 +212,7 @@ func (t *callTable) end(call *Call) {
 	}
 }
 
-// see reports whether an id is new, and remembers it for longer than an offer with it would be fresh.
+// see reports whether an id is new, and remembers it for longer than an offer with it would be fresh. Of a flood none is new.
 func (t *callTable) see(id CallID) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -209,9 +222,11 @@ func (t *callTable) see(id CallID) bool {
 			delete(t.seen, old)
 		}
 	}
-	_, known := t.seen[id]
+	if _, known := t.seen[id]; known || len(t.seen) >= maxSeen {
+		return false
+	}
 	t.seen[id] = now
-	return !known
+	return true
 }
 
 // close hangs up, and reports whether there was anything to hang up.

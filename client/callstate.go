@@ -162,7 +162,7 @@ func (s callState) step(in input, now time.Time) (callState, []effect) {
 	case inAccept:
 		return s.onAccept(now)
 	case inCandidates:
-		return s, []effect{effAddCandidates{in.candidates}}
+		return s, []effect{effAddCandidates(in)}
 	case inReveal:
 		return s.onReveal(in.verification)
 	case inHangup:
@@ -179,7 +179,7 @@ func (s callState) step(in input, now time.Time) (callState, []effect) {
 		s.waiting = !s.prepared
 		return s, nil
 	case inLocalCandidates:
-		return s, []effect{effSendCandidates{in.candidates}}
+		return s, []effect{effSendCandidates(in)}
 	case inConnected:
 		return s, []effect{effEmit{Connected{in.path}}}
 	case inInterrupted:

@@ -149,20 +149,20 @@ func (c *Client) meet(ctx context.Context, username string) (*contact, error) {
 	if p != nil && p.Appeared != nil {
 		return nil, &IdentityChangedError{p.public().String()}
 	}
-	id := uuid.Nil
-	if p != nil {
+	var id uuid.UUID
+	var err error
+	switch {
+	case p != nil:
 		id = p.Account
-	} else {
-		if !validUsername(username) {
-			return nil, errors.New("a user name has 2 to 32 characters of a-z 0-9 . _ -")
-		}
-		if username == c.account.Username {
-			return nil, errors.New("this is your own account")
-		}
-		var err error
-		if id, err = c.lookUp(ctx, username); err != nil {
-			return nil, err
-		}
+	case !validUsername(username):
+		err = errUsername
+	case username == c.account.Username:
+		err = errors.New("this is your own account")
+	default:
+		id, err = c.lookUp(ctx, username)
+	}
+	if err != nil {
+		return nil, err
 	}
 	if err := c.ensureSession(ctx, id, username); err != nil {
 		return nil, err

@@ -61,6 +61,7 @@ func (w *world) from(t testing.TB, disk *memDisk) *person {
 // The power fails at each step of sending: the message goes out once after the restart, or Send had failed and it never does. Either
 // way the session goes on.
 func TestOutboxSurvivesPowerFailure(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	alice, bob := friends(t, w)
 	disk := alice.onMemory(t)
@@ -95,6 +96,7 @@ func TestOutboxSurvivesPowerFailure(t *testing.T) {
 
 // The power fails at each step of receiving: the message is shown once.
 func TestInboxSurvivesPowerFailure(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	alice, bob := friends(t, w)
 	disk := alice.onMemory(t)

@@ -29,7 +29,7 @@ import (
 const (
 	recordInbox = "inbox/" // and a number
 	recordHeld  = "held/"  // and a number
-	maxHeld     = 64       // envelopes in all; more stay with the server
+	maxHeld     = 256      // envelopes in all; what comes after that is lost
 )
 
 // incoming is the record of a text nobody has dealt with yet.
@@ -87,9 +87,6 @@ func (c *Client) deliver(ctx context.Context, l *link) {
 			if err == nil {
 				err = l.ack(e)
 			}
-			if errors.Is(err, errLeaveIt) {
-				continue
-			}
 			if err != nil {
 				l.end(err) // the next link brings it again
 				return
@@ -99,9 +96,6 @@ func (c *Client) deliver(ctx context.Context, l *link) {
 		}
 	}
 }
-
-// errLeaveIt says that an envelope is to stay with the server.
-var errLeaveIt = errors.New("not now")
 
 // take is steps 1 to 3 and 5. Without an error the envelope can be acknowledged.
 func (c *Client) take(ctx context.Context, e *wire.Envelope) error {
@@ -263,13 +257,14 @@ func (c *Client) confirmName(ctx context.Context, sender uuid.UUID, claimed stri
 	return claimed, nil
 }
 
-// hold keeps an envelope that came under a new identity key until the user accepts that. c.mu is held.
+// hold keeps an envelope that came under a new identity key until the user accepts that. It answers as if there was nothing in it, since
+// there is nothing to show yet; or, if too many are held, as if it could not be read. c.mu is held.
 func (c *Client) hold(p *contact, key ratchet.PublicKey, e *wire.Envelope) error {
 	if err := c.identityAppeared(p, key); err != nil {
 		return err
 	}
 	if len(c.inbox.held) >= maxHeld {
-		return errLeaveIt
+		return ratchet.ErrUndecryptable
 	}
 	b, err := proto.Marshal(e)
 	if err != nil {
@@ -281,7 +276,7 @@ func (c *Client) hold(p *contact, key ratchet.PublicKey, e *wire.Envelope) error
 	}
 	c.inbox.next++
 	c.inbox.held = append(c.inbox.held, record)
-	return ratchet.ErrDuplicate // nothing to show
+	return ratchet.ErrDuplicate
 }
 
 // releaseHeld takes what was held back from an account.

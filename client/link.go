@@ -29,8 +29,8 @@ const (
 	writeTimeout     = 10 * time.Second
 	requestTimeout   = 20 * time.Second
 	maxServerFrame   = 256 << 10 // bundles of several devices; an envelope has at most 64 KiB
-	deliveryQueue    = 64
-	minPing          = 1 // seconds
+	deliveryQueue    = 256       // more than a server hands out unacknowledged, so that replies are not stuck behind
+	minPing          = 1         // seconds
 	maxPing          = 600
 )
 

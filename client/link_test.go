@@ -82,6 +82,7 @@ func (w *world) overTLS(t testing.TB, cert tls.Certificate) string {
 
 // Somebody whose certificate the client trusts ends TLS in between and passes everything on, byte for byte.
 func TestManInTheMiddleOfTLS(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	roots := x509.NewCertPool()
 	server := w.overTLS(t, certificate(t, roots))
@@ -137,6 +138,7 @@ func TestManInTheMiddleOfTLS(t *testing.T) {
 }
 
 func TestServerOfAnotherName(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, func(cfg *signaling.Config) { cfg.Names = []string{"sotto.example"} })
 	_, err := Register(t.Context(), t.TempDir(), RegisterOptions{Options: w.options(), Server: w.url(), Username: "alice"})
 	var refusal *ServerError
@@ -146,6 +148,7 @@ func TestServerOfAnotherName(t *testing.T) {
 }
 
 func TestSecondProcess(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	alice := w.online("alice")
 	if _, err := Open(alice.dir, w.options()); err == nil || !strings.Contains(err.Error(), "in use") {
@@ -173,6 +176,7 @@ func TestSecondProcess(t *testing.T) {
 }
 
 func TestRegistration(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, func(cfg *signaling.Config) { cfg.OpenRegistration = false })
 	token, err := w.server.NewInvitation(time.Hour, 2)
 	if err != nil {
@@ -214,6 +218,7 @@ func TestRegistration(t *testing.T) {
 
 // The process dies between the server's answer and storing it.
 func TestRegistrationIsFinishedAfterCrash(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	dir := t.TempDir()
 	o := RegisterOptions{Options: w.options(), Server: w.url(), Username: "alice"}

@@ -14,6 +14,7 @@ import (
 )
 
 func TestMessagesBothWays(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	alice, bob := w.online("alice"), w.online("bob")
 
@@ -46,6 +47,7 @@ func TestMessagesBothWays(t *testing.T) {
 }
 
 func TestOfflineDelivery(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	alice, bob := w.online("alice"), w.register("bob")
 	for _, text := range []string{"one", "two", "three"} {
@@ -58,6 +60,7 @@ func TestOfflineDelivery(t *testing.T) {
 }
 
 func TestUnhandledMessageComesAgainAfterRestart(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	alice, bob := w.online("alice"), w.online("bob")
 	alice.send(t, "bob", "important")
@@ -72,6 +75,7 @@ func TestUnhandledMessageComesAgainAfterRestart(t *testing.T) {
 }
 
 func TestServerRestart(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	alice, bob := friends(t, w)
 	w.stop()
@@ -90,6 +94,7 @@ func TestServerRestart(t *testing.T) {
 }
 
 func TestDuplicatesAreNotShown(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	alice, bob := friends(t, w)
 	bob.reopen(t, w)
@@ -114,6 +119,7 @@ func TestDuplicatesAreNotShown(t *testing.T) {
 }
 
 func TestChangedIdentityKey(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	alice, bob := w.online("alice"), w.online("bob")
 	// Alice has pinned another key for bob than the one he has now.
@@ -166,6 +172,7 @@ func TestChangedIdentityKey(t *testing.T) {
 }
 
 func TestOneTimeKeysRunOut(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, func(cfg *signaling.Config) {
 		cfg.Limits.PairFetches = signaling.Rate{Burst: 1000, Every: time.Millisecond}
 		cfg.Limits.BundleFetches = cfg.Limits.PairFetches
@@ -202,6 +209,7 @@ func TestOneTimeKeysRunOut(t *testing.T) {
 }
 
 func TestUsedPreKeysAreReplaced(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, func(cfg *signaling.Config) {
 		cfg.Limits.PairFetches = signaling.Rate{Burst: 1000, Every: time.Millisecond}
 		cfg.Limits.BundleFetches = cfg.Limits.PairFetches
@@ -225,6 +233,7 @@ func TestUsedPreKeysAreReplaced(t *testing.T) {
 }
 
 func TestSenderWhoseNameIsNotConfirmed(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	alice, mallory := w.online("alice"), w.online("mallory")
 	w.online("bob")
@@ -239,6 +248,7 @@ func TestSenderWhoseNameIsNotConfirmed(t *testing.T) {
 }
 
 func TestSendErrors(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	alice := w.online("alice")
 	w.online("bob")
