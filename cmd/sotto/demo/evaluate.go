@@ -32,13 +32,14 @@ func (r *run) evaluate() error {
 		call.VerificationCode = append(call.VerificationCode, p.code)
 		call.SafetyNumber = append(call.SafetyNumber, p.safety)
 	}
+	said := []sound{listen(r.alice.mouth.said), listen(r.bob.mouth.said)}
 	for i := range r.report.Directions {
 		from, to := ends[i], ends[1-i]
 		d := &r.report.Directions[i]
-		said, heard := from.mouth.said, to.ear.pcm()
+		heard := listen(to.ear.pcm())
 		d.AudioSent, d.AudioHeard = int(from.stats.Audio.FramesSent), int(to.stats.Audio.FramesReceived)
 		d.AudioConcealed = int(to.stats.Audio.FramesConcealed)
-		d.Similarity, d.Wrong = similarity(said, heard), similarity(to.mouth.said, heard)
+		d.Similarity, d.Wrong = similarity(said[i], heard), similarity(said[1-i], heard)
 		d.Loss = to.stats.Audio.Loss()
 		seen := to.eye.frames()
 		d.VideoSent, d.VideoReceived, d.VideoIdentical = len(from.camera.sent), len(seen), identical(from.camera.sent, seen)

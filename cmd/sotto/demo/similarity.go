@@ -2,6 +2,7 @@ package demo
 
 import (
 	"math"
+	"math/bits"
 	"math/cmplx"
 	"slices"
 )
@@ -24,13 +25,16 @@ const (
 	quietdB = 10  // what silence counts as
 )
 
+// A sound is the energy in each band, every 10 ms.
+type sound [][bands]float64
+
 // similarity is 1 for the same sound, near 0 for sounds that have nothing to do with each other, whatever the delay.
-func similarity(said, heard []int16) float64 {
-	a, b := spectrogram(said), spectrogram(heard)
+func similarity(said, heard sound) float64 {
+	a, b := said, heard
 	if len(a) < second || len(b) < second {
 		return 0
 	}
-	loudA, loudB := loudness(a), loudness(b)
+	loudA, loudB := a.loudness(), b.loudness()
 	overall := bestLag(loudA, loudB, 0, maxLag)
 	peak := slices.Max(loudA)
 	var x, y [bands][]float64
@@ -97,9 +101,9 @@ func centred(x []float64) []float64 {
 	return out
 }
 
-func loudness(spectra [][bands]float64) []float64 {
-	out := make([]float64, len(spectra))
-	for t, s := range spectra {
+func (s sound) loudness() []float64 {
+	out := make([]float64, len(s))
+	for t, s := range s {
 		energy := 0.0
 		for _, dB := range s {
 			energy += math.Pow(10, dB/10)
@@ -109,7 +113,7 @@ func loudness(spectra [][bands]float64) []float64 {
 	return out
 }
 
-func spectrogram(pcm []int16) [][bands]float64 {
+func listen(pcm []int16) sound {
 	half := make([]float64, len(pcm)/2) // 24 kHz hold all the bands
 	for i := range half {
 		half[i] = (float64(pcm[2*i]) + float64(pcm[2*i+1])) / 2
@@ -122,13 +126,13 @@ func spectrogram(pcm []int16) [][bands]float64 {
 	for i := range bandOf {
 		bandOf[i] = int(math.Floor(3 * math.Log2(math.Max(float64(i), 0.5)*24000/window/125)))
 	}
-	var spectra [][bands]float64
-	var x, scratch [window]complex128
+	var spectra sound
+	var x [window]complex128
 	for ; len(half) >= window; half = half[hop:] {
 		for i := range x {
 			x[i] = complex(half[i]*bell[i], 0)
 		}
-		fourier(x[:], scratch[:])
+		fourier(&x)
 		var energy [bands]float64
 		for i, band := range bandOf {
 			if band >= 0 && band < bands {
@@ -151,20 +155,19 @@ var turns = func() (t [window / 2]complex128) {
 	return t
 }()
 
-// fourier transforms x in place (Cooley and Tukey); its length divides window.
-func fourier(x, scratch []complex128) {
-	n := len(x)
-	if n == 1 {
-		return
+// fourier transforms x in place (Cooley and Tukey): the values in bit-reversed order first, then longer and longer transforms.
+func fourier(x *[window]complex128) {
+	for i := range x {
+		if j := bits.Reverse16(uint16(i)) >> (16 - bits.Len16(window-1)); i < int(j) {
+			x[i], x[j] = x[j], x[i]
+		}
 	}
-	even, odd := scratch[:n/2], scratch[n/2:n]
-	for i := range even {
-		even[i], odd[i] = x[2*i], x[2*i+1]
-	}
-	fourier(even, x[:n/2])
-	fourier(odd, x[n/2:])
-	for i := range even {
-		turned := turns[i*window/n] * odd[i]
-		x[i], x[i+n/2] = even[i]+turned, even[i]-turned
+	for half := 1; half < window; half *= 2 {
+		for start := 0; start < window; start += 2 * half {
+			for i := range half {
+				even, odd := x[start+i], x[start+half+i]*turns[i*window/(2*half)]
+				x[start+i], x[start+half+i] = even+odd, even-odd
+			}
+		}
 	}
 }
