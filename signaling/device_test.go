@@ -58,7 +58,7 @@ func serve(t testing.TB, tune ...func(*Config, *timing)) *testServer {
 	s.t.closing = 500 * time.Millisecond
 	s.cfg.Limits.Registrations = Rate{10000, time.Second}
 	s.cfg.Limits.Attempts = Rate{10000, time.Second}
-	s.cfg.Logger = slog.New(slog.NewTextHandler(s.log, nil))
+	s.cfg.Logger = slog.New(slog.NewTextHandler(s.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	for _, f := range tune {
 		f(&s.cfg, &s.t)
 	}

@@ -19,12 +19,11 @@ import (
 
 // Errors that callers tell apart. All others mean that the engine failed.
 var (
-	ErrNotFound       = errors.New("not found")
-	ErrUsernameTaken  = errors.New("user name taken")
-	ErrBadInvitation  = errors.New("invitation unknown, used up or expired")
-	ErrMailboxFull    = errors.New("mailbox full")
-	ErrInUse          = errors.New("the data directory is in use by another process")
-	ErrAlreadyPresent = errors.New("already present")
+	ErrNotFound      = errors.New("not found")
+	ErrUsernameTaken = errors.New("user name taken")
+	ErrBadInvitation = errors.New("invitation unknown, used up or expired")
+	ErrMailboxFull   = errors.New("mailbox full")
+	ErrInUse         = errors.New("the data directory is in use by another process")
 )
 
 // A UUID names an account.
