@@ -22,6 +22,7 @@ import (
 func TestOrderWhenTheWindowFills(t *testing.T) {
 	s := serve(t, func(_ *Config, t *timing) { t.straight = time.Minute }) // so that only the window stores
 	alice, bob := s.connected(t, "alice"), s.connected(t, "bob")
+	bob.live(t)
 	var sent [][]byte
 	for range 30 { // the window takes 1 MiB
 		e := alice.envelope(bob, 60_000)

@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"sotto/signaling/store"
 )
@@ -30,4 +31,22 @@ func counterOf(t testing.TB, s *testServer, name, label string) (sum float64) {
 		sum += v
 	}
 	return sum
+}
+
+// live waits until the device's mailbox has been handed out, so that what comes now goes straight.
+func (d *testDevice) live(t testing.TB) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+		if l := d.server.hub.get(d.storeAddress()); l != nil {
+			l.mu.Lock()
+			live := !l.pending && !l.pumping
+			l.mu.Unlock()
+			if live {
+				return
+			}
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the mailbox is still being handed out")
+		}
+	}
 }

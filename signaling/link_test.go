@@ -34,7 +34,7 @@ func TestEnvelopeToConnectedAndOfflineDevice(t *testing.T) {
 		t.Errorf("delivered: %v", got)
 	}
 	bob.acknowledge(got)
-	bob.settle(t)
+	bob.live(t)
 
 	live := alice.envelope(bob, 300)
 	id, err := alice.post(live)
@@ -75,6 +75,7 @@ func TestServerWritesTheSender(t *testing.T) {
 func TestUnacknowledgedEnvelopeIsStored(t *testing.T) {
 	s := serve(t)
 	alice, bob := s.connected(t, "alice"), s.connected(t, "bob")
+	bob.live(t)
 	sent := alice.envelope(bob, 10)
 	start := time.Now()
 	if err := alice.send(sent); err != nil { // bob does not acknowledge
@@ -162,7 +163,7 @@ func TestSendingTwiceIsSendingOnce(t *testing.T) {
 		t.Fatal(got, err)
 	}
 	bob.acknowledge(got)
-	bob.settle(t)
+	bob.live(t)
 	id, _ := alice.post(live)
 	if got, err = bob.receive(); err != nil || !bytes.Equal(got.Id, live.Id) {
 		t.Fatal(got, err)

@@ -235,7 +235,9 @@ func (x *RegistrationResult) GetDevice() uint32 {
 	return 0
 }
 
-// PreKeys is an upload of public pre-keys. Signed and last-resort keys replace the ones held; one-time keys are added.
+// PreKeys is an upload of public pre-keys. Signed and last-resort keys replace the ones held; one-time keys are added, at most 100 of
+// each kind in one upload and 200 held. The ids of one-time keys increase over a device's life, each kind by itself: the server skips
+// one whose id is not above all before, so that an upload that is sent again brings back no key that was handed out.
 type PreKeys struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
 	SignedPreKey    *SignedPreKey          `protobuf:"bytes,1,opt,name=signed_pre_key,json=signedPreKey,proto3" json:"signed_pre_key,omitempty"`
@@ -306,7 +308,7 @@ func (x *PreKeys) GetOneTimeKyber() []*KyberPreKey {
 
 type PreKey struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            uint32                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	Id            uint32                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`                               // from 1
 	PublicKey     []byte                 `protobuf:"bytes,2,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"` // [33]
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -580,7 +582,7 @@ func (x *Bundle) GetLastResort() bool {
 // Envelope is what the server routes.
 type Envelope struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
-	Id              []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`                                                   // [16] random, chosen by the sender; sending twice is sending once
+	Id              []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`                                                   // [16] random, chosen by the sender; sending twice to one device is sending once
 	Sender          []byte                 `protobuf:"bytes,2,opt,name=sender,proto3" json:"sender,omitempty"`                                           // [16] written by the server from the authenticated link
 	SenderDevice    uint32                 `protobuf:"varint,3,opt,name=sender_device,json=senderDevice,proto3" json:"sender_device,omitempty"`          // written by the server
 	Recipient       []byte                 `protobuf:"bytes,4,opt,name=recipient,proto3" json:"recipient,omitempty"`                                     // [16]
