@@ -32,11 +32,22 @@ func Frame(w io.Writer, key []byte) error {
 	if err != nil {
 		return fmt.Errorf("damaged VP8 frame: %w", err)
 	}
+	stretch(frame.Y, 219, 16)
+	stretch(frame.Cb, 224, 128)
+	stretch(frame.Cr, 224, 128)
 	return png.Encode(w, frame)
 }
 
+// stretch widens the range of a plane: VP8 holds video levels (ITU-R BT.601: black is 16, white 235), PNG takes all of a byte.
+func stretch(plane []uint8, levels, zero int) {
+	full := zero &^ 0x7f // where zero goes: black to 0, no colour to 128
+	for i, v := range plane {
+		plane[i] = uint8(max(0, min(255, (int(v)-zero)*255/levels+full)))
+	}
+}
+
 // decode survives a decoder that does not survive its input.
-func decode(d *vp8.Decoder) (frame image.Image, err error) {
+func decode(d *vp8.Decoder) (frame *image.YCbCr, err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("%v", r)
