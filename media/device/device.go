@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"sync"
 
 	"github.com/jfreymuth/pulse/proto"
 
@@ -18,6 +19,7 @@ type Microphone struct {
 	server *server
 	frames chan [media.FrameSamples]int16
 	closed chan struct{}
+	once   sync.Once
 
 	partial [frameBytes]byte // owned by the connection's goroutine
 	filled  int
@@ -92,10 +94,13 @@ func (m *Microphone) ReadFrame(pcm []int16) error {
 	}
 }
 
-// Close stops recording. It may be called once, and while ReadFrame waits.
-func (m *Microphone) Close() error {
-	close(m.closed)
-	return m.server.close()
+// Close stops recording. It may be called while ReadFrame waits.
+func (m *Microphone) Close() (err error) {
+	m.once.Do(func() {
+		close(m.closed)
+		err = m.server.close()
+	})
+	return err
 }
 
 // A Speaker is the default sink of sound. It is a media.AudioSink.

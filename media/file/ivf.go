@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync"
 	"time"
 
 	"sotto/media"
@@ -163,6 +164,7 @@ func convertVideo(name string) string {
 // IVF is a recording of VP8 frames. It is a media.VideoSink.
 type IVF struct {
 	file   *os.File
+	mu     sync.Mutex // a call writes while its end closes
 	frames uint32
 	width  int
 	height int
@@ -195,6 +197,8 @@ func (v *IVF) header() []byte {
 
 // WriteFrame appends a frame. What comes before the first key frame cannot be shown and is left out.
 func (v *IVF) WriteFrame(frame media.VideoFrame) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
 	if v.frames == 0 {
 		if !frame.Key || !frameTag(frame.Data) {
 			return nil
@@ -215,6 +219,8 @@ func (v *IVF) WriteFrame(frame media.VideoFrame) error {
 
 // Close writes into the header how many frames there are.
 func (v *IVF) Close() error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
 	_, err := v.file.WriteAt(v.header(), 0)
 	if err := errors.Join(err, v.file.Close()); err != nil {
 		return fmt.Errorf("cannot record: %w", err)

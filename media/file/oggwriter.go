@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"sync"
 
 	"sotto/media"
 	"sotto/media/opus"
@@ -17,6 +18,7 @@ const packetsPerPage = 50
 // Ogg is a recording as Opus in Ogg (RFC 7845). It is a media.AudioSink.
 type Ogg struct {
 	file    *os.File
+	mu      sync.Mutex // a call writes while its end closes
 	encoder *opus.Encoder
 	serial  uint32
 	number  uint32 // of the next page
@@ -56,6 +58,12 @@ func CreateOgg(path string, cfg opus.Config) (*Ogg, error) {
 
 // WriteFrame appends 20 ms.
 func (o *Ogg) WriteFrame(pcm []int16) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.write(pcm)
+}
+
+func (o *Ogg) write(pcm []int16) error {
 	packet, err := o.encoder.Encode(pcm)
 	if err != nil {
 		return err
@@ -69,8 +77,10 @@ func (o *Ogg) WriteFrame(pcm []int16) error {
 
 // Close encodes what the codec still holds back and ends the stream.
 func (o *Ogg) Close() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	end := o.samples + int64(o.encoder.Lookahead())
-	err := o.WriteFrame(make([]int16, media.FrameSamples))
+	err := o.write(make([]int16, media.FrameSamples))
 	return errors.Join(err, o.flush(4, end), o.file.Close())
 }
 

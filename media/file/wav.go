@@ -8,6 +8,7 @@ import (
 	"io"
 	"math"
 	"os"
+	"sync"
 
 	"sotto/media"
 )
@@ -141,7 +142,8 @@ func (w *wavReader) Read(pcm []int16) (int, error) {
 // WAV is a recording of 48 kHz mono. It is a media.AudioSink.
 type WAV struct {
 	file   *os.File
-	size   int64 // bytes of sound
+	mu     sync.Mutex // a call writes while its end closes
+	size   int64      // bytes of sound
 	buffer [2 * media.FrameSamples]byte
 }
 
@@ -177,6 +179,8 @@ func wavHeader(size uint32) []byte {
 
 // WriteFrame appends samples. They are in the file when it returns, not in a buffer.
 func (w *WAV) WriteFrame(pcm []int16) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	if w.size+int64(2*len(pcm)) > unknownSize-wavHeaderLen {
 		return errors.New("cannot record: a WAV file ends after 4 GB")
 	}
@@ -194,6 +198,8 @@ func (w *WAV) WriteFrame(pcm []int16) error {
 
 // Close writes into the header how much there is.
 func (w *WAV) Close() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	_, err := w.file.WriteAt(wavHeader(uint32(w.size)), 0)
 	if err := errors.Join(err, w.file.Close()); err != nil {
 		return fmt.Errorf("cannot record: %w", err)
