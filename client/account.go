@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"time"
 
@@ -27,7 +28,7 @@ import (
 //  3. Store the account's UUID, and forget the bytes and the invitation.
 //
 // A process that dies between 2 and 3 finds the bytes when it registers again, and sends them again: to the same identity key under
-// the same name the server gives the same account.
+// the same name the server gives the same account. If the server refused, or was never reached, everything is forgotten again.
 
 const registrationTimeout = 30 * time.Second
 
@@ -63,8 +64,9 @@ func Register(ctx context.Context, dir string, o RegisterOptions) (_ *Client, er
 		}
 	}()
 	a, err := readAccount(s)
+	fresh := errors.Is(err, errNoRecord)
 	switch {
-	case errors.Is(err, errNoRecord):
+	case fresh:
 		if a, err = draft(s, server, o.Username, o.Invitation); err != nil {
 			return nil, err
 		}
@@ -73,13 +75,17 @@ func Register(ctx context.Context, dir string, o RegisterOptions) (_ *Client, er
 	case a.Registration == nil:
 		return nil, fmt.Errorf("%s holds the account of %s already: use another directory", dir, a.Username)
 	case a.Username != o.Username || a.Server != server.String():
-		return nil, fmt.Errorf("%s holds an unfinished registration of %s at %s: finish it, or use another directory", dir, a.Username, a.Server)
-	default:
-		if err := a.invite(s, server, o.Invitation); err != nil {
-			return nil, err
-		}
+		return nil, fmt.Errorf("it is not known whether the server took the registration of %[2]s at %[3]s that was begun in %[1]s: "+
+			"register that again first, or use another directory", dir, a.Username, a.Server)
 	}
-	result, err := postRegistration(ctx, server, o.TLS, a.Registration)
+	result, none, err := postRegistration(ctx, server, o.TLS, a.Registration)
+	if err != nil && none && fresh {
+		return nil, errors.Join(err, s.update(func(t *tx) error {
+			t.delete(recordAccount)
+			t.delete(recordPreKeys)
+			return nil
+		}))
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -159,21 +165,6 @@ func (a *account) sign(server *url.URL, invitation string, preKeys []byte) error
 	return err
 }
 
-// invite puts another invitation into an unfinished registration: the first may have been mistyped.
-func (a *account) invite(s *store, server *url.URL, invitation string) error {
-	var registration wire.Registration
-	if err := proto.Unmarshal(a.Registration, &registration); err != nil {
-		return err
-	}
-	if registration.Invitation == invitation {
-		return nil
-	}
-	if err := a.sign(server, invitation, registration.PreKeys); err != nil {
-		return err
-	}
-	return s.update(func(t *tx) error { return a.write(t) })
-}
-
 func readAccount(s *store) (*account, error) {
 	value, err := s.get(recordAccount)
 	if err != nil {
@@ -185,44 +176,42 @@ func readAccount(s *store) (*account, error) {
 
 func (a *account) write(t *tx) error { return putJSON(t, recordAccount, a) }
 
-// postRegistration is step 2.
-func postRegistration(ctx context.Context, server *url.URL, config *tls.Config, body []byte) (*wire.RegistrationResult, error) {
+// postRegistration is step 2. none says that with this request no account can have come about.
+func postRegistration(ctx context.Context, server *url.URL, config *tls.Config, body []byte) (_ *wire.RegistrationResult, none bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, registrationTimeout)
 	defer cancel()
-	transport := &http.Transport{TLSClientConfig: tlsConfig(config), DisableKeepAlives: true, Proxy: http.ProxyFromEnvironment}
+	none = true
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { none = false }})
 	client := http.Client{
-		Transport:     transport,
+		Transport:     &http.Transport{TLSClientConfig: tlsConfig(config), DisableKeepAlives: true, Proxy: http.ProxyFromEnvironment},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, server.JoinPath("v1/accounts").String(), bytes.NewReader(body))
 	if err != nil {
-		return nil, err
+		return nil, true, err
 	}
 	request.Header.Set("Content-Type", "application/x-protobuf")
 	response, err := client.Do(request)
 	if err != nil {
-		return nil, unreachable(err)
+		return nil, none, unreachable(err)
 	}
 	defer response.Body.Close()
 	answer, err := io.ReadAll(io.LimitReader(response.Body, 64<<10))
 	if err != nil {
-		return nil, unreachable(err)
+		return nil, false, unreachable(err)
 	}
-	if response.Header.Get("Content-Type") != "application/x-protobuf" {
-		return nil, fmt.Errorf("%s does not answer as a Sotto server: check the URL", server.Host)
+	// A server that is stopping, or a proxy that did not get its answer, leaves it open what has happened.
+	none = response.StatusCode >= 300 && response.StatusCode < 500 && response.StatusCode != http.StatusTooManyRequests
+	result, refusal := new(wire.RegistrationResult), new(wire.Error)
+	switch {
+	case response.Header.Get("Content-Type") != "application/x-protobuf":
+		return nil, none, fmt.Errorf("%s does not answer as a Sotto server: check the URL", server.Host)
+	case response.StatusCode != http.StatusOK && proto.Unmarshal(answer, refusal) == nil:
+		return nil, none, refusalOf(refusal)
+	case proto.Unmarshal(answer, result) != nil || len(result.Account) != 16 || result.Device != device:
+		return nil, none, fmt.Errorf("%s gave a malformed answer", server.Host)
 	}
-	if response.StatusCode != http.StatusOK {
-		refusal := new(wire.Error)
-		if err := proto.Unmarshal(answer, refusal); err != nil {
-			return nil, fmt.Errorf("%s does not answer as a Sotto server: check the URL", server.Host)
-		}
-		return nil, refusalOf(refusal)
-	}
-	result := new(wire.RegistrationResult)
-	if proto.Unmarshal(answer, result) != nil || len(result.Account) != 16 || result.Device != 1 {
-		return nil, fmt.Errorf("%s gave a malformed answer", server.Host)
-	}
-	return result, nil
+	return result, false, nil
 }
 
 // unreachable says in one sentence what the network said.

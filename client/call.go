@@ -16,7 +16,7 @@ func (id CallID) String() string { return hex.EncodeToString(id[:]) }
 
 // MediaOptions are where a call's sound and pictures come from and go to. The functions are called when the callee has accepted and this
 // end's user has said so, by Call or by Accept; never before. Any of them may be nil. What they return is closed when the call ends,
-// if it has a Close method.
+// if it has a Close method. The camera stays closed in a call that was not announced with video.
 type MediaOptions struct {
 	Microphone func(context.Context) (media.AudioSource, error)
 	Camera     func(context.Context) (media.VideoSource, error)
@@ -199,7 +199,7 @@ func (call *Call) End() EndReason {
 	return call.reason
 }
 
-// Err is what failed, if the call ended as Failed or Unreachable.
+// Err is what failed, if the call ended as Failed or Unreachable; or the error of closing a sink, whose recording is not complete then.
 func (call *Call) Err() error {
 	call.mu.Lock()
 	defer call.mu.Unlock()

@@ -294,7 +294,7 @@ func TestNobodyAnswers(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	alice, bob := friends(t, w)
-	alice.timing.ring = 500 * time.Millisecond
+	alice.wait(func(w *timing) { w.ring = 500 * time.Millisecond })
 	caller, callee := ring(t, alice, bob, CallOptions{})
 	awaitEnd(t, caller, Timeout)
 	awaitEnd(t, callee, Timeout)
@@ -307,7 +307,7 @@ func TestDeviceNotConnected(t *testing.T) {
 	if err := bob.Close(); err != nil {
 		t.Fatal(err)
 	}
-	alice.timing.reach = 500 * time.Millisecond
+	alice.wait(func(w *timing) { w.reach = 500 * time.Millisecond })
 	call, err := alice.Call(patience(t), "bob", CallOptions{})
 	if err != nil {
 		t.Fatal(err)

@@ -137,8 +137,8 @@ func (r *callRun) addCandidates(candidates []string) {
 			}
 			continue
 		}
-		if err := r.session.AddRemoteCandidate(candidate); err != nil {
-			r.c.log.Debug("a candidate of the peer's cannot be used", "error", err)
+		if r.session.AddRemoteCandidate(candidate) != nil { // whose text might hold an address
+			r.c.log.Debug("a candidate of the peer's cannot be used")
 		}
 	}
 }
@@ -212,9 +212,7 @@ func (r *callRun) end(reason EndReason, err error) {
 	close(r.quit)
 	r.call.cancel()
 	if r.session != nil {
-		if err := r.session.Close(); err != nil {
-			r.c.log.Debug("closing a media session", "error", err)
-		}
+		_ = r.session.Close() // it closes whatever happens, and errors of sockets are of no use any more
 	}
 	for _, sink := range r.sinks {
 		if closing := sink.Close(); closing != nil && err == nil {

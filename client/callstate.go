@@ -113,7 +113,7 @@ type (
 	effSendAccept     struct{}
 	effSendHangup     struct{ reason wire.Hangup_Reason }
 
-	effPrepare        struct{}                      // callee: make the media session and the answer; inPrepared or inNoRelay follows
+	effPrepare        struct{}                      // callee: make session and answer; last of its list, inPrepared or inNoRelay follows
 	effGather         struct{}                      // begin to find candidates
 	effConnect        struct{ answer []byte }       // derive keys and connect; the callee's own answer is nil here
 	effAddCandidates  struct{ candidates []string } // the peer's

@@ -195,11 +195,13 @@ func checkEffects(t *testing.T, from, to callState, in input, effects []effect) 
 	t.Helper()
 	ends := 0
 	for i, e := range effects {
-		if _, ok := e.(effEnd); ok {
+		_, end := e.(effEnd)
+		_, prepare := e.(effPrepare)
+		if end {
 			ends++
-			if i != len(effects)-1 {
-				t.Fatalf("%T: effects after the end: %s", in, describe(effects))
-			}
+		}
+		if (end || prepare) && i != len(effects)-1 {
+			t.Fatalf("%T: effects after the last one: %s", in, describe(effects))
 		}
 	}
 	if (ends == 1) != (from.phase != ended && to.phase == ended) {

@@ -4,9 +4,11 @@ import (
 	"errors"
 	"math/rand/v2"
 	"testing"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
+	"sotto/e2ee/ratchet"
 	"sotto/wire"
 )
 
@@ -132,6 +134,39 @@ func TestInboxSurvivesPowerFailure(t *testing.T) {
 		if finished {
 			return
 		}
+	}
+}
+
+// sealedWhileConnected is another message as the server would bring it; its text is empty.
+func (p *person) sealedWhileConnected(t testing.TB, to string) *wire.Envelope {
+	t.Helper()
+	contact, err := p.meet(patience(t), to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	remote, err := contact.remote()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var message ratchet.Message
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	err = p.store.update(func(tx *tx) error {
+		s, err := readSession(tx, contact.Account)
+		if err != nil {
+			return err
+		}
+		if message, err = s.ratchet.Encrypt(p.local(), remote, pad(nil), time.Now()); err != nil {
+			return err
+		}
+		return s.write(tx, contact.Account)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &wire.Envelope{
+		Id: randomBytes(16), Sender: p.account.Account[:], SenderDevice: device, Recipient: contact.Account[:], RecipientDevice: device,
+		Type: message.Type, Ciphertext: message.Bytes,
 	}
 }
 

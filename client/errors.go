@@ -3,6 +3,7 @@ package client
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"sotto/wire"
@@ -33,6 +34,11 @@ type IdentityChangedError struct {
 
 func (e *IdentityChangedError) Error() string {
 	return fmt.Sprintf("the identity key of %s has changed: compare safety numbers with them, then accept the new key", e.Username)
+}
+
+// LogValue leaves the name out.
+func (e *IdentityChangedError) LogValue() slog.Value {
+	return slog.StringValue("the identity key of a contact has changed")
 }
 
 // ServerError is a refusal of the server's.

@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -24,6 +25,7 @@ type world struct {
 	server   *signaling.Server
 	listener *signaling.Listener
 	served   chan error
+	log      *slog.Logger // of the clients; nil discards
 }
 
 var testSecret = []byte("a secret of the tests, 32 bytes.")
@@ -114,7 +116,7 @@ func (w *world) register(name string) *person {
 	return p
 }
 
-func (w *world) options() Options { return Options{Loopback: true} }
+func (w *world) options() Options { return Options{Loopback: true, Logger: w.log} }
 
 // online registers and connects.
 func (w *world) online(name string) *person {
@@ -223,4 +225,11 @@ func copyDir(t testing.TB, from string) string {
 		t.Fatal(err)
 	}
 	return to
+}
+
+// wait changes how long things wait, before they do.
+func (p *person) wait(change func(*timing)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	change(&p.timing)
 }

@@ -187,10 +187,18 @@ func TestRegistration(t *testing.T) {
 	if _, err := Register(t.Context(), dir, o); err == nil {
 		t.Fatal("registered with a wrong invitation")
 	}
-	if _, err := Open(dir, w.options()); err == nil || !strings.Contains(err.Error(), "register again") {
+	if _, err := Open(dir, w.options()); err == nil || !strings.Contains(err.Error(), "register one first") {
 		t.Errorf("opening what is not registered: %v", err)
 	}
+	// Refused, or never sent: the directory is free for another name or server.
 	o.Invitation = token
+	for _, server := range []string{"http://127.0.0.1:1", w.url()} {
+		refused := o
+		refused.Server, refused.Username, refused.Invitation = server, "another", ""
+		if _, err := Register(t.Context(), dir, refused); err == nil {
+			t.Fatal("registered without an invitation")
+		}
+	}
 	alice, err := Register(t.Context(), dir, o)
 	if err != nil {
 		t.Fatal(err)
@@ -234,11 +242,19 @@ func TestRegistrationIsFinishedAfterCrash(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	result, err := postRegistration(t.Context(), server, nil, a.Registration)
+	result, _, err := postRegistration(t.Context(), server, nil, a.Registration)
 	if err != nil {
 		t.Fatal(err)
 	}
 	s.close()
+	if _, err := Open(dir, w.options()); err == nil || !strings.Contains(err.Error(), "register again") {
+		t.Errorf("opening what is not registered: %v", err)
+	}
+	other := o
+	other.Username = "bob"
+	if _, err := Register(t.Context(), dir, other); err == nil || !strings.Contains(err.Error(), "not known") {
+		t.Errorf("registering another name over it: %v", err)
+	}
 
 	alice, err := Register(t.Context(), dir, o)
 	if err != nil {

@@ -215,7 +215,7 @@ func TestUsedPreKeysAreReplaced(t *testing.T) {
 		cfg.Limits.BundleFetches = cfg.Limits.PairFetches
 	})
 	alice, bob := w.online("alice"), w.register("bob")
-	bob.timing.keys = 10 * time.Millisecond
+	bob.wait(func(w *timing) { w.keys = 10 * time.Millisecond })
 	bob.start(t)
 	var last *ratchet.Bundle
 	for range preKeyBatch - preKeyLow + 1 {
