@@ -116,11 +116,11 @@ func stayUp(ctx context.Context, out *output, url, invitation string) {
 	out.say(map[string]string{"event": "kept", "server": url, "invitation": invitation}, `
 The server stays up until Ctrl-C. In other terminals:
 
-  sotto register carol --server %[1]s --invitation %[2]s
-  sotto register dave  --server %[1]s --invitation %[2]s
-  sotto listen --as dave --answer
-  sotto send dave --as carol hello
-  sotto call dave --as carol --audio tone --for 10s`, url, invitation)
+  %[3]s register carol --server %[1]s --invitation %[2]s
+  %[3]s register dave  --server %[1]s --invitation %[2]s
+  %[3]s listen --as dave --answer
+  %[3]s send dave --as carol hello
+  %[3]s call dave --as carol --audio tone --for 10s`, url, invitation, self())
 	<-ctx.Done()
 }
 

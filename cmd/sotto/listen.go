@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -69,7 +70,7 @@ Examples:
 	}
 }
 
-// listen handles what comes until the user has enough. One call at a time: the client answers a second caller "busy".
+// listen handles what comes until the user has enough. Of calls the client lets only one through at a time.
 func listen(ctx context.Context, out *output, c *client.Client, m *mediaFlags, answer, once bool) error {
 	var typed <-chan string
 	if !answer && term.IsTerminal(int(os.Stdin.Fd())) {
@@ -78,7 +79,9 @@ func listen(ctx context.Context, out *output, c *client.Client, m *mediaFlags, a
 	if err := c.Start(ctx); err != nil {
 		return err
 	}
-	over := make(chan error, 1) // a call has ended
+	var calls sync.WaitGroup
+	defer calls.Wait() // with ctx over they hang up, and say what was
+	over := make(chan error, 1)
 	for {
 		select {
 		case <-ctx.Done():
@@ -88,7 +91,7 @@ func listen(ctx context.Context, out *output, c *client.Client, m *mediaFlags, a
 				return err
 			}
 			if err != nil {
-				out.say(nil, "%s", err)
+				out.say(linkLine{"call_failed", err.Error()}, "%s", err)
 			}
 		case event, ok := <-c.Events():
 			if !ok {
@@ -98,7 +101,13 @@ func listen(ctx context.Context, out *output, c *client.Client, m *mediaFlags, a
 				return down.Err
 			}
 			if incoming, ok := event.(client.IncomingCall); ok {
-				go func() { over <- receiveCall(ctx, out, incoming.Call, m, answer, typed) }()
+				calls.Go(func() {
+					err := receiveCall(ctx, out, incoming.Call, m, answer, typed)
+					select {
+					case over <- err:
+					case <-ctx.Done():
+					}
+				})
 				continue
 			}
 			if err := showEvent(out, event); err != nil {

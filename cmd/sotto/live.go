@@ -60,6 +60,7 @@ func follow(ctx context.Context, out *output, call *client.Call, peer string, li
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
 	var accepted, lastLine time.Time
+	began := time.Now()
 	var overdue <-chan time.Time
 	interrupt := ctx.Done()
 	for {
@@ -92,7 +93,13 @@ func follow(ctx context.Context, out *output, call *client.Call, peer string, li
 				return event, nil
 			}
 		case <-tick.C:
-			if accepted.IsZero() || out.json && time.Since(lastLine) < time.Second {
+			if accepted.IsZero() {
+				if !call.Incoming() {
+					out.progress(nil, "calling %s  %s  (Ctrl-C gives up)", peer, clock(time.Since(began)))
+				}
+				continue
+			}
+			if out.json && time.Since(lastLine) < time.Second {
 				continue
 			}
 			lastLine = time.Now()

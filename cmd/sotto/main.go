@@ -133,6 +133,14 @@ func (c *command) usage(flags *pflag.FlagSet) string {
 	return fmt.Sprintf("%s\n\nUsage: %s [flags]\n\n%s\nFlags:\n%s", c.summary, line, strings.TrimLeft(c.help, "\n"), flags.FlagUsagesWrapped(100))
 }
 
+// self is how the user started this program, for commands to copy.
+func self() string {
+	if path, err := os.Executable(); err == nil && strings.Contains(path, "go-build") {
+		return "go run ./cmd/sotto"
+	}
+	return "sotto"
+}
+
 // exactly checks the number of words behind the flags; what names them for the sentence, for instance "a user name".
 func exactly(n int, args []string, what string) error {
 	switch {

@@ -157,7 +157,7 @@ func serve(ctx context.Context, out *output, f serveFlags) (err error) {
 			return err
 		}
 		out.say(made, "invitation %s, for two accounts, within 24 hours; more: %s", made.Token, inviteHint(f.data))
-		out.say(nil, "\n  sotto register alice --server %s --invitation %s\n", listener.URL(names[0]), made.Token)
+		out.say(nil, "\n  %s register USER --server %s --invitation %s\n", self(), listener.URL(names[0]), made.Token)
 	}
 	return wait(ctx, out, listener, failed, log)
 }
@@ -171,9 +171,9 @@ type serverLine struct {
 
 func inviteHint(data string) string {
 	if data == "" {
-		return "sotto invite"
+		return self() + " invite"
 	}
-	return "sotto invite --data " + data
+	return self() + " invite --data " + data
 }
 
 // wait returns when the server is to stop.

@@ -46,7 +46,7 @@ func (r *Report) Render(w io.Writer, colour bool) {
 	p.line("%s", p.green(fmt.Sprintf("All %d claims hold.", len(r.Claims))))
 }
 
-// StepLine is a step as it happens.
+// Render prints a step as it happens.
 func (s Step) Render(w io.Writer, colour bool) {
 	p := painter{w, colour}
 	p.line("%s  %s %s", p.dim(fmt.Sprintf("%7.3f s", s.At)), p.bold(pad(s.Who, 11)), s.What)
@@ -85,22 +85,19 @@ func (r *Report) renderViews(p painter) {
 	s, l, a, b := r.Server, r.Relay, r.Directions[0], r.Directions[1]
 	rows := [][]string{
 		{"", "the server saw", "the relay saw", "the ends saw"},
-		{"traffic", fmt.Sprintf("%s on %d connections", size(s.Bytes), s.Connections), fmt.Sprintf("%s in %d datagrams", size(l.Bytes), l.Datagrams), "all of it"},
+		{"traffic", fmt.Sprintf("%s, %d connections", size(s.Bytes), s.Connections), fmt.Sprintf("%s, %s datagrams", size(l.Bytes), thousands(l.Datagrams)), "all of it"},
 		{"messages, call set-up", fmt.Sprintf("%d sealed envelopes", s.Envelopes), "–", "2 messages, 1 call"},
-		{"voice", "–", fmt.Sprintf("%d sealed packets,", l.MediaPackets), fmt.Sprintf("%d audio frames", a.AudioHeard+b.AudioHeard)},
-		{"pictures", "–", "voice or pictures", fmt.Sprintf("%d video frames", a.VideoReceived+b.VideoReceived)},
-		{"what is sealed looks like", noise(s.SealedEntropy), noise(l.SealedEntropy), "speech and pictures"},
+		{"voice", "–", fmt.Sprintf("%s sealed packets,", thousands(l.MediaPackets)), thousands(a.AudioHeard+b.AudioHeard) + " audio frames"},
+		{"pictures", "–", "voice or pictures", thousands(a.VideoReceived+b.VideoReceived) + " video frames"},
+		{"sealed bytes look like", noise(s.SealedEntropy), noise(l.SealedEntropy), "speech and pictures"},
 		{"can tell", "who, with whom, when", "addresses, when, how much", "everything"},
 	}
-	for i, kind := range kinds {
-		label := "the search found of " + kind
-		if i > 0 {
-			label = "                    " + kind
-		}
-		rows = append(rows, []string{label, count(r.Search.Server[kind]), count(r.Search.Relay[kind]), count(r.Search.Ends[kind])})
+	for _, kind := range kinds {
+		rows = append(rows, []string{"found: " + kind, count(r.Search.Server[kind]), count(r.Search.Relay[kind]), count(r.Search.Ends[kind])})
 	}
 	p.table(rows)
-	p.line("  %s", p.dim(fmt.Sprintf("The search looked for %s patterns at every offset. Slipped into the same bytes on purpose, one of each kind, it found %d of %d.",
+	p.line("%s", p.dim(fmt.Sprintf(`  Found is what a search for %s pieces of what was written, said and shown finds at any offset. It does find:
+  of pieces slipped into the same bytes on purpose, one of each kind, %d of %d; and at the ends what arrived there.`,
 		thousands(r.Search.Patterns), r.Search.plantedFound(), len(kinds))))
 }
 
@@ -178,7 +175,7 @@ func noise(bits float64) string {
 	if bits == 0 {
 		return "–"
 	}
-	return fmt.Sprintf("noise: %.3f of 8 bits/byte", bits)
+	return fmt.Sprintf("noise, %.2f of 8 bits/byte", bits)
 }
 
 func count(n int) string {
