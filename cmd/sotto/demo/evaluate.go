@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"net"
 	"strings"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
 	"sotto/client"
 	"sotto/media"
 	"sotto/media/opus"
+	"sotto/media/quality"
 	"sotto/wire"
 )
 
@@ -32,14 +34,13 @@ func (r *run) evaluate() error {
 		call.VerificationCode = append(call.VerificationCode, p.code)
 		call.SafetyNumber = append(call.SafetyNumber, p.safety)
 	}
-	said := []sound{listen(r.alice.mouth.said), listen(r.bob.mouth.said)}
 	for i := range r.report.Directions {
 		from, to := ends[i], ends[1-i]
 		d := &r.report.Directions[i]
-		heard := listen(to.ear.pcm())
+		heard := to.ear.pcm()
 		d.AudioSent, d.AudioHeard = int(from.stats.Audio.FramesSent), int(to.stats.Audio.FramesReceived)
 		d.AudioConcealed = int(to.stats.Audio.FramesConcealed)
-		d.Similarity, d.Wrong = similarity(said[i], heard), similarity(said[1-i], heard)
+		d.Similarity, d.Wrong = similarity(from.mouth.said, heard), similarity(to.mouth.said, heard)
 		d.Loss = to.stats.Audio.Loss()
 		seen := to.eye.frames()
 		d.VideoSent, d.VideoReceived, d.VideoIdentical = len(from.camera.sent), len(seen), identical(from.camera.sent, seen)
@@ -54,6 +55,16 @@ func (r *run) evaluate() error {
 	}
 	r.judge()
 	return r.writeReport()
+}
+
+// similarity is the intelligibility of what was heard, less what is missing of what was said; 0 where there is too little to compare.
+func similarity(said, heard []int16) float64 {
+	result, err := quality.Compare(said, heard)
+	if err != nil {
+		return 0
+	}
+	whole := time.Duration(len(said)) * time.Second / media.SampleRate
+	return result.Score * min(1, result.Compared.Seconds()/whole.Seconds())
 }
 
 // search looks for everything the ends hold in everything that passed the server and the relay, and then in the same bytes

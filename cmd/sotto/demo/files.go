@@ -3,21 +3,20 @@ package demo
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
-	"image"
-	"image/draw"
+	"io"
 	"os"
 	"path/filepath"
 
-	"golang.org/x/image/vp8"
-
+	"sotto/cmd/sotto/picture"
 	"sotto/media"
 	"sotto/media/file"
 )
 
 // writeFiles leaves what was heard and seen where a person can check the report's numbers against their own ears and eyes.
 func (r *run) writeFiles() error {
-	var tracks []track
+	var waves []picture.Wave
 	for i, to := range []*person{r.bob, r.alice} {
 		from := []*person{r.alice, r.bob}[i]
 		heard, seen := to.ear.pcm(), to.eye.frames()
@@ -29,18 +28,21 @@ func (r *run) writeFiles() error {
 		if err := r.add(name, fmt.Sprintf("what %s saw of %s: VP8 in IVF (ffplay, mpv)", to.name, from.name), func(path string) error { return writeIVF(path, seen) }); err != nil {
 			return err
 		}
-		if picture := lastKeyFrame(seen); picture != nil {
+		if key := lastKeyFrame(seen); key != nil {
 			name = "seen-by-" + to.name + ".png"
-			if err := r.add(name, fmt.Sprintf("a picture %s saw", to.name), func(path string) error { return writePNG(path, picture) }); err != nil {
+			if err := r.add(name, fmt.Sprintf("a picture %s saw", to.name), func(path string) error {
+				return create(path, func(w io.Writer) error { return picture.Frame(w, key) })
+			}); err != nil {
 				return err
 			}
 		}
-		tracks = append(tracks,
-			track{fmt.Sprintf("%s says", from.name), from.mouth.said, false},
-			track{fmt.Sprintf("%s hears (similarity %.3f)", to.name, r.report.Directions[i].Similarity), heard, true})
+		waves = append(waves,
+			picture.Wave{Caption: from.name + " said", PCM: from.mouth.said, Rate: media.SampleRate},
+			picture.Wave{Caption: to.name + " heard", PCM: heard, Rate: media.SampleRate,
+				Note: fmt.Sprintf("similarity %.3f of 1", r.report.Directions[i].Similarity)})
 	}
 	return r.add("waveforms.png", "what was said above what was heard", func(path string) error {
-		return writePNG(path, waveforms(tracks, media.SampleRate))
+		return create(path, func(w io.Writer) error { return picture.Waveforms(w, "What was said, and what was heard", waves) })
 	})
 }
 
@@ -98,24 +100,20 @@ func writeIVF(path string, frames []media.VideoFrame) error {
 	return w.Close()
 }
 
-// lastKeyFrame decodes the last frame that stands for itself: the only kind the decoder knows. nil if there is none.
-func lastKeyFrame(frames []media.VideoFrame) image.Image {
+// lastKeyFrame is the last frame that stands for itself, nil if there is none.
+func lastKeyFrame(frames []media.VideoFrame) []byte {
 	for i := len(frames) - 1; i >= 0; i-- {
-		if !frames[i].Key {
-			continue
+		if frames[i].Key {
+			return frames[i].Data
 		}
-		decoder := vp8.NewDecoder()
-		decoder.Init(bytes.NewReader(frames[i].Data), len(frames[i].Data))
-		if _, err := decoder.DecodeFrameHeader(); err != nil {
-			continue
-		}
-		picture, err := decoder.DecodeFrame()
-		if err != nil {
-			continue
-		}
-		rgba := image.NewRGBA(picture.Bounds())
-		draw.Draw(rgba, rgba.Bounds(), picture, picture.Bounds().Min, draw.Src)
-		return rgba
 	}
 	return nil
+}
+
+func create(path string, write func(io.Writer) error) error {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(write(f), f.Close())
 }

@@ -61,8 +61,8 @@ func (r *Report) renderCall(p painter) {
 	p.line("  %-18s %s", "verification code", both(c.VerificationCode))
 	p.line("  %-18s ring %s, accept to media %s, call to media %s", "set-up", ms(c.RingAfter), ms(c.AcceptToMedia), ms(c.CallToMedia))
 	p.line("  %-18s %s", "round trip", ms(c.RoundTrip))
-	rows := [][]string{{""}, {"packets lost"}, {"audio frames sent, heard (concealed)"}, {"what was heard is like what was said"},
-		{"the same measure, the other's speech"}, {"video frames sent, seen, identical"}}
+	rows := [][]string{{""}, {"packets lost"}, {"audio frames sent, heard (concealed)"}, {"similarity of said and heard (ESTOI)"},
+		{"the same, to what the listener said"}, {"video frames sent, seen, identical"}}
 	for _, d := range r.Directions {
 		for i, cell := range []string{
 			d.From + " → " + d.To,
