@@ -107,16 +107,27 @@ func (t *tracks) options() client.MediaOptions {
 		o.Camera = func(context.Context) (media.VideoSource, error) { return t.video, nil }
 	}
 	if t.flags.record != "" {
-		o.Screen = func(context.Context) (media.VideoSink, error) {
-			recording, err := file.CreateIVF(t.recording(".ivf"))
-			if err != nil {
-				return nil, err
-			}
-			t.closeLater(recording.Close)
-			return recording, nil
-		}
+		o.Screen = func(context.Context) (media.VideoSink, error) { return &screen{tracks: t}, nil }
 	}
 	return o
+}
+
+// A screen records what is seen, once there is something to see.
+type screen struct {
+	tracks    *tracks
+	recording *file.IVF
+}
+
+func (s *screen) WriteFrame(frame media.VideoFrame) error {
+	if s.recording == nil {
+		recording, err := file.CreateIVF(s.tracks.recording(".ivf"))
+		if err != nil {
+			return err
+		}
+		s.recording = recording
+		s.tracks.closeLater(recording.Close)
+	}
+	return s.recording.WriteFrame(frame)
 }
 
 // speaker plays what is heard where the microphone is, and records it if that is wanted.

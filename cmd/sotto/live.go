@@ -99,11 +99,12 @@ func follow(ctx context.Context, out *output, call *client.Call, peer string, li
 				}
 				continue
 			}
-			if out.json && time.Since(lastLine) < time.Second {
+			stats := call.Stats()
+			if stats.Path.Kind == "" || out.json && time.Since(lastLine) < time.Second {
 				continue
 			}
 			lastLine = time.Now()
-			showProgress(out, call.Stats(), peer, time.Since(accepted))
+			showProgress(out, stats, peer, time.Since(accepted))
 		case <-overdue:
 			call.Hangup()
 		case <-interrupt:
@@ -117,7 +118,7 @@ func showProgress(out *output, stats media.Stats, peer string, since time.Durati
 	loss := stats.Audio.Loss()
 	roundTrip := milliseconds(stats.RoundTrip)
 	out.progress(progressLine{"progress", peer, since.Seconds(), stats.Path.Kind, roundTrip, loss},
-		"%s  %s  loss %.1f %%  round trip %.0f ms  %s  (Ctrl-C hangs up)", peer, clock(since), 100*loss, roundTrip, pathWords(stats.Path.Kind))
+		"%s  %s  loss %.1f %%  round trip %.1f ms  %s  (Ctrl-C hangs up)", peer, clock(since), 100*loss, roundTrip, pathWords(stats.Path.Kind))
 }
 
 func summarize(out *output, call *client.Call, peer string, ended client.Ended, accepted time.Time, t *tracks) {
