@@ -7,9 +7,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"google.golang.org/protobuf/proto"
 
 	"sotto/e2ee/callkey"
+	"sotto/e2ee/ratchet"
 	"sotto/media"
 	"sotto/wire"
 )
@@ -216,6 +218,71 @@ func FuzzAnswer(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if d, err := parseAnswer(b); err == nil && d.Validate() != nil {
 			t.Error("an answer with an unusable description was accepted")
+		}
+	})
+}
+
+// Whatever a server delivers, and whoever it says sent it, is dropped without harm.
+func FuzzEnvelope(f *testing.F) {
+	disk := newMemDisk()
+	s, err := newStore("DIR", disk, make([]byte, 32))
+	if err != nil {
+		f.Fatal(err)
+	}
+	server, err := parseServer("http://127.0.0.1:1", false)
+	if err != nil {
+		f.Fatal(err)
+	}
+	a, err := draft(s, server, "alice", "")
+	if err != nil {
+		f.Fatal(err)
+	}
+	a.Account, a.Device = uuid.New(), device
+	c, err := newClient(s, a, Options{})
+	if err != nil {
+		f.Fatal(err)
+	}
+	known := &contact{Account: uuid.New(), Identity: ratchet.GenerateKeyPair().Public().Bytes()}
+	c.contacts[known.Account] = known
+	f.Add(true, uint32(3), []byte{0x44, 8, 1})
+	f.Add(false, uint32(2), []byte{0x44})
+	f.Fuzz(func(t *testing.T, stranger bool, kind uint32, ciphertext []byte) {
+		sender := known.Account
+		if stranger {
+			sender = uuid.New()
+		}
+		e := &wire.Envelope{Id: randomBytes(16), Sender: sender[:], SenderDevice: device, Recipient: a.Account[:], RecipientDevice: device,
+			Type: kind, Ciphertext: ciphertext}
+		if err := c.take(t.Context(), e); err != nil {
+			t.Error(err)
+		}
+		if len(c.contacts) != 1 || len(c.inbox.unshown) != 0 {
+			t.Error("something came of it")
+		}
+	})
+}
+
+func FuzzBundle(f *testing.F) {
+	identity, err := ratchet.UnmarshalKeyPair(bytes.Repeat([]byte{1}, 32)) // the same in every process of the fuzzer
+	if err != nil {
+		f.Fatal(err)
+	}
+	_, upload := newPreKeys(identity, t0)
+	public := identity.Public()
+	b, err := proto.Marshal(&wire.Bundle{
+		IdentityKey: public.Bytes(), OneTime: upload.OneTime[0], SignedPreKey: upload.SignedPreKey, Kyber: upload.OneTimeKyber[0],
+	})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		bundle := new(wire.Bundle)
+		if proto.Unmarshal(b, bundle) != nil {
+			return
+		}
+		if parsed, err := parseBundle(bundle); err == nil && parsed.Verify() == nil && !bytes.Equal(parsed.Identity.Bytes(), public.Bytes()) {
+			t.Error("a bundle of another identity verifies")
 		}
 	})
 }

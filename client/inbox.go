@@ -156,6 +156,10 @@ func (c *Client) openEnvelope(sender uuid.UUID, e *wire.Envelope, confirmed *str
 			return o, err
 		}
 		if o.from != nil && !key.Equal(remote.Identity) {
+			remote.Identity = key
+			if err := c.proves(remote, e); err != nil {
+				return o, err
+			}
 			return o, c.hold(o.from, key, e)
 		}
 	}
@@ -255,6 +259,27 @@ func (c *Client) confirmName(ctx context.Context, sender uuid.UUID, claimed stri
 		return "", err
 	}
 	return claimed, nil
+}
+
+// proves tells whether a message was made with the identity key it claims. Otherwise anyone on the way could make a contact appear
+// changed. Nothing is stored. c.mu is held.
+func (c *Client) proves(claimed ratchet.Remote, e *wire.Envelope) error {
+	errProved := errors.New("proved")
+	err := c.store.update(func(t *tx) error {
+		keys, err := readPreKeys(t)
+		if err != nil {
+			return err
+		}
+		_, err = new(ratchet.Record).Decrypt(c.local(), claimed, e.GetType(), e.GetCiphertext(), lookup{keys}, time.Now())
+		if err == nil {
+			err = errProved
+		}
+		return err
+	})
+	if err == errProved {
+		return nil
+	}
+	return err
 }
 
 // hold keeps an envelope that came under a new identity key until the user accepts that. It answers as if there was nothing in it, since

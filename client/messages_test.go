@@ -139,6 +139,16 @@ func TestChangedIdentityKey(t *testing.T) {
 		t.Fatal(err)
 	}
 
+	// A message that claims another key changes nothing unless it proves to be made with it.
+	forged := bob.sealedWhileConnected(t, "alice")
+	forged.Ciphertext[len(forged.Ciphertext)-1] ^= 1
+	if err := alice.take(t.Context(), forged); err != nil {
+		t.Fatal(err)
+	}
+	if p, err := alice.Contact("bob"); err != nil || p.Changed {
+		t.Errorf("a forgery changed the contact: %+v, %v", p, err)
+	}
+
 	var changed *IdentityChangedError
 	if _, err := alice.Send(patience(t), "bob", "hello"); !errors.As(err, &changed) || changed.Username != "bob" {
 		t.Fatalf("sending: %v", err)

@@ -25,9 +25,9 @@ import (
 //     server knows the envelope's id and keeps it once.
 
 const (
-	recordOutbox  = "outbox/" // and a number
-	sendWindow    = 16        // envelopes under way
-	retryPause    = 2 * time.Second
+	recordOutbox  = "outbox/"       // and a number
+	sendWindow    = 16              // envelopes under way
+	minRetry      = 5 * time.Second // after a refusal that passes
 	failuresKept  = 256
 	callLifetime  = 60 * time.Second // of an envelope that serves a call
 	maxCiphertext = 64 << 10
@@ -195,8 +195,11 @@ func (c *Client) sendOutbox(ctx context.Context, l *link) {
 			return
 		}
 		replies.Go(func() {
-			defer func() { <-window }()
-			c.awaitSent(ctx, l, entry, reply)
+			again := c.awaitSent(l, entry, reply)
+			<-window // what has to wait holds up nothing else
+			if again > 0 {
+				c.sendAgain(ctx, entry, again)
+			}
 		})
 	}
 }
@@ -235,38 +238,40 @@ func (c *Client) nextOutgoing(l *link, now time.Time) (*outgoing, <-chan struct{
 	return nil, c.outbox.changed, nil
 }
 
-// awaitSent is step 3.
-func (c *Client) awaitSent(ctx context.Context, l *link, entry *outgoing, reply <-chan *wire.ServerFrame) {
-	var frame *wire.ServerFrame
+// awaitSent is step 3. It returns after which time to try again over this link, 0 if not.
+func (c *Client) awaitSent(l *link, entry *outgoing, reply <-chan *wire.ServerFrame) time.Duration {
 	timeout := time.NewTimer(requestTimeout)
 	defer timeout.Stop()
+	var frame *wire.ServerFrame
 	select {
 	case frame = <-reply:
 	case <-l.over:
-		return // the next link sends it again
+		return 0 // the next link sends it again
 	case <-timeout.C:
 		l.end(errors.New("the server does not answer"))
-		return
+		return 0
 	}
 	if frame.GetSent() != nil {
 		c.settle(entry, nil)
-		return
+		return 0
 	}
-	err := error(errProtocol)
-	if refusal := frame.GetError(); refusal != nil {
-		err = refusalOf(refusal)
+	if frame.GetError() == nil {
+		l.end(errProtocol)
+		return 0
 	}
+	err := refusalOf(frame.GetError())
 	if !passing(err) {
 		c.settle(entry, err)
-		return
+		return 0
 	}
-	pause := retryPause
 	var refusal *ServerError
-	if errors.As(err, &refusal) && refusal.RetryAfter > 0 {
-		pause = refusal.RetryAfter
-	}
+	errors.As(err, &refusal)
+	return max(refusal.RetryAfter, minRetry)
+}
+
+func (c *Client) sendAgain(ctx context.Context, entry *outgoing, after time.Duration) {
 	select {
-	case <-time.After(pause):
+	case <-time.After(after):
 	case <-ctx.Done():
 		return
 	}
@@ -295,7 +300,12 @@ func (c *Client) settle(entry *outgoing, err error) {
 		}
 	}
 	isText := entry.Message != MessageID{}
-	if err != nil && isText && len(c.outbox.failed) < failuresKept {
+	if err != nil && isText {
+		for old := range c.outbox.failed {
+			if len(c.outbox.failed) >= failuresKept {
+				delete(c.outbox.failed, old)
+			}
+		}
 		c.outbox.failed[entry.Message] = err
 	}
 	c.outbox.notify()

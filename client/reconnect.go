@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -46,12 +47,10 @@ func (s *linkState) wait(ctx context.Context) (*link, error) {
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return nil, errors.Join(errNotConnected, ctx.Err())
+			return nil, fmt.Errorf("the server is not connected: %w", ctx.Err())
 		}
 	}
 }
-
-var errNotConnected = errors.New("the server is not connected")
 
 // WaitConnected returns once the server is connected, or with the reason why it never will be.
 func (c *Client) WaitConnected(ctx context.Context) error {
