@@ -263,14 +263,10 @@ func FuzzEnvelope(f *testing.F) {
 }
 
 func FuzzBundle(f *testing.F) {
-	identity, err := ratchet.UnmarshalKeyPair(bytes.Repeat([]byte{1}, 32)) // the same in every process of the fuzzer
-	if err != nil {
-		f.Fatal(err)
-	}
-	_, upload := newPreKeys(identity, t0)
-	public := identity.Public()
+	key := append([]byte{5}, make([]byte, 32)...)
 	b, err := proto.Marshal(&wire.Bundle{
-		IdentityKey: public.Bytes(), OneTime: upload.OneTime[0], SignedPreKey: upload.SignedPreKey, Kyber: upload.OneTimeKyber[0],
+		IdentityKey: key, OneTime: &wire.PreKey{Id: 1, PublicKey: key}, SignedPreKey: &wire.SignedPreKey{Id: 2, PublicKey: key},
+		Kyber: &wire.KyberPreKey{Id: 3},
 	})
 	if err != nil {
 		f.Fatal(err)
@@ -281,8 +277,9 @@ func FuzzBundle(f *testing.F) {
 		if proto.Unmarshal(b, bundle) != nil {
 			return
 		}
-		if parsed, err := parseBundle(bundle); err == nil && parsed.Verify() == nil && !bytes.Equal(parsed.Identity.Bytes(), public.Bytes()) {
-			t.Error("a bundle of another identity verifies")
+		parsed, err := parseBundle(bundle)
+		if err == nil && (parsed.Identity.IsZero() || parsed.SignedKey.IsZero() || parsed.OneTime != nil && parsed.OneTime.Key.IsZero()) {
+			t.Error("a bundle without keys was accepted")
 		}
 	})
 }
