@@ -27,7 +27,7 @@ func TestDemo(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
 			folder := filepath.Join(t.TempDir(), "out")
-			report := runDemoJSON(t, append([]string{"demo", "--json", "--for", "3s", "--out", folder}, test.args...))
+			report := runDemoJSON(t, append([]string{"demo", "--json", "--for", "2s", "--out", folder}, test.args...))
 			if report.Call.Path[0] != test.path {
 				t.Errorf("the call took the path %s, want %s", report.Call.Path[0], test.path)
 			}

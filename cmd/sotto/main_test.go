@@ -19,11 +19,16 @@ func TestMain(m *testing.M) {
 // TestTranscripts types what a user could type. Commands of its own: "waitfor FILE TEXT" waits until a background command's
 // output, written to FILE, holds TEXT; "capture NAME FILE PATTERN" sets NAME to what the pattern's group matches.
 func TestTranscripts(t *testing.T) {
-	testscript.Run(t, testscript.Params{
+	params := testscript.Params{
 		Dir:   "testdata",
 		Setup: setUp,
 		Cmds:  map[string]func(*testscript.TestScript, bool, []string){"waitfor": waitFor, "capture": capture},
-	})
+	}
+	if raceDetector {
+		// The other transcripts start dozens of processes, one after another: slow under the race detector, and nothing for it.
+		params.Dir, params.Files = "", []string{"testdata/message.txt", "testdata/call.txt"}
+	}
+	testscript.Run(t, params)
 }
 
 // setUp gives each transcript a home of its own, and names the media they use.
