@@ -72,7 +72,7 @@ type callState struct {
 }
 
 // An input is what happens to a call.
-type input interface{}
+type input any
 
 type (
 	// What the peer's device sends.
@@ -102,7 +102,7 @@ type (
 )
 
 // An effect is to be carried out, in order. If one fails, those after it are dropped and inFault follows.
-type effect interface{}
+type effect any
 
 type (
 	effSendOffer      struct{}
