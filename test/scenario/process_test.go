@@ -129,30 +129,13 @@ func (p *process) wait() error {
 	return p.err
 }
 
-// run runs a command to its end and returns its lines.
-func run(t *testing.T, namespace string, args ...string) []line {
+// run runs a command to its end.
+func run(t *testing.T, namespace string, args ...string) {
 	t.Helper()
 	p := start(t, namespace, args...)
-	var all []line
-	for l := range p.lines {
-		all = append(all, l)
-	}
 	if err := p.wait(); err != nil {
 		t.Fatalf("%s: %v\n%s", p.name, err, p.errs)
 	}
-	return all
-}
-
-// find returns the line of that kind.
-func find(t *testing.T, lines []line, kind string) line {
-	t.Helper()
-	for _, l := range lines {
-		if l["event"] == kind {
-			return l
-		}
-	}
-	t.Fatalf("no %q in %v", kind, lines)
-	return nil
 }
 
 // number is a value of a line, "video.frames_sent" being one within another.
