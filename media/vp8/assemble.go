@@ -110,11 +110,17 @@ func (a *Assembler) Pop(now time.Time) (frame *Frame, askKey bool) {
 		a.waited = 0
 		return nil, a.wantKey(now)
 	}
-	// What is in hand may be the beginning of a frame whose end is on its way, or follow a loss: both wait.
+	// What is in hand is the beginning of a frame whose end is on its way, or follows a loss: both wait.
 	if a.waited += step; a.waited < a.patience {
 		return nil, false
 	}
-	a.waited, a.needKey = 0, true
+	a.waited = 0
+	if uint64(len(a.packets)) == a.highest-a.next+1 {
+		// The beginning of a frame and nothing behind it: if its end was lost, only the sender's next report says so. Giving up
+		// would gain nothing, since there is nothing to go on with.
+		return nil, a.wantKey(now)
+	}
+	a.needKey = true
 	for sequence := a.next + 1; sequence <= a.highest; sequence++ {
 		if p, ok := a.packets[sequence]; ok && p.key {
 			a.giveUp(sequence)

@@ -124,6 +124,26 @@ func TestALostPacketIsWaitedForThenGivenUp(t *testing.T) {
 			t.Errorf("%d frames", len(got))
 		}
 	})
+	t.Run("the end of the last frame comes very late", func(t *testing.T) {
+		a := NewAssembler(patience)
+		last := packets[len(packets)-1]
+		if last.timestamp != packets[len(packets)-2].timestamp {
+			t.Fatal("the last frame has one packet only")
+		}
+		for _, p := range packets[:len(packets)-1] {
+			a.Push(p.sequence, p.timestamp, p.marker, p.payload, start)
+		}
+		pop(a, start)
+		for wait := patience / 2; wait < 5*patience; wait += patience / 2 {
+			if got, asked := pop(a, start.Add(wait)); len(got) != 0 || asked {
+				t.Fatalf("%d frames, asked %v", len(got), asked)
+			}
+		}
+		a.Push(last.sequence, last.timestamp, last.marker, last.payload, start.Add(5*patience))
+		if got, _ := pop(a, start.Add(5*patience)); len(got) != 1 {
+			t.Errorf("%d frames", len(got))
+		}
+	})
 	t.Run("it never comes, a key frame is here", func(t *testing.T) {
 		a := NewAssembler(patience)
 		for i, p := range packets {
