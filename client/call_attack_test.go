@@ -106,6 +106,54 @@ func TestForgedReveal(t *testing.T) {
 	}
 }
 
+// What the callee opens with its accept is not what it committed to: no code is shown, and the caller's microphone stays closed.
+func TestForgedAccept(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	alice, bob := friends(t, w)
+	alice.between(func(m *wire.CallMessage) *wire.CallMessage {
+		if m.GetAccept() != nil {
+			m.GetAccept().Verification[31] ^= 1
+		}
+		return m
+	})
+	caller, callee := ring(t, alice, bob, CallOptions{})
+	if err := callee.Accept(patience(t), callee.media()); err != nil {
+		t.Fatal(err)
+	}
+	awaitEnd(t, caller, Failed)
+	awaitEnd(t, callee, Failed)
+	if _, ok := caller.VerificationCode(); ok || !errors.Is(caller.Err(), callkey.ErrTampered) {
+		t.Errorf("ended with %v", caller.Err())
+	}
+	if caller.mic.opened.Load() {
+		t.Error("the caller's microphone was opened")
+	}
+}
+
+// An offer with video is as long as one without, so that its length does not say what kind of call it is.
+func TestOffersHaveOneLength(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	alice, bob := friends(t, w)
+	lengths := map[int]bool{}
+	for _, video := range []bool{false, true} {
+		caller, _ := ring(t, alice, bob, CallOptions{Video: video})
+		content := alice.newContent()
+		content.Body = &wire.Content_Call{Call: &wire.CallMessage{CallId: caller.id[:], Body: &wire.CallMessage_Offer{Offer: caller.run.offer}}}
+		b, err := sealable(content)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lengths[len(b)] = true
+		caller.Hangup()
+		<-caller.Done()
+	}
+	if len(lengths) != 1 {
+		t.Errorf("offers have lengths %v", lengths)
+	}
+}
+
 // The reveal does not come: there can be no code, and the call does not go on without.
 func TestWithheldReveal(t *testing.T) {
 	t.Parallel()

@@ -143,11 +143,8 @@ func (r *callRun) addCandidates(candidates []string) {
 	}
 }
 
-// verify shows the verification code; at the callee's end, once what the caller revealed is what it had committed to.
+// verify shows the verification code, if the part the peer revealed is the one it had committed to.
 func (r *callRun) verify(verification []byte) error {
-	if !r.call.incoming {
-		verification = r.keys.Reveal()
-	}
 	code, err := r.keys.VerificationCode(verification)
 	if err != nil {
 		return err

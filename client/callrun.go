@@ -72,7 +72,7 @@ func (r *callRun) remote(m *wire.CallMessage) {
 	case *wire.CallMessage_Answer:
 		r.post(inAnswer{body.Answer})
 	case *wire.CallMessage_Accept:
-		r.post(inAccept{})
+		r.post(inAccept{body.Accept.GetVerification()})
 	case *wire.CallMessage_Candidates:
 		r.post(inCandidates{body.Candidates.GetCandidates()})
 	case *wire.CallMessage_Reveal:
@@ -164,7 +164,7 @@ func (r *callRun) perform(effects []effect) input {
 		case effSendCandidates:
 			err = r.send(&wire.CallMessage{Body: &wire.CallMessage_Candidates{Candidates: &wire.Candidates{Candidates: e.candidates}}})
 		case effSendAccept:
-			err = r.send(&wire.CallMessage{Body: &wire.CallMessage_Accept{Accept: &wire.Accept{}}})
+			err = r.send(&wire.CallMessage{Body: &wire.CallMessage_Accept{Accept: &wire.Accept{Verification: r.keys.Reveal()}}})
 		case effSendHangup:
 			if err := r.send(&wire.CallMessage{Body: &wire.CallMessage_Hangup{Hangup: &wire.Hangup{Reason: e.reason}}}); err != nil {
 				r.c.log.Warn("a hangup was not sent", "error", err)

@@ -13,10 +13,10 @@ import (
 //	Offer          ───────────────────────▶  rings its user
 //	               ◀───────────────────────  Ringing
 //	               ◀───────────────────────  Answer          both derive keys; ICE runs while it rings
-//	Reveal         ───────────────────────▶                  both show the verification code
+//	Reveal         ───────────────────────▶                  the callee knows the verification code
 //	Candidates     ◀──────────────────────▶  Candidates
 //	               ◀───────────────────────  Accept          the callee's user accepts: its microphone opens
-//	its microphone opens
+//	its microphone opens, and it knows the code
 //	Hangup         ◀──────────────────────▶  Hangup
 //
 // What opens a microphone or camera is effOpen and nothing else. It comes of the local user's accept at the callee's end, and at the
@@ -60,12 +60,13 @@ type callState struct {
 	phase  phase
 	caller bool
 
-	prepared bool // callee: there is a media session, and the answer was sent
-	waiting  bool // callee: preparation waits for the local accept
-	keyed    bool // keys are agreed, the media session connects
-	accepted bool // by the callee's user
-	verified bool // the verification code is known
-	heard    bool // media of the peer's was decrypted
+	prepared bool   // callee: there is a media session, and the answer was sent
+	waiting  bool   // callee: preparation waits for the local accept
+	keyed    bool   // keys are agreed, the media session connects
+	accepted bool   // by the callee's user
+	verified bool   // the verification code is known
+	part     string // caller: the callee's part of the code, if its accept overtook its answer
+	heard    bool   // media of the peer's was decrypted
 
 	timing                               timing
 	reachBy, ringBy, agreeBy, decipherBy time.Time // zero: not awaited
@@ -78,7 +79,7 @@ type (
 	// What the peer's device sends.
 	inRinging    struct{}
 	inAnswer     struct{ answer []byte }
-	inAccept     struct{}
+	inAccept     struct{ verification []byte }
 	inCandidates struct{ candidates []string }
 	inReveal     struct{ verification []byte }
 	inHangup     struct{ reason wire.Hangup_Reason }
@@ -118,7 +119,7 @@ type (
 	effConnect        struct{ answer []byte }       // derive keys and connect; the callee's own answer is nil here
 	effAddCandidates  struct{ candidates []string } // the peer's
 	effAllowAddresses struct{}                      // the local user has accepted: other than relay candidates may be used
-	effVerify         struct{ verification []byte } // check the reveal, show the code; nil at the caller's end
+	effVerify         struct{ verification []byte } // check the peer's part of the verification code, show the code
 	effOpen           struct{}                      // open microphone and camera, begin to send and to play
 	effEmit           struct{ event CallEvent }
 	effEnd            struct { // close the media session, erase keys, tell the program
@@ -160,7 +161,7 @@ func (s callState) step(in input, now time.Time) (callState, []effect) {
 	case inAnswer:
 		return s.onAnswer(in.answer)
 	case inAccept:
-		return s.onAccept(now)
+		return s.onAccept(in.verification, now)
 	case inCandidates:
 		return s, []effect{effAddCandidates(in)}
 	case inReveal:
@@ -217,25 +218,28 @@ func (s callState) onAnswer(answer []byte) (callState, []effect) {
 		return s, nil
 	}
 	s, effects := s.onRinging() // the answer may overtake Ringing
-	s.keyed, s.verified, s.agreeBy = true, true, time.Time{}
-	effects = append(effects, effConnect{answer}, effSendReveal{}, effVerify{})
+	s.keyed, s.agreeBy = true, time.Time{}
+	effects = append(effects, effConnect{answer}, effSendReveal{})
 	if s.accepted {
-		effects = append(effects, effEmit{Accepted{}}, effOpen{})
+		s.verified = true
+		effects = append(effects, effVerify{[]byte(s.part)}, effEmit{Accepted{}}, effOpen{})
 	}
 	return s, effects
 }
 
-// onAccept is the callee's accept, which counts at the caller's end only.
-func (s callState) onAccept(now time.Time) (callState, []effect) {
+// onAccept is the callee's accept, which counts at the caller's end only. The callee's part of the verification code is checked
+// before anything opens.
+func (s callState) onAccept(verification []byte, now time.Time) (callState, []effect) {
 	if !s.caller || s.accepted {
 		return s, nil
 	}
 	s, effects := s.onRinging()
 	s.phase, s.accepted, s.ringBy = active, true, time.Time{}
 	if s.keyed {
-		effects = append(effects, effEmit{Accepted{}}, effOpen{})
+		s.verified = true
+		effects = append(effects, effVerify{verification}, effEmit{Accepted{}}, effOpen{})
 	} else {
-		s.agreeBy = now.Add(s.timing.agree)
+		s.part, s.agreeBy = string(verification), now.Add(s.timing.agree)
 	}
 	return s, effects
 }

@@ -48,19 +48,19 @@ func TestCallFlows(t *testing.T) {
 		want   []string
 	}{
 		{"caller: the usual", true, []any{inRinging{}, answer, inAccept{}, inFirstMedia{}, inLocalHangup{}}, []string{
-			"Emit(Ringing)", "Connect SendReveal Verify", "Emit(Accepted) Open", "Emit(FirstMedia)", "SendHangup(NORMAL) End(hung up)"}},
+			"Emit(Ringing)", "Connect SendReveal", "Verify Emit(Accepted) Open", "Emit(FirstMedia)", "SendHangup(NORMAL) End(hung up)"}},
 		{"callee: the usual", false, []any{inPrepared{}, inReveal{}, inLocalAccept{}, inConnected{}, hangup(wire.Hangup_NORMAL)}, []string{
 			"SendAnswer Connect Gather", "Verify", "AllowAddresses SendAccept Emit(Accepted) Open", "Emit(Connected)", "End(hung up)"}},
 
-		{"caller: answer overtakes ringing", true, []any{answer, inRinging{}}, []string{"Emit(Ringing) Connect SendReveal Verify", ""}},
+		{"caller: answer overtakes ringing", true, []any{answer, inRinging{}}, []string{"Emit(Ringing) Connect SendReveal", ""}},
 		{"caller: accept overtakes answer", true, []any{inAccept{}, answer}, []string{
 			"Emit(Ringing)", "Connect SendReveal Verify Emit(Accepted) Open"}},
 		{"caller: accept and never an answer", true, []any{inAccept{}, at{15 * time.Second, inTick{}}}, []string{
 			"Emit(Ringing)", "SendHangup(FAILED) End(failed)"}},
 		{"caller: everything twice", true, []any{inRinging{}, inRinging{}, answer, answer, inAccept{}, inAccept{}}, []string{
-			"Emit(Ringing)", "", "Connect SendReveal Verify", "", "Emit(Accepted) Open", ""}},
-		{"caller: its own accept means nothing", true, []any{answer, inLocalAccept{}}, []string{"Emit(Ringing) Connect SendReveal Verify", ""}},
-		{"caller: a reveal means nothing", true, []any{answer, inReveal{}}, []string{"Emit(Ringing) Connect SendReveal Verify", ""}},
+			"Emit(Ringing)", "", "Connect SendReveal", "", "Verify Emit(Accepted) Open", ""}},
+		{"caller: its own accept means nothing", true, []any{answer, inLocalAccept{}}, []string{"Emit(Ringing) Connect SendReveal", ""}},
+		{"caller: a reveal means nothing", true, []any{answer, inReveal{}}, []string{"Emit(Ringing) Connect SendReveal", ""}},
 
 		{"callee: a caller's answer and accept mean nothing", false, []any{inPrepared{}, inAccept{}, answer, inRinging{}}, []string{
 			"SendAnswer Connect Gather", "", "", ""}},
@@ -82,7 +82,7 @@ func TestCallFlows(t *testing.T) {
 		{"callee: declines", false, []any{inPrepared{}, inLocalHangup{}}, []string{"SendAnswer Connect Gather", "SendHangup(DECLINED) End(declined)"}},
 		{"callee: accepted elsewhere", false, []any{hangup(wire.Hangup_ACCEPTED_ELSEWHERE)}, []string{"End(accepted on another device)"}},
 		{"caller: declined after accept is a hangup", true, []any{answer, inAccept{}, hangup(wire.Hangup_DECLINED)}, []string{
-			"Emit(Ringing) Connect SendReveal Verify", "Emit(Accepted) Open", "End(hung up)"}},
+			"Emit(Ringing) Connect SendReveal", "Verify Emit(Accepted) Open", "End(hung up)"}},
 
 		{"caller: nothing is heard", true, []any{at{14 * time.Second, inTick{}}, at{time.Second, inTick{}}}, []string{
 			"", "SendHangup(NORMAL) End(not reachable)"}},
@@ -91,10 +91,10 @@ func TestCallFlows(t *testing.T) {
 		{"callee: it rings a minute", false, []any{inPrepared{}, at{60 * time.Second, inTick{}}}, []string{
 			"SendAnswer Connect Gather", "SendHangup(TIMEOUT) End(not answered)"}},
 		{"accepted calls last", true, []any{answer, inAccept{}, at{time.Hour, inTick{}}}, []string{
-			"Emit(Ringing) Connect SendReveal Verify", "Emit(Accepted) Open", ""}},
+			"Emit(Ringing) Connect SendReveal", "Verify Emit(Accepted) Open", ""}},
 
 		{"the path fails", true, []any{answer, inAccept{}, inConnected{}, inInterrupted{}, inMediaFailed{broken}}, []string{
-			"Emit(Ringing) Connect SendReveal Verify", "Emit(Accepted) Open", "Emit(Connected)", "Emit(Interrupted)", "SendHangup(FAILED) End(failed)"}},
+			"Emit(Ringing) Connect SendReveal", "Verify Emit(Accepted) Open", "Emit(Connected)", "Emit(Interrupted)", "SendHangup(FAILED) End(failed)"}},
 		{"an effect fails", false, []any{inFault{broken}}, []string{"SendHangup(FAILED) End(failed)"}},
 		{"wrong keys", false, []any{inPrepared{}, inReveal{}, inLocalAccept{}, inUndecryptable{}, at{5 * time.Second, inTick{}}}, []string{
 			"SendAnswer Connect Gather", "Verify", "AllowAddresses SendAccept Emit(Accepted) Open", "Emit(MediaUndecryptable)",

@@ -41,7 +41,7 @@ func parseOffer(b []byte, now time.Time) (media.Description, error) {
 func parseAnswer(b []byte) (media.Description, error) {
 	answer := new(wire.Answer)
 	if proto.Unmarshal(b, answer) != nil || len(answer.KemCiphertext) != callkey.KEMCiphertextSize ||
-		len(answer.Secret) != callkey.SecretSize || len(answer.Verification) != 32 {
+		len(answer.Secret) != callkey.SecretSize || len(answer.Commitment) != 32 {
 		return media.Description{}, errAnswer
 	}
 	description, err := fromWire(answer.Ice, answer.Streams)

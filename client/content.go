@@ -12,7 +12,8 @@ import (
 
 // Limits of content. The ciphertext of an envelope holds at most 64 KiB.
 const (
-	padTo          = 160 // bytes; so the length of a message shows in steps only
+	padTo          = 160        // bytes; so the length of a message shows in steps only
+	padCallTo      = 13 * padTo // so an offer of video is as long as one without, and nearly every step of a call as long as any other
 	maxText        = 32 << 10
 	maxContent     = 48 << 10
 	maxReceipts    = 256
@@ -24,20 +25,20 @@ const (
 
 var errContent = errors.New("content is malformed")
 
-// pad appends 0x80 and zeros up to a multiple of padTo (ISO/IEC 7816-4).
-func pad(b []byte) []byte {
-	padded := make([]byte, (len(b)/padTo+1)*padTo)
+// pad appends 0x80 and zeros up to a multiple of size (ISO/IEC 7816-4).
+func pad(b []byte, size int) []byte {
+	padded := make([]byte, (len(b)/size+1)*size)
 	copy(padded, b)
 	padded[len(b)] = 0x80
 	return padded
 }
 
-// unpad takes only what pad can have made.
+// unpad takes only what pad can have made, with either size.
 func unpad(b []byte) ([]byte, error) {
 	if len(b) == 0 || len(b)%padTo != 0 {
 		return nil, errContent
 	}
-	for i := len(b) - 1; i >= len(b)-padTo; i-- {
+	for i := len(b) - 1; i >= max(0, len(b)-padCallTo); i-- {
 		switch b[i] {
 		case 0:
 		case 0x80:
@@ -58,12 +59,15 @@ func sealable(content *wire.Content) ([]byte, error) {
 	if len(b) > maxContent {
 		return nil, errors.New("too long to send")
 	}
-	return pad(b), nil
+	if _, call := content.Body.(*wire.Content_Call); call {
+		return pad(b, padCallTo), nil
+	}
+	return pad(b, padTo), nil
 }
 
 // parseContent checks what a peer's session decrypted to. A body of a later version of the protocol is no error: it is nil.
 func parseContent(plaintext []byte) (*wire.Content, error) {
-	if len(plaintext) > maxContent+padTo {
+	if len(plaintext) > maxContent+padCallTo {
 		return nil, errContent
 	}
 	b, err := unpad(plaintext)
@@ -127,6 +131,8 @@ func checkCall(call *wire.CallMessage) error {
 		}
 	case *wire.CallMessage_Reveal:
 		ok = ok && len(body.Reveal.GetVerification()) == 32
+	case *wire.CallMessage_Accept:
+		ok = ok && len(body.Accept.GetVerification()) == 32
 	}
 	if !ok {
 		return errContent

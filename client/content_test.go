@@ -17,21 +17,23 @@ import (
 )
 
 func TestPadding(t *testing.T) {
-	for n := range 500 {
-		b := bytes.Repeat([]byte{0x80}, n)
-		padded := pad(b)
-		if len(padded)%160 != 0 || len(padded) <= n || len(padded) > n+160 {
-			t.Fatalf("%d bytes become %d", n, len(padded))
-		}
-		if back, err := unpad(padded); err != nil || !bytes.Equal(back, b) {
-			t.Fatalf("%d bytes: %v", n, err)
+	for _, size := range []int{160, 2080} {
+		for n := range 2500 {
+			b := bytes.Repeat([]byte{0x80}, n)
+			padded := pad(b, size)
+			if len(padded)%size != 0 || len(padded) <= n || len(padded) > n+size {
+				t.Fatalf("%d bytes become %d", n, len(padded))
+			}
+			if back, err := unpad(padded); err != nil || !bytes.Equal(back, b) {
+				t.Fatalf("%d bytes: %v", n, err)
+			}
 		}
 	}
 	for name, b := range map[string][]byte{
 		"empty":           {},
 		"not a multiple":  append(bytes.Repeat([]byte{0}, 160), 0x80),
 		"only zeros":      make([]byte, 160),
-		"a block too far": append(pad(nil), make([]byte, 160)...),
+		"a block too far": append(pad(nil, 2080), make([]byte, 160)...),
 		"other byte":      append(make([]byte, 159), 1),
 	} {
 		if _, err := unpad(b); err == nil {
@@ -125,7 +127,7 @@ func TestContentLimits(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := parseContent(pad(b)); (err == nil) != test.ok {
+		if _, err := parseContent(pad(b, padTo)); (err == nil) != test.ok {
 			t.Errorf("%s: %v", test.name, err)
 		}
 	}
@@ -138,7 +140,7 @@ func TestContentOfALaterVersion(t *testing.T) {
 		t.Fatal(err)
 	}
 	b = append(b, 0xa2, 0x06, 0x01, 0x00) // field 100
-	content, err := parseContent(pad(b))
+	content, err := parseContent(pad(b, padTo))
 	if err != nil || content.Body != nil {
 		t.Errorf("content %v, error %v", content, err)
 	}
@@ -204,7 +206,7 @@ func FuzzOffer(f *testing.F) {
 }
 
 func FuzzAnswer(f *testing.F) {
-	answer := &wire.Answer{KemCiphertext: make([]byte, callkey.KEMCiphertextSize), Secret: make([]byte, 32), Verification: make([]byte, 32)}
+	answer := &wire.Answer{KemCiphertext: make([]byte, callkey.KEMCiphertextSize), Secret: make([]byte, 32), Commitment: make([]byte, 32)}
 	answer.Ice, answer.Streams = toWire(testDescription())
 	b, err := proto.Marshal(answer)
 	if err != nil {

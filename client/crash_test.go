@@ -156,7 +156,7 @@ func (p *person) sealedWhileConnected(t testing.TB, to string) *wire.Envelope {
 		if err != nil {
 			return err
 		}
-		if message, err = s.ratchet.Encrypt(p.local(), remote, pad(nil), time.Now()); err != nil {
+		if message, err = s.ratchet.Encrypt(p.local(), remote, pad(nil, padTo), time.Now()); err != nil {
 			return err
 		}
 		return s.write(tx, contact.Account)

@@ -64,7 +64,11 @@ type IncomingCall struct {
 }
 
 // LinkUp says that the server is connected.
-type LinkUp struct{}
+type LinkUp struct {
+	// ClockDoubt is by how much the server's clock is ahead of this device's, if that is more than is believed. Calls between devices
+	// whose clocks disagree by more than a minute do not ring: one of the clocks must be set.
+	ClockDoubt time.Duration
+}
 
 // LinkDown says that the server is not connected any more, or could not be reached.
 type LinkDown struct {

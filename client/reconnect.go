@@ -116,14 +116,33 @@ func (c *Client) serveLink(ctx context.Context) error {
 	defer cancel()
 	defer l.end(errLinkDown)
 
-	c.clock.Store(int64(time.Until(fromTimestamp(l.welcome.ServerTime))))
+	correction, doubt := clockCorrection(fromTimestamp(l.welcome.ServerTime), time.Now())
+	c.clock.Store(int64(correction))
+	if doubt != 0 {
+		c.log.Warn("the clocks of server and device disagree: one of them must be set", "difference", doubt)
+	}
 	serving.Go(func() { c.deliver(ctx, l) })
 	serving.Go(func() { c.sendOutbox(ctx, l) })
 	serving.Go(func() { c.keepReplenished(ctx, l) })
 	c.link.set(l, nil)
-	c.events.offer(LinkUp{})
+	c.events.offer(LinkUp{ClockDoubt: doubt})
 	return l.receive(ctx)
 }
 
-// now is the server's clock, by which senders and receivers of content agree.
+const maxClockCorrection = 10 * time.Minute
+
+// noClock is later than the time that devices without a battery wake up with, and earlier than any true one.
+var noClock = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+
+// clockCorrection says how far to follow the server's clock: some minutes, or all the way if this device has no time of its own. A
+// server that is believed without a bound could set the time back and let an offer ring that it had withheld for days.
+func clockCorrection(server, local time.Time) (correction, doubt time.Duration) {
+	difference := server.Sub(local)
+	if difference.Abs() <= maxClockCorrection || local.Before(noClock) {
+		return difference, 0
+	}
+	return 0, difference
+}
+
+// now is the time by which senders and receivers of content agree.
 func (c *Client) now() time.Time { return time.Now().Add(time.Duration(c.clock.Load())) }

@@ -564,7 +564,7 @@ type Offer struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	KemPublicKey  []byte                 `protobuf:"bytes,1,opt,name=kem_public_key,json=kemPublicKey,proto3" json:"kem_public_key,omitempty"` // [1216] fresh X-Wing (ML-KEM-768 + X25519) encapsulation key
 	Secret        []byte                 `protobuf:"bytes,2,opt,name=secret,proto3" json:"secret,omitempty"`                                   // [32] fresh random
-	Commitment    []byte                 `protobuf:"bytes,3,opt,name=commitment,proto3" json:"commitment,omitempty"`                           // [32] to the value Reveal opens; makes the short verification code safe to compare
+	Commitment    []byte                 `protobuf:"bytes,3,opt,name=commitment,proto3" json:"commitment,omitempty"`                           // [32] to the caller's part of the verification code, which Reveal opens
 	Ice           *IceParameters         `protobuf:"bytes,4,opt,name=ice,proto3" json:"ice,omitempty"`
 	Streams       []*Stream              `protobuf:"bytes,5,rep,name=streams,proto3" json:"streams,omitempty"`
 	Timestamp     uint64                 `protobuf:"varint,6,opt,name=timestamp,proto3" json:"timestamp,omitempty"` // as Content.timestamp; an offer older than 60 s does not ring
@@ -648,7 +648,7 @@ type Answer struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	KemCiphertext []byte                 `protobuf:"bytes,1,opt,name=kem_ciphertext,json=kemCiphertext,proto3" json:"kem_ciphertext,omitempty"` // [1120]
 	Secret        []byte                 `protobuf:"bytes,2,opt,name=secret,proto3" json:"secret,omitempty"`                                    // [32] fresh random
-	Verification  []byte                 `protobuf:"bytes,3,opt,name=verification,proto3" json:"verification,omitempty"`                        // [32] fresh random, the callee's part of the verification code
+	Commitment    []byte                 `protobuf:"bytes,3,opt,name=commitment,proto3" json:"commitment,omitempty"`                            // [32] to the callee's part of the verification code, which Accept opens
 	Ice           *IceParameters         `protobuf:"bytes,4,opt,name=ice,proto3" json:"ice,omitempty"`
 	Streams       []*Stream              `protobuf:"bytes,5,rep,name=streams,proto3" json:"streams,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -699,9 +699,9 @@ func (x *Answer) GetSecret() []byte {
 	return nil
 }
 
-func (x *Answer) GetVerification() []byte {
+func (x *Answer) GetCommitment() []byte {
 	if x != nil {
-		return x.Verification
+		return x.Commitment
 	}
 	return nil
 }
@@ -723,7 +723,7 @@ func (x *Answer) GetStreams() []*Stream {
 // Reveal opens the commitment of the offer, once the answer is in.
 type Reveal struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Verification  []byte                 `protobuf:"bytes,1,opt,name=verification,proto3" json:"verification,omitempty"` // [32]
+	Verification  []byte                 `protobuf:"bytes,1,opt,name=verification,proto3" json:"verification,omitempty"` // [32] the caller's part of the verification code
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -983,8 +983,10 @@ func (*Ringing) Descriptor() ([]byte, []int) {
 	return file_content_proto_rawDescGZIP(), []int{10}
 }
 
+// Accept begins the call, and opens the commitment of the answer.
 type Accept struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	Verification  []byte                 `protobuf:"bytes,1,opt,name=verification,proto3" json:"verification,omitempty"` // [32] the callee's part of the verification code
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1017,6 +1019,13 @@ func (x *Accept) ProtoReflect() protoreflect.Message {
 // Deprecated: Use Accept.ProtoReflect.Descriptor instead.
 func (*Accept) Descriptor() ([]byte, []int) {
 	return file_content_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *Accept) GetVerification() []byte {
+	if x != nil {
+		return x.Verification
+	}
+	return nil
 }
 
 type Hangup struct {
@@ -1105,11 +1114,13 @@ const file_content_proto_rawDesc = "" +
 	"commitment\x12+\n" +
 	"\x03ice\x18\x04 \x01(\v2\x19.sotto.wire.IceParametersR\x03ice\x12,\n" +
 	"\astreams\x18\x05 \x03(\v2\x12.sotto.wire.StreamR\astreams\x12\x1c\n" +
-	"\ttimestamp\x18\x06 \x01(\x04R\ttimestamp\"\xc6\x01\n" +
+	"\ttimestamp\x18\x06 \x01(\x04R\ttimestamp\"\xc2\x01\n" +
 	"\x06Answer\x12%\n" +
 	"\x0ekem_ciphertext\x18\x01 \x01(\fR\rkemCiphertext\x12\x16\n" +
-	"\x06secret\x18\x02 \x01(\fR\x06secret\x12\"\n" +
-	"\fverification\x18\x03 \x01(\fR\fverification\x12+\n" +
+	"\x06secret\x18\x02 \x01(\fR\x06secret\x12\x1e\n" +
+	"\n" +
+	"commitment\x18\x03 \x01(\fR\n" +
+	"commitment\x12+\n" +
 	"\x03ice\x18\x04 \x01(\v2\x19.sotto.wire.IceParametersR\x03ice\x12,\n" +
 	"\astreams\x18\x05 \x03(\v2\x12.sotto.wire.StreamR\astreams\",\n" +
 	"\x06Reveal\x12\"\n" +
@@ -1132,8 +1143,9 @@ const file_content_proto_rawDesc = "" +
 	"\x04Kind\x12\t\n" +
 	"\x05AUDIO\x10\x00\x12\t\n" +
 	"\x05VIDEO\x10\x01\"\t\n" +
-	"\aRinging\"\b\n" +
-	"\x06Accept\"\x9a\x01\n" +
+	"\aRinging\",\n" +
+	"\x06Accept\x12\"\n" +
+	"\fverification\x18\x01 \x01(\fR\fverification\"\x9a\x01\n" +
 	"\x06Hangup\x121\n" +
 	"\x06reason\x18\x01 \x01(\x0e2\x19.sotto.wire.Hangup.ReasonR\x06reason\"]\n" +
 	"\x06Reason\x12\n" +

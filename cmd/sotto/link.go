@@ -21,6 +21,7 @@ func connect(ctx context.Context, out *output, c *client.Client) error {
 	err := until(ctx, patience, c, func(event client.Event) (bool, error) {
 		switch event := event.(type) {
 		case client.LinkUp:
+			warnOfClock(out, event)
 			return true, nil
 		case client.LinkDown:
 			last = event.Err
@@ -68,5 +69,12 @@ func until(ctx context.Context, limit time.Duration, c *client.Client, awaited f
 		case <-ctx.Done():
 			return errInterrupted
 		}
+	}
+}
+
+func warnOfClock(out *output, up client.LinkUp) {
+	if up.ClockDoubt != 0 {
+		out.progress(linkLine{Event: "clock_doubt"}, "the clocks of this device and the server differ by %s: calls may not ring before the wrong one is set",
+			up.ClockDoubt.Abs().Round(time.Minute))
 	}
 }

@@ -126,6 +126,7 @@ func showEvent(out *output, event client.Event) error {
 			event.SentAt.Local().Format("15:04"), from, printable(event.Text))
 		return event.Done()
 	case client.LinkUp:
+		warnOfClock(out, event)
 		out.say(linkLine{Event: "link_up"}, "connected; waiting for messages and calls (Ctrl-C ends)")
 	case client.LinkDown:
 		out.say(linkLine{"link_down", event.Err.Error()}, "the server is not reached: %s; trying again in %s", event.Err, event.Retry.Round(100*time.Millisecond))

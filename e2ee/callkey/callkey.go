@@ -89,7 +89,7 @@ func newCaller(seed, secret, reveal *[32]byte) (*Caller, error) {
 func (c *Caller) Fill(offer *wire.Offer) {
 	offer.KemPublicKey = bytes.Clone(c.public)
 	offer.Secret = bytes.Clone(c.secret[:])
-	offer.Commitment = commit(c.reveal[:])
+	offer.Commitment = commit(labelCallerPart, c.reveal[:])
 }
 
 // Keys derives the caller's keys from the offer and the answer exactly as they were sent. It can be asked once: whatever the
@@ -116,12 +116,12 @@ func (c *Caller) Keys(call Call, offer, answer []byte) (*Keys, error) {
 	}
 	s := derive(inputs{kemSecret, (*[32]byte)(o.Secret), (*[32]byte)(a.Secret), call, offer, answer})
 	return &Keys{
-		Send:         &SendChain{c: s.caller},
-		Receive:      &ReceiveChain{c: s.callee},
-		reveal:       (*[32]byte)(bytes.Clone(c.reveal[:])),
-		commitment:   (*[32]byte)(o.Commitment),
-		verification: (*[32]byte)(a.Verification),
-		code:         s.code,
+		Send:       &SendChain{c: s.caller},
+		Receive:    &ReceiveChain{c: s.callee},
+		caller:     true,
+		reveal:     (*[32]byte)(bytes.Clone(c.reveal[:])),
+		commitment: (*[32]byte)(a.Commitment),
+		code:       s.code,
 	}, nil
 }
 
@@ -139,11 +139,11 @@ func (c *Caller) Erase() {
 // A Callee holds the secrets behind one answer until the keys are derived.
 type Callee struct {
 	hidden
-	offer        *[]byte
-	kemSecret    *[32]byte
-	ciphertext   []byte
-	secret       *[32]byte
-	verification *[32]byte
+	offer      *[]byte
+	kemSecret  *[32]byte
+	ciphertext []byte
+	secret     *[32]byte
+	reveal     *[32]byte // what the commitment opens to
 }
 
 // NewCallee takes an offer's bytes as they came and makes the secrets of the answer.
@@ -158,11 +158,11 @@ func NewCallee(offer []byte) (*Callee, error) {
 	}
 	offer = bytes.Clone(offer)
 	return &Callee{
-		offer:        &offer,
-		kemSecret:    kemSecret,
-		ciphertext:   ciphertext,
-		secret:       random32(),
-		verification: random32(),
+		offer:      &offer,
+		kemSecret:  kemSecret,
+		ciphertext: ciphertext,
+		secret:     random32(),
+		reveal:     random32(),
 	}, nil
 }
 
@@ -170,7 +170,7 @@ func NewCallee(offer []byte) (*Callee, error) {
 func (c *Callee) Fill(answer *wire.Answer) {
 	answer.KemCiphertext = bytes.Clone(c.ciphertext)
 	answer.Secret = bytes.Clone(c.secret[:])
-	answer.Verification = bytes.Clone(c.verification[:])
+	answer.Commitment = commit(labelCalleePart, c.reveal[:])
 }
 
 // Keys derives the callee's keys, from the answer exactly as it will be sent. It can be asked once.
@@ -188,16 +188,16 @@ func (c *Callee) Keys(call Call, answer []byte) (*Keys, error) {
 		return nil, err
 	}
 	if subtle.ConstantTimeCompare(a.KemCiphertext, c.ciphertext)&subtle.ConstantTimeCompare(a.Secret, c.secret[:])&
-		subtle.ConstantTimeCompare(a.Verification, c.verification[:]) == 0 {
+		subtle.ConstantTimeCompare(a.Commitment, commit(labelCalleePart, c.reveal[:])) == 0 {
 		return nil, errAnswer // not the one Fill was asked for
 	}
 	s := derive(inputs{c.kemSecret, (*[32]byte)(o.Secret), (*[32]byte)(a.Secret), call, *c.offer, answer})
 	return &Keys{
-		Send:         &SendChain{c: s.callee},
-		Receive:      &ReceiveChain{c: s.caller},
-		commitment:   (*[32]byte)(o.Commitment),
-		verification: (*[32]byte)(a.Verification),
-		code:         s.code,
+		Send:       &SendChain{c: s.callee},
+		Receive:    &ReceiveChain{c: s.caller},
+		reveal:     (*[32]byte)(bytes.Clone(c.reveal[:])),
+		commitment: (*[32]byte)(o.Commitment),
+		code:       s.code,
 	}, nil
 }
 
@@ -208,7 +208,7 @@ func (c *Callee) Erase() {
 	}
 	clear(c.kemSecret[:])
 	clear(c.secret[:])
-	clear(c.verification[:])
+	clear(c.reveal[:])
 	*c = Callee{}
 }
 
@@ -224,7 +224,7 @@ func parseOffer(b []byte) (*wire.Offer, error) {
 func parseAnswer(b []byte) (*wire.Answer, error) {
 	var a wire.Answer
 	if proto.Unmarshal(b, &a) != nil || len(a.KemCiphertext) != KEMCiphertextSize || len(a.Secret) != SecretSize ||
-		len(a.Verification) != SecretSize {
+		len(a.Commitment) != SecretSize {
 		return nil, errAnswer
 	}
 	return &a, nil

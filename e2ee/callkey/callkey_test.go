@@ -130,11 +130,11 @@ func TestBothEndsAgree(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if own, err := caller.VerificationCode(caller.Reveal()); err != nil || own != code {
+	if own, err := caller.VerificationCode(callee.Reveal()); err != nil || own != code {
 		t.Fatalf("codes %q and %q (%v)", code, own, err)
 	}
-	if callee.Reveal() != nil {
-		t.Error("the callee has something to reveal")
+	if _, err := caller.VerificationCode(caller.Reveal()); !errors.Is(err, ErrTampered) {
+		t.Errorf("the caller's own part, sent back: %v", err)
 	}
 }
 
@@ -242,12 +242,12 @@ func TestRefused(t *testing.T) {
 		}
 	}
 	for name, alter := range map[string]func(a *wire.Answer){
-		"no ciphertext":      func(a *wire.Answer) { a.KemCiphertext = nil },
-		"short ciphertext":   func(a *wire.Answer) { a.KemCiphertext = a.KemCiphertext[1:] },
-		"low order point":    func(a *wire.Answer) { clear(a.KemCiphertext[KEMCiphertextSize-32:]) },
-		"no secret":          func(a *wire.Answer) { a.Secret = nil },
-		"no verification":    func(a *wire.Answer) { a.Verification = nil },
-		"short verification": func(a *wire.Answer) { a.Verification = a.Verification[1:] },
+		"no ciphertext":    func(a *wire.Answer) { a.KemCiphertext = nil },
+		"short ciphertext": func(a *wire.Answer) { a.KemCiphertext = a.KemCiphertext[1:] },
+		"low order point":  func(a *wire.Answer) { clear(a.KemCiphertext[KEMCiphertextSize-32:]) },
+		"no secret":        func(a *wire.Answer) { a.Secret = nil },
+		"no commitment":    func(a *wire.Answer) { a.Commitment = nil },
+		"short commitment": func(a *wire.Answer) { a.Commitment = a.Commitment[1:] },
 	} {
 		caller, _ := NewCaller()
 		offer := makeOffer(t, caller)
@@ -296,6 +296,7 @@ func TestAnswerAltered(t *testing.T) {
 		t.Fatal(err)
 	}
 	send, receive := sendFlow(t, keys.Send), receiveFlow(t, keys.Receive)
+	revealed := keys.Reveal()
 	code, err := keys.VerificationCode(reveal[:])
 	if err != nil {
 		t.Fatal(err)
@@ -312,8 +313,10 @@ func TestAnswerAltered(t *testing.T) {
 		if receiveFlow(t, k.Receive) == send || sendFlow(t, k.Send) == receive {
 			t.Errorf("byte %d of the answer: a direction's keys are unchanged", i)
 		}
-		if other, err := k.VerificationCode(reveal[:]); err != nil || other == code {
-			t.Errorf("byte %d of the answer: code %q again (%v)", i, other, err)
+		if other, err := k.VerificationCode(revealed); err == nil && other == code {
+			t.Errorf("byte %d of the answer: code %q again", i, other)
+		} else if err != nil && !errors.Is(err, ErrTampered) {
+			t.Error(err)
 		}
 	}
 	if refused > 40 {
@@ -322,21 +325,23 @@ func TestAnswerAltered(t *testing.T) {
 }
 
 func TestReveal(t *testing.T) {
-	_, callee := agree(t, testCall())
-	if _, err := callee.VerificationCode(nil); !errors.Is(err, ErrTampered) {
-		t.Errorf("nothing revealed: %v", err)
-	}
 	caller, callee := agree(t, testCall())
-	for i := range 8 * SecretSize {
-		reveal := caller.Reveal()
-		reveal[i/8] ^= 1 << (i % 8)
-		if _, err := callee.VerificationCode(reveal); !errors.Is(err, ErrTampered) {
-			t.Errorf("bit %d altered: %v", i, err)
+	for _, ends := range [][2]*Keys{{caller, callee}, {callee, caller}} {
+		from, to := ends[0], ends[1]
+		if _, err := to.VerificationCode(nil); !errors.Is(err, ErrTampered) {
+			t.Errorf("nothing revealed: %v", err)
 		}
-	}
-	for _, reveal := range [][]byte{caller.Reveal()[1:], append(caller.Reveal(), 0)} {
-		if _, err := callee.VerificationCode(reveal); !errors.Is(err, ErrTampered) {
-			t.Errorf("%d bytes revealed: %v", len(reveal), err)
+		for i := range 8 * SecretSize {
+			reveal := from.Reveal()
+			reveal[i/8] ^= 1 << (i % 8)
+			if _, err := to.VerificationCode(reveal); !errors.Is(err, ErrTampered) {
+				t.Errorf("bit %d altered: %v", i, err)
+			}
+		}
+		for _, reveal := range [][]byte{from.Reveal()[1:], append(from.Reveal(), 0)} {
+			if _, err := to.VerificationCode(reveal); !errors.Is(err, ErrTampered) {
+				t.Errorf("%d bytes revealed: %v", len(reveal), err)
+			}
 		}
 	}
 }
@@ -383,13 +388,13 @@ func TestManInTheMiddle(t *testing.T) {
 	if err := proto.Unmarshal(answer, &a); err != nil {
 		t.Fatal(err)
 	}
-	*middle.verification = [32]byte(a.Verification)
+	*middle.reveal = [32]byte(calleeKeys.Reveal()) // at best, for a callee that accepts before the caller's offer is answered
 	callerKeys, err := caller.Keys(testCall(), offer, makeAnswer(t, middle))
 	if err != nil {
 		t.Fatal(err)
 	}
 
-	seenByCaller, err := callerKeys.VerificationCode(callerKeys.Reveal())
+	seenByCaller, err := callerKeys.VerificationCode(calleeKeys.Reveal())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -437,7 +442,7 @@ func TestNothingPrinted(t *testing.T) {
 	text := strings.ToLower(log.String())
 	secrets := map[string][]byte{
 		"seed": caller.seed[:], "secret": caller.secret[:], "reveal": caller.reveal[:], "KEM secret": callee.kemSecret[:],
-		"answer secret": callee.secret[:], "verification": callee.verification[:], "code": keys.code[:], "send chain": keys.Send.c.secret[:],
+		"answer secret": callee.secret[:], "verification": callee.reveal[:], "code": keys.code[:], "send chain": keys.Send.c.secret[:],
 		"receive chain": keys.Receive.c.secret[:], "SRTP key": send.m.srtp[:], "SRTP salt": send.m.salt[:12],
 		"SFrame key": receive.m.sframe[:],
 	}

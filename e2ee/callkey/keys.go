@@ -24,10 +24,10 @@ type Keys struct {
 	Send    *SendChain
 	Receive *ReceiveChain
 
-	reveal       *[32]byte // the caller's
-	commitment   *[32]byte
-	verification *[32]byte
-	code         *[32]byte
+	caller     bool      // which end this is
+	reveal     *[32]byte // this end's part of the verification code
+	commitment *[32]byte // to the peer's
+	code       *[32]byte
 }
 
 // Erase forgets what is left of the keys, at the end of the call.
@@ -36,6 +36,7 @@ func (k *Keys) Erase() {
 	k.Receive.c.erase()
 	if k.code != nil {
 		clear(k.code[:])
+		clear(k.reveal[:])
 		k.code, k.reveal = nil, nil
 	}
 }

@@ -51,7 +51,8 @@ type vector struct {
 	KEMSeed          hexBytes      `json:"kem_seed"`             // the caller's, 32 bytes
 	EncapsMLKEM      hexBytes      `json:"encaps_mlkem_m"`       // the callee's randomness m (FIPS 203 algorithm 17)
 	EncapsX25519     hexBytes      `json:"encaps_x25519_secret"` // the callee's ephemeral key
-	Reveal           hexBytes      `json:"reveal"`
+	Reveal           hexBytes      `json:"reveal"`               // the caller's part of the verification code
+	AcceptReveal     hexBytes      `json:"accept_reveal"`        // the callee's
 	Offer            hexBytes      `json:"offer"`
 	Answer           hexBytes      `json:"answer"`
 	KEMSecret        hexBytes      `json:"kem_secret"`
@@ -118,8 +119,11 @@ func TestVectors(t *testing.T) {
 					}
 				}
 			}
-			for _, k := range []*Keys{callerKeys, calleeKeys} {
-				if got, err := k.VerificationCode(v.Reveal); err != nil || got != v.VerificationCode {
+			for _, end := range []struct {
+				keys     *Keys
+				revealed []byte
+			}{{callerKeys, v.AcceptReveal}, {calleeKeys, v.Reveal}} {
+				if got, err := end.keys.VerificationCode(end.revealed); err != nil || got != v.VerificationCode {
 					t.Errorf("verification code %q (%v), want %q", got, err, v.VerificationCode)
 				}
 			}
@@ -227,11 +231,11 @@ func (v vector) callee(t *testing.T) *Callee {
 	t.Helper()
 	a, offer := mustAnswer(t, v), []byte(v.Offer)
 	return &Callee{
-		offer:        &offer,
-		kemSecret:    (*[32]byte)(bytes.Clone(v.KEMSecret)),
-		ciphertext:   a.KemCiphertext,
-		secret:       (*[32]byte)(a.Secret),
-		verification: (*[32]byte)(a.Verification),
+		offer:      &offer,
+		kemSecret:  (*[32]byte)(bytes.Clone(v.KEMSecret)),
+		ciphertext: a.KemCiphertext,
+		secret:     (*[32]byte)(a.Secret),
+		reveal:     (*[32]byte)(bytes.Clone(v.AcceptReveal)),
 	}
 }
 
@@ -282,6 +286,7 @@ func writeVectors(t *testing.T) {
 			EncapsMLKEM:  random("ML-KEM m"),
 			EncapsX25519: random("X25519 ephemeral"),
 			Reveal:       random("reveal"),
+			AcceptReveal: random("accept reveal"),
 		}
 		caller, err := newCaller((*[32]byte)(bytes.Clone(v.KEMSeed)), (*[32]byte)(random("offer secret")), (*[32]byte)(bytes.Clone(v.Reveal)))
 		if err != nil {
@@ -291,7 +296,7 @@ func writeVectors(t *testing.T) {
 		var answer wire.Answer
 		caller.Fill(&offer)
 		answer.KemCiphertext, v.KEMSecret = encapsulateByHand(t, v)
-		answer.Secret, answer.Verification = random("answer secret"), random("verification")
+		answer.Secret, answer.Commitment = random("answer secret"), commit(labelCalleePart, v.AcceptReveal)
 		c.fill(&offer, &answer)
 		v.Offer, v.Answer = marshal(t, &offer), marshal(t, &answer)
 		v.Transcript = inputs{call: v.call(), offer: v.Offer, answer: v.Answer}.transcript()
@@ -299,7 +304,7 @@ func writeVectors(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if v.VerificationCode, err = keys.VerificationCode(v.Reveal); err != nil {
+		if v.VerificationCode, err = keys.VerificationCode(v.AcceptReveal); err != nil {
 			t.Fatal(err)
 		}
 		for range 3 {
