@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"net/http"
-	"net/netip"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -28,7 +27,7 @@ const (
 )
 
 func (s *Server) handleLink(w http.ResponseWriter, r *http.Request) {
-	from := source(r)
+	from := sourceOf(r.RemoteAddr)
 	server, binding, err := s.admitLink(r, from)
 	if err != nil {
 		f := s.asFailure(err)
@@ -38,7 +37,7 @@ func (s *Server) handleLink(w http.ResponseWriter, r *http.Request) {
 	s.metrics.pending.Inc()
 	conn, err := s.upgrader.Upgrade(w, r, nil) // answers errors itself
 	if err != nil {
-		s.leave(from)
+		s.strangers.leave(from)
 		s.metrics.pending.Dec()
 		return
 	}
@@ -46,7 +45,7 @@ func (s *Server) handleLink(w http.ResponseWriter, r *http.Request) {
 	s.running.Go(func() {
 		defer conn.Close()
 		l, welcome, err := s.authenticate(conn, server, binding)
-		s.leave(from)
+		s.strangers.leave(from)
 		s.metrics.pending.Dec()
 		if err != nil {
 			s.refuse(conn, err)
@@ -57,7 +56,7 @@ func (s *Server) handleLink(w http.ResponseWriter, r *http.Request) {
 }
 
 // admitLink is step 1. A nil error counts the link as a stranger.
-func (s *Server) admitLink(r *http.Request, from netip.Prefix) (server string, binding [wire.ChannelBindingSize]byte, err error) {
+func (s *Server) admitLink(r *http.Request, from source) (server string, binding [wire.ChannelBindingSize]byte, err error) {
 	if wait := s.attempts.take(from, s.now()); wait > 0 {
 		return "", binding, rateLimited(wait)
 	}
@@ -67,7 +66,7 @@ func (s *Server) admitLink(r *http.Request, from netip.Prefix) (server string, b
 	if binding, err = wire.ChannelBinding(r.TLS); err != nil {
 		return "", binding, badRequest("The link needs TLS 1.3.")
 	}
-	if !s.strangers.admit(from, s.cfg.Limits) {
+	if !s.strangers.enter(from) {
 		return "", binding, errTooManyLinks
 	}
 	return server, binding, nil

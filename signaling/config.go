@@ -53,7 +53,7 @@ type Rate struct {
 	Every time.Duration
 }
 
-// Limits of one server. An address is an IPv4 address or an IPv6 /64.
+// Limits of one server. An address is an IPv4 address or an IPv6 /64; an IPv6 /48 has ten times as much.
 type Limits struct {
 	Registrations      Rate // per address. Default 20, then one a minute
 	Attempts           Rate // links opened per address. Default 60, then one a second

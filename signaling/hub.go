@@ -1,7 +1,6 @@
 package signaling
 
 import (
-	"net/netip"
 	"sync"
 
 	"github.com/gorilla/websocket"
@@ -81,33 +80,5 @@ func (h *hub) end() {
 	h.mu.Unlock()
 	for _, l := range h.all() {
 		l.end(errStopping, websocket.CloseGoingAway)
-	}
-}
-
-// strangers counts links that have not authenticated.
-type strangers struct {
-	mu        sync.Mutex
-	perSource map[netip.Prefix]int
-	total     int
-}
-
-// admit counts one, unless there are too many.
-func (s *strangers) admit(from netip.Prefix, l Limits) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.total >= l.Unauthenticated || s.perSource[from] >= l.UnauthenticatedPer {
-		return false
-	}
-	s.total++
-	s.perSource[from]++
-	return true
-}
-
-func (s *strangers) leave(from netip.Prefix) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.total--
-	if s.perSource[from]--; s.perSource[from] == 0 {
-		delete(s.perSource, from)
 	}
 }

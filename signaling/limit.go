@@ -1,8 +1,6 @@
 package signaling
 
 import (
-	"net"
-	"net/http"
 	"net/netip"
 	"sync"
 	"time"
@@ -59,6 +57,15 @@ func (l *limiter[K]) take(key K, now time.Time) (wait time.Duration) {
 	return 0
 }
 
+// giveBack undoes a take.
+func (l *limiter[K]) giveBack(key K) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if b, known := l.buckets[key]; known {
+		l.buckets[key] = bucket{b.full.Add(-l.rate.Every)}
+	}
+}
+
 // sweep drops full buckets, and lets the map double before it looks again.
 func (l *limiter[K]) sweep(now time.Time) {
 	for k, b := range l.buckets {
@@ -69,21 +76,24 @@ func (l *limiter[K]) sweep(now time.Time) {
 	l.sweepAt = min(max(1024, 2*len(l.buckets)), maxBuckets)
 }
 
-// source is the address a limit goes by: an IPv4 address or an IPv6 /64, of which anyone has plenty.
-func source(r *http.Request) netip.Prefix {
-	host, _, err := net.SplitHostPort(r.RemoteAddr)
-	if err != nil {
-		return netip.Prefix{}
+// sourceLimiter limits sources: each by itself, and the IPv6 /48 around it. The /48 comes first, so that one of them cannot fill the
+// other limiter.
+type sourceLimiter struct{ near, wide *limiter[netip.Prefix] }
+
+func newSourceLimiter(r Rate) sourceLimiter {
+	return sourceLimiter{newLimiter[netip.Prefix](r), newLimiter[netip.Prefix](Rate{wideFactor * r.Burst, max(1, r.Every/wideFactor)})}
+}
+
+func (l sourceLimiter) take(from source, now time.Time) (wait time.Duration) {
+	if !from.wide.IsValid() {
+		return l.near.take(from.near, now)
 	}
-	ip, err := netip.ParseAddr(host)
-	if err != nil {
-		return netip.Prefix{}
+	if wait := l.wide.take(from.wide, now); wait > 0 {
+		return wait
 	}
-	ip = ip.Unmap().WithZone("")
-	bits := 32
-	if ip.Is6() {
-		bits = 64
+	wait = l.near.take(from.near, now)
+	if wait > 0 {
+		l.wide.giveBack(from.wide) // its neighbours have not had it
 	}
-	p, _ := ip.Prefix(bits)
-	return p
+	return wait
 }

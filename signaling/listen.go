@@ -36,8 +36,13 @@ type ListenConfig struct {
 	ACMEDirectory string // another directory URL
 
 	// InsecurePlain allows serving without TLS on an address that is not loopback. Devices' links are then open to the network.
-	// A proxy that ends TLS in front breaks the links' channel binding: let it pass TCP through instead.
+	// A proxy that ends TLS in front breaks the links' channel binding: let it pass TCP through instead. Behind such a proxy all
+	// devices share its address, and with it every limit that goes by address: ConnectionsPer and those of Limits.
 	InsecurePlain bool
+
+	// Connections bounds what is open at once, links included: never more than half of the descriptors the process may have, which
+	// leaves the rest to the store and the relay. Default 110,000. ConnectionsPer is the same for one address. Default 256.
+	Connections, ConnectionsPer int
 
 	Logger *slog.Logger
 }
@@ -66,10 +71,11 @@ func Listen(cfg ListenConfig) (*Listener, error) {
 	if l.plain && !cfg.InsecurePlain && !loopback(cfg.Address) {
 		return nil, fmt.Errorf("%s is not a loopback address: give certificate files or ACME names, or allow plain explicitly", cfg.Address)
 	}
-	l.net, err = net.Listen("tcp", cfg.Address)
+	bound, err := net.Listen("tcp", cfg.Address)
 	if err != nil {
 		return nil, fmt.Errorf("cannot listen: %w", err)
 	}
+	l.net = door{bound, newCrowd(or(cfg.ConnectionsPer, 256), min(or(cfg.Connections, 110_000), descriptors()/2))}
 	l.server = &http.Server{
 		TLSConfig:         config,
 		ReadHeaderTimeout: 10 * time.Second,

@@ -41,7 +41,7 @@ func (s *Server) handleRegistration(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) register(w http.ResponseWriter, r *http.Request) (*wire.RegistrationResult, error) {
-	if wait := s.registrations.take(source(r), s.now()); wait > 0 {
+	if wait := s.registrations.take(sourceOf(r.RemoteAddr), s.now()); wait > 0 {
 		return nil, rateLimited(wait)
 	}
 	server, err := s.nameOf(r)

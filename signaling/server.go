@@ -5,7 +5,6 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
-	"net/netip"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -31,8 +30,8 @@ type Server struct {
 	now     func() time.Time
 	timing  timing
 
-	registrations *limiter[netip.Prefix]
-	attempts      *limiter[netip.Prefix]
+	registrations sourceLimiter
+	attempts      sourceLimiter
 	sends         *limiter[store.Address]
 	uploads       *limiter[store.Address]
 	lookUps       *limiter[store.UUID]
@@ -40,10 +39,10 @@ type Server struct {
 	pairFetches   *limiter[[2]store.UUID]
 	relays        *limiter[store.UUID]
 
-	upgrader websocket.Upgrader
-	strangers
-	health health
-	erased atomic.Bool // something was erased since the last scrub
+	upgrader  websocket.Upgrader
+	strangers *crowd // links not yet authenticated
+	health    health
+	erased    atomic.Bool // something was erased since the last scrub
 
 	mu      sync.Mutex
 	ended   bool            // no new work
@@ -99,14 +98,15 @@ func newServer(cfg Config, db store.Store, t timing) *Server {
 		hub:           newHub(cfg.Limits.Links, m.links),
 		now:           time.Now,
 		timing:        t,
-		registrations: newLimiter[netip.Prefix](cfg.Limits.Registrations),
-		attempts:      newLimiter[netip.Prefix](cfg.Limits.Attempts),
+		registrations: newSourceLimiter(cfg.Limits.Registrations),
+		attempts:      newSourceLimiter(cfg.Limits.Attempts),
 		sends:         newLimiter[store.Address](cfg.Limits.Sends),
 		uploads:       newLimiter[store.Address](cfg.Limits.Uploads),
 		lookUps:       newLimiter[store.UUID](cfg.Limits.LookUps),
 		bundleFetches: newLimiter[store.UUID](cfg.Limits.BundleFetches),
 		pairFetches:   newLimiter[[2]store.UUID](cfg.Limits.PairFetches),
 		relays:        newLimiter[store.UUID](cfg.Limits.Relays),
+		strangers:     newCrowd(cfg.Limits.UnauthenticatedPer, cfg.Limits.Unauthenticated),
 	}
 	s.upgrader = websocket.Upgrader{
 		HandshakeTimeout: t.write,
@@ -116,7 +116,6 @@ func newServer(cfg Config, db store.Store, t timing) *Server {
 		WriteBufferPool: &sync.Pool{},
 		CheckOrigin:     s.originAllowed,
 	}
-	s.strangers.perSource = make(map[netip.Prefix]int)
 	s.stop, s.halt = context.WithCancel(context.Background())
 	s.cutting, s.cut = context.WithCancel(context.Background())
 	return s

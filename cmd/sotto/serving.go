@@ -105,7 +105,7 @@ func serveMetrics(listener net.Listener, server *signaling.Server, relay *turnse
 		mux.Handle("GET /metrics/relay", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
 	}
 	mux.Handle("GET /healthz", health)
-	answering := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second}
+	answering := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute}
 	if err := answering.Serve(listener); !errors.Is(err, net.ErrClosed) {
 		return err
 	}
