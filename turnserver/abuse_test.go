@@ -1,12 +1,14 @@
 package turnserver
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -266,6 +268,26 @@ func TestPortsRunOut(t *testing.T) {
 	}
 	alice.mustSucceed(stun.MethodRefresh, lifetime(0))
 	newRawClient(t, s, "bob").mustSucceed(stun.MethodAllocate, udpTransport)
+}
+
+// TestOtherErrorsEndTheSearchForAPort: a port in use is passed over; any other error, here of an address that this machine has not, ends the search at
+// the first of 16,384 ports, for the goroutine that serves all clients is waiting.
+func TestOtherErrorsEndTheSearchForAPort(t *testing.T) {
+	s := startRelay(t, func(c *Config) { c.RelayPorts = PortRange{} })
+	at := s.relays[0]
+	if _, err := s.table.open(s, relayAddr{netip.MustParseAddr("192.0.2.77"), at.public}, 0); !errors.Is(err, syscall.EADDRNOTAVAIL) {
+		t.Errorf("%v, want the first port's error", err)
+	} else if strings.Contains(err.Error(), "192.0.2.77") {
+		t.Errorf("%v: this will be logged", err)
+	}
+	for _, e := range []error{syscall.EADDRINUSE, syscall.EACCES} {
+		if !portTaken(&net.OpError{Op: "listen", Err: os.NewSyscallError("bind", e)}) {
+			t.Errorf("%v ends the search", e)
+		}
+	}
+	if portTaken(os.NewSyscallError("socket", syscall.EMFILE)) {
+		t.Error("out of descriptors, and on it goes")
+	}
 }
 
 // TestMetrics: they obey Prometheus's conventions, and no series is named after anybody.

@@ -56,7 +56,7 @@ func (f *frontend) reserve(id, _ string, _ net.Addr) bool {
 		f.s.metrics.refusedQuota.Inc()
 		return false
 	}
-	if !f.s.addresses.take(holder(e.client.Addr())) {
+	if !f.s.addresses.take(e.client.Addr()) {
 		f.s.users.give(id)
 		f.s.metrics.refusedQuota.Inc()
 		return false

@@ -39,13 +39,14 @@ type Config struct {
 	Realm string
 
 	// AllowPeers opens ranges of addresses to which the relay may send although they are not globally routable: a company's own network, or
-	// 127.0.0.1 for a trial on one machine. What runs on this machine itself stays out of reach all the same, except the relayed ports
-	// of other clients. A range of IPv6 addresses that embed IPv4 (NAT64, 6to4) opens only those whose embedded address is allowed too.
+	// 127.0.0.1 for a trial on one machine. What runs on this machine itself, at any loopback address too, stays out of reach all the same,
+	// except the relayed ports of other clients. A range of IPv6 addresses that embed IPv4 (NAT64, 6to4) opens only those whose embedded address is allowed too.
 	AllowPeers []netip.Prefix
 
 	// MaxAllocations, MaxPerUser and MaxPerAddress bound how many allocations live at once: in all (default 10,000), for one user (the id of
 	// the credential; default 32: a browser makes one for each network interface and each URL) and for one client address (an
-	// IPv4 address or an IPv6 /64; default 256: many people may sit behind one).
+	// IPv4 address or an IPv6 /64; default 256: many people may sit behind one). An IPv6 /48, the most that one subscriber gets, may hold ten
+	// times as many as one address.
 	MaxAllocations, MaxPerUser, MaxPerAddress int
 
 	// Bandwidth bounds what one allocation relays, each way, in bytes of payload a second, with bursts of one second. What exceeds it is lost.
@@ -53,7 +54,7 @@ type Config struct {
 	Bandwidth int
 
 	// MaxConnections and MaxConnectionsPerAddress bound TCP and TLS connections: in all (default 10,000) and for one client address
-	// (default 256).
+	// (default 256; of a /48 as above).
 	MaxConnections, MaxConnectionsPerAddress int
 
 	// Logger gets what an operator must know, never a user name or an address. Default: silence.
@@ -65,8 +66,9 @@ type Config struct {
 // PortRange is an inclusive range of ports.
 type PortRange struct{ Min, Max uint16 }
 
-// tuning are the times that the tests of this package shorten.
+// tuning is what the tests of this package change: times to shorten, and which addresses of loopback stand for other machines.
 type tuning struct {
+	foreign      []netip.Prefix
 	now          func() time.Time
 	firstFrame   time.Duration // from accepting a connection to its first whole message, TLS handshake included
 	restOfFrame  time.Duration // from the first byte of a later message to its last

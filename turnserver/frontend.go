@@ -82,7 +82,7 @@ func (f *frontend) settle() {
 	f.settlePermission()
 	if f.exchange.reserved { // the allocation failed after the quota was granted
 		f.s.users.give(f.exchange.credential.id)
-		f.s.addresses.give(holder(f.exchange.client.Addr()))
+		f.s.addresses.give(f.exchange.client.Addr())
 	}
 	f.exchange = exchange{}
 }

@@ -63,7 +63,7 @@ func (f *frontend) release(r *relay) {
 	}
 	f.mu.Unlock()
 	f.s.users.give(r.credential.id)
-	f.s.addresses.give(holder(r.client.Addr()))
+	f.s.addresses.give(r.client.Addr())
 	f.s.metrics.allocations.Dec()
 	f.socket.idle()
 }

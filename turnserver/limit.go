@@ -2,6 +2,7 @@ package turnserver
 
 import (
 	"hash/maphash"
+	"math"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -51,12 +52,46 @@ func (s *strangers) bucket(client netip.Addr) *bucket {
 	return &s.buckets[maphash.Comparable(s.seed, holder(client))%strangerSlots]
 }
 
-// holder is the unit in which addresses are counted: an IPv4 address, or the IPv6 /64 that one subscriber gets.
+// holder is the unit in which addresses are counted: an IPv4 address, or the IPv6 /64 that one network gets.
 func holder(a netip.Addr) netip.Addr {
 	if a.Is4() {
 		return a
 	}
 	return netip.PrefixFrom(a, 64).Masked().Addr()
+}
+
+// site is the next larger unit. One subscriber may have many /64s, a /56 at home and a /48 in an office: counted by /64 alone, he could take
+// all there is.
+func site(a netip.Addr) netip.Addr { return netip.PrefixFrom(a, 48).Masked().Addr() }
+
+// perSite is how many times the share of one /64 a /48 may hold.
+const perSite = 10
+
+// addressQuota counts what client addresses hold at once: in all, by holder and, of IPv6, by site.
+type addressQuota struct{ holders, sites *quota[netip.Addr] }
+
+func newAddressQuota(max, maxOf int) *addressQuota {
+	return &addressQuota{newQuota[netip.Addr](max, maxOf), newQuota[netip.Addr](math.MaxInt, perSite*min(maxOf, math.MaxInt/perSite))}
+}
+
+func (q *addressQuota) take(a netip.Addr) bool {
+	if a.Is6() && !q.sites.take(site(a)) {
+		return false
+	}
+	if !q.holders.take(holder(a)) {
+		if a.Is6() {
+			q.sites.give(site(a))
+		}
+		return false
+	}
+	return true
+}
+
+func (q *addressQuota) give(a netip.Addr) {
+	q.holders.give(holder(a))
+	if a.Is6() {
+		q.sites.give(site(a))
+	}
 }
 
 // quota counts what is held at once, in all and under each key.

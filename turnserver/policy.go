@@ -14,17 +14,21 @@ import (
 //  2. Unspecified, multicast, broadcast: never.
 //  3. Not globally routable (RFC 6890 and the IANA special-purpose registries): only inside AllowPeers.
 //  4. An IPv4 address embedded for NAT64, 6to4 or Teredo must itself be allowed.
-//  5. This machine's own addresses: only as the relayed address of a live allocation, whatever AllowPeers says. See table.route.
+//  5. This machine's own addresses, all of loopback among them: only as the relayed address of a live allocation, whatever AllowPeers says. See table.route.
 //
 // The rules apply to each CreatePermission and ChannelBind, to each packet on its way to a peer, by Send or by channel, and
 // to the source of each packet that comes from one.
 type policy struct {
-	allow []netip.Prefix
-	local atomic.Pointer[localAddrs]
+	allow   []netip.Prefix
+	foreign []netip.Prefix // tuning.foreign
+	local   atomic.Pointer[localAddrs]
 }
 
 // localAddrs are this machine's addresses as the interfaces have them now, and the broadcast addresses of their networks.
-type localAddrs struct{ own, broadcast map[netip.Addr]bool }
+type localAddrs struct {
+	own, broadcast map[netip.Addr]bool
+	ownNetworks    []netip.Prefix // of the loopback interfaces
+}
 
 // special4 are the IPv4 blocks that are not globally routable unicast.
 var special4 = prefixes(
@@ -83,8 +87,12 @@ func (p *policy) allows(a netip.Addr) bool {
 	return true
 }
 
-// isOwn says whether a is an address of this machine (rule 5).
-func (p *policy) isOwn(a netip.Addr) bool { return p.local.Load().own[a] }
+// isOwn says whether a is an address of this machine (rule 5). The interfaces name only some: the whole network of a loopback interface
+// leads here, so a service that is bound to all addresses, or to 127.0.0.53, answers where no interface has an address.
+func (p *policy) isOwn(a netip.Addr) bool {
+	l := p.local.Load()
+	return l.own[a] || (a.IsLoopback() || contains(l.ownNetworks, a)) && !contains(p.foreign, a)
+}
 
 // refresh reads the interfaces again; extra are addresses that are ours without being on one.
 func (p *policy) refresh(extra []netip.Addr) {
@@ -92,26 +100,43 @@ func (p *policy) refresh(extra []netip.Addr) {
 	for _, a := range extra {
 		l.own[a] = true
 	}
-	if addrs, err := net.InterfaceAddrs(); err == nil {
-		for _, a := range addrs {
-			if n, ok := a.(*net.IPNet); ok {
-				l.add(n)
-			}
-		}
-	} else if old := p.local.Load(); old != nil {
+	if err := l.read(); err != nil && p.local.Load() != nil {
 		return // keep what was known
 	}
 	p.local.Store(l)
 }
 
-func (l *localAddrs) add(n *net.IPNet) {
+func (l *localAddrs) read() error {
+	interfaces, err := net.Interfaces()
+	if err != nil {
+		return err
+	}
+	for _, i := range interfaces {
+		addrs, err := i.Addrs()
+		if err != nil {
+			return err
+		}
+		for _, a := range addrs {
+			if n, ok := a.(*net.IPNet); ok {
+				l.add(n, i.Flags&net.FlagLoopback != 0)
+			}
+		}
+	}
+	return nil
+}
+
+func (l *localAddrs) add(n *net.IPNet, loopback bool) {
 	a, ok := netip.AddrFromSlice(n.IP)
 	if !ok {
 		return
 	}
 	a = a.Unmap()
 	l.own[a] = true
-	if ones, bits := n.Mask.Size(); a.Is4() && bits == 32 && ones < 31 {
+	ones, bits := n.Mask.Size()
+	if loopback && bits == a.BitLen() {
+		l.ownNetworks = append(l.ownNetworks, netip.PrefixFrom(a, ones).Masked())
+	}
+	if a.Is4() && bits == 32 && ones < 31 {
 		v4 := a.As4()
 		host := uint32(1)<<(32-ones) - 1
 		network := binary.BigEndian.Uint32(v4[:]) &^ host

@@ -181,6 +181,57 @@ func TestOwnServicesStayOutOfReach(t *testing.T) {
 	}
 }
 
+// TestLoopbackIsThisMachine: a service bound to all addresses, or to a loopback address that no interface names, such as a resolver's 127.0.0.53,
+// is as much out of reach as one on 127.0.0.1. That another client is relayed here changes nothing.
+func TestLoopbackIsThisMachine(t *testing.T) {
+	s := startRelay(t, nil)
+	alice, bob := newRawClient(t, s, "alice"), newRawClient(t, s, "bob")
+	a := relayedAddr(t, alice.mustSucceed(stun.MethodAllocate, udpTransport))
+	bob.mustSucceed(stun.MethodAllocate, udpTransport)
+	for _, bound := range []string{"0.0.0.0", "127.0.0.53"} {
+		service := listenOn(t, bound)
+		at := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.53"), addrPort(service.LocalAddr()).Port())
+		if code := codeOf(alice.request(stun.MethodCreatePermission, peerAttr(at))); code != 403 {
+			t.Errorf("%s: CreatePermission: code %d", bound, code)
+		}
+		if code := codeOf(alice.request(stun.MethodChannelBind, channel(0x4000), peerAttr(at))); code != 403 {
+			t.Errorf("%s: ChannelBind: code %d", bound, code)
+		}
+		// As if a permission had slipped through.
+		dropped := testutil.ToFloat64(s.metrics.droppedPeer)
+		for _, r := range relaysOf(s) {
+			r.permit(at.Addr(), time.Now().Add(time.Minute))
+			_, _ = r.WriteTo([]byte("to the service"), net.UDPAddrFromAddrPort(at))
+		}
+		if _, err := service.WriteToUDPAddrPort([]byte("to the client"), a); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "three refusals", func() bool { return testutil.ToFloat64(s.metrics.droppedPeer) >= dropped+3 })
+		_ = service.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+		if n, _, err := service.ReadFrom(make([]byte, 100)); err == nil {
+			t.Errorf("%s: the service received %d bytes", bound, n)
+		}
+	}
+}
+
+// TestNetworksOfLoopbackInterfaces: what is put on a loopback interface with a prefix is this machine's as a whole.
+func TestNetworksOfLoopbackInterfaces(t *testing.T) {
+	l := &localAddrs{own: map[netip.Addr]bool{}, broadcast: map[netip.Addr]bool{}}
+	l.add(&net.IPNet{IP: net.ParseIP("10.9.0.1"), Mask: net.CIDRMask(16, 32)}, true)
+	l.add(&net.IPNet{IP: net.ParseIP("fd00:9::1"), Mask: net.CIDRMask(64, 128)}, true)
+	l.add(&net.IPNet{IP: net.ParseIP("10.8.0.1"), Mask: net.CIDRMask(16, 32)}, false)
+	p := &policy{}
+	p.local.Store(l)
+	for addr, want := range map[string]bool{
+		"10.9.0.1": true, "10.9.200.200": true, "fd00:9::2": true, "10.8.0.1": true, "10.8.0.2": false, "10.10.0.1": false, "fd00:8::1": false,
+		"127.0.0.1": true, "127.0.0.53": true, "127.255.255.254": true, "::1": true,
+	} {
+		if got := p.isOwn(netip.MustParseAddr(addr)); got != want {
+			t.Errorf("%s: %v, want %v", addr, got, want)
+		}
+	}
+}
+
 // TestPermissionsExpire: five minutes after the last CreatePermission nothing passes, on a channel neither, though pion would let it.
 func TestPermissionsExpire(t *testing.T) {
 	c := &clock{}
@@ -233,7 +284,7 @@ func TestPermissionsAreBounded(t *testing.T) {
 func TestBroadcastAddresses(t *testing.T) {
 	l := &localAddrs{own: map[netip.Addr]bool{}, broadcast: map[netip.Addr]bool{}}
 	_, n, _ := net.ParseCIDR("192.0.2.128/26")
-	l.add(&net.IPNet{IP: net.ParseIP("192.0.2.130"), Mask: n.Mask})
+	l.add(&net.IPNet{IP: net.ParseIP("192.0.2.130"), Mask: n.Mask}, false)
 	for _, a := range []string{"192.0.2.128", "192.0.2.191"} {
 		if !l.broadcast[netip.MustParseAddr(a)] {
 			t.Errorf("%s is not seen as a broadcast address", a)

@@ -25,9 +25,9 @@ type Server struct {
 	ours    []netip.Addr // addresses of this machine that may be on no interface: what we listen on and what the internet knows us by
 
 	secrets     atomic.Pointer[[][]byte]
-	users       *quota[string]     // allocations of each credential id, and in all
-	addresses   *quota[netip.Addr] // allocations of each client address
-	connections *quota[netip.Addr]
+	users       *quota[string] // allocations of each credential id, and in all
+	addresses   *addressQuota  // allocations of each client address
+	connections *addressQuota
 	strangers   *strangers
 
 	draining atomic.Bool
@@ -58,11 +58,11 @@ func New(cfg Config) (*Server, error) {
 		cfg:         cfg,
 		log:         cfg.Logger,
 		metrics:     newMetrics(),
-		policy:      policy{allow: cfg.AllowPeers},
+		policy:      policy{allow: cfg.AllowPeers, foreign: cfg.tune.foreign},
 		table:       newTable(),
 		users:       newQuota[string](cfg.MaxAllocations, cfg.MaxPerUser),
-		addresses:   newQuota[netip.Addr](math.MaxInt, cfg.MaxPerAddress),
-		connections: newQuota[netip.Addr](cfg.MaxConnections, cfg.MaxConnectionsPerAddress),
+		addresses:   newAddressQuota(math.MaxInt, cfg.MaxPerAddress),
+		connections: newAddressQuota(cfg.MaxConnections, cfg.MaxConnectionsPerAddress),
 		strangers:   newStrangers(),
 		stop:        make(chan struct{}),
 		streams:     make(map[*stream]struct{}),

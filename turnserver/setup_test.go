@@ -25,14 +25,15 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var (
 	testSecret = []byte("a secret for the tests of a relay")
-	// loopback opens one address of 127.0.0.0/8 to be this machine (where the relay runs) and the others to be machines of somebody else.
-	loopback = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
+	loopback   = prefixes("127.0.0.0/8")
+	// elsewhere is the address of loopback that stands for machines of somebody else. All others are this machine, as they are outside of tests.
+	elsewhere = prefixes("127.0.0.2/32")
 )
 
 // startRelay runs a relay on free ports of 127.0.0.1 and ends it with the test, which fails if anything stays behind.
 func startRelay(t testing.TB, change func(*Config)) *Server {
 	t.Helper()
-	cfg := Config{UDP: []string{"127.0.0.1:0"}, Secrets: [][]byte{testSecret}, AllowPeers: loopback}
+	cfg := Config{UDP: []string{"127.0.0.1:0"}, Secrets: [][]byte{testSecret}, AllowPeers: loopback, tune: tuning{foreign: elsewhere}}
 	var logged bytes.Buffer
 	cfg.Logger = slog.New(slog.NewTextHandler(&logged, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	if change != nil {
@@ -51,13 +52,15 @@ func startRelay(t testing.TB, change func(*Config)) *Server {
 				t.Errorf("the log mentions %q:\n%s", word, &logged)
 			}
 		}
-		if len(s.table.local)+len(s.table.public)+len(s.streams)+s.users.total+s.addresses.total+s.connections.total != 0 {
+		if len(s.table.local)+len(s.table.public)+len(s.streams)+s.users.total+held(s.addresses)+held(s.connections) != 0 {
 			t.Errorf("left behind: %d relays, %d streams, quota %d, %d, %d",
-				len(s.table.public), len(s.streams), s.users.total, s.addresses.total, s.connections.total)
+				len(s.table.public), len(s.streams), s.users.total, held(s.addresses), held(s.connections))
 		}
 	})
 	return s
 }
+
+func held(q *addressQuota) int { return q.holders.total + q.sites.total }
 
 // pionClient is a client as ICE agents use it.
 func pionClient(t testing.TB, s *Server, id string) *turn.Client {

@@ -45,7 +45,7 @@ func (s *Server) acceptStreams(l net.Listener, config *tls.Config) {
 			continue
 		}
 		client := tcpAddrPort(conn.RemoteAddr())
-		if !s.connections.take(holder(client.Addr())) {
+		if !s.connections.take(client.Addr()) {
 			s.metrics.refusedConnection.Inc()
 			_ = conn.Close()
 			continue
@@ -58,7 +58,7 @@ func (s *Server) acceptStreams(l net.Listener, config *tls.Config) {
 		st := &stream{s: s, conn: conn, client: client, r: bufio.NewReaderSize(conn, 2048)}
 		if !s.track(st) {
 			_ = conn.Close()
-			s.connections.give(holder(client.Addr()))
+			s.connections.give(client.Addr())
 			continue
 		}
 		s.metrics.connections.Inc()
@@ -142,7 +142,7 @@ func (st *stream) ended() {
 	st.once.Do(func() {
 		_ = st.conn.Close()
 		st.s.metrics.connections.Dec()
-		st.s.connections.give(holder(st.client.Addr()))
+		st.s.connections.give(st.client.Addr())
 		st.s.untrack(st)
 	})
 }

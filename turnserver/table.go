@@ -2,10 +2,12 @@ package turnserver
 
 import (
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"net"
 	"net/netip"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -74,8 +76,11 @@ func (t *table) open(s *Server, at relayAddr, want int) (*relay, error) {
 		}
 		local := netip.AddrPortFrom(at.local, port)
 		conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(local))
-		if err != nil {
+		if portTaken(err) {
 			continue
+		}
+		if err != nil { // no descriptor, no such address: no other port would do better, and clients wait meanwhile
+			return nil, cannotOpen(err)
 		}
 		r := &relay{
 			s: s, conn: conn, local: local, public: netip.AddrPortFrom(at.public, port),
@@ -88,6 +93,24 @@ func (t *table) open(s *Server, at relayAddr, want int) (*relay, error) {
 		return r, nil
 	}
 	return nil, errNoPort
+}
+
+// portTaken says whether another port may do better: this one is in use, or reserved. Winsock has its own numbers for the two.
+func portTaken(err error) bool {
+	for _, e := range []syscall.Errno{syscall.EADDRINUSE, syscall.EACCES, 10048, 10013} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+// cannotOpen keeps the system's word and leaves out the address, since errors of the table are logged.
+func cannotOpen(err error) error {
+	if e := syscall.Errno(0); errors.As(err, &e) {
+		return fmt.Errorf("turnserver: cannot open a relayed port: %w", e)
+	}
+	return errors.New("turnserver: cannot open a relayed port")
 }
 
 func (t *table) add(r *relay) error {
