@@ -15,7 +15,8 @@ type AudioSource interface {
 	ReadFrame(pcm []int16) error
 }
 
-// An AudioSink takes what was heard, one frame every 20 ms, concealed where packets were lost.
+// An AudioSink takes what was heard, one frame every 20 ms, concealed where packets were lost. If it has a Close method, that must end
+// a WriteFrame that blocks.
 type AudioSink interface {
 	WriteFrame(pcm []int16) error
 }
@@ -32,7 +33,7 @@ type VideoSource interface {
 	ReadFrame() (VideoFrame, error)
 }
 
-// A VideoSink takes the frames that were received whole, in order.
+// A VideoSink takes the frames that were received whole, in order. If it has a Close method, that must end a WriteFrame that blocks.
 type VideoSink interface {
 	WriteFrame(VideoFrame) error
 }

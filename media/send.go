@@ -32,6 +32,7 @@ func (s *Session) StartSending(audio AudioSource, video VideoSource) error {
 	if video != nil && !s.cfg.Video {
 		return errors.New("this session did not announce video")
 	}
+	s.Accepted()
 	s.state = sending
 	s.sending.Store(true)
 	if audio != nil {

@@ -8,7 +8,8 @@
 //  3. StartSending, after the local user has accepted, reads the sources and sends. SetSinks lets what arrives be heard and seen.
 //  4. Close ends it and waits for everything it started.
 //
-// Guarantees: before StartSending nothing but connectivity checks leaves; before SetSinks nothing is played. Packets are taken from
+// Guarantees: before StartSending nothing but connectivity checks leaves, and few of them before Accepted; before SetSinks nothing is
+// played. Packets are taken from
 // addresses that passed a connectivity check only, opened once, and counted as undecryptable if the key is wrong; nothing of them is
 // played. A video frame is delivered with the bytes that were sent or not at all. When the peer no longer answers, the session fails
 // within 30 s.
@@ -157,6 +158,10 @@ func (s *Session) AddRemoteCandidate(candidate string) error {
 	return s.path.AddRemoteCandidate(candidate)
 }
 
+// Accepted says that the local user has accepted: until then only few of the peer's candidates are checked. StartSending and SetSinks
+// say so too.
+func (s *Session) Accepted() { s.path.Accepted() }
+
 // Connect starts the connectivity checks and returns. It can be called once: a session's keys serve one session.
 func (s *Session) Connect(remote Description, keys Keys) error {
 	if err := remote.Validate(); err != nil {
@@ -237,7 +242,8 @@ func (s *Session) emit(event Event) {
 }
 
 // Close ends the session and waits for everything it started; an AudioSource or VideoSource that has a Close method is closed, which
-// must end a ReadFrame that blocks. Close must not be called from Config.OnEvent.
+// must end a ReadFrame that blocks. Sinks are their owner's to close: Close waits for a WriteFrame that blocks. Close must not be called
+// from Config.OnEvent.
 func (s *Session) Close() error {
 	s.mu.Lock()
 	if s.state == closed {

@@ -2,7 +2,7 @@
 // by TURN (RFC 8656), consent to go on sending (RFC 7675).
 //
 //  1. New makes an agent with fresh credentials; Gather opens sockets and allocations and reports each candidate as it is found.
-//  2. AddRemoteCandidate takes the peer's, before or after Connect.
+//  2. AddRemoteCandidate takes the peer's, before or after Connect; most of them wait until Accepted.
 //  3. Connect starts the checks. From the first pair that answered (Ready) datagrams can be written; Connected follows when the
 //     controlling end has nominated one.
 //  4. Datagrams of the peer are handed to Config.Handle, one at a time. Only those from an address that passed a check arrive.
@@ -21,6 +21,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/pion/ice/v4"
@@ -32,7 +33,7 @@ import (
 // Tuning of the agent. Waiting to see a better candidate costs every call set-up time, and a lost check costs one interval.
 const (
 	checkInterval     = 20 * time.Millisecond
-	maxChecks         = 400 // per pair: with trickling, checks start before the peer knows us, and go on for 8 s
+	maxChecks         = 400 // per pair, by the caller: with trickling, checks start before the peer knows us, and go on for 8 s
 	relayWait         = 200 * time.Millisecond
 	stunGatherTimeout = 3 * time.Second
 	keepalive         = 2 * time.Second // also refreshes consent; RFC 7675 section 5.1 asks for at most 5 s
@@ -44,10 +45,15 @@ const DefaultConsentTimeout = 30 * time.Second
 // DefaultInterruptedAfter is how long nothing has arrived when a path is called interrupted.
 const DefaultInterruptedAfter = 5 * time.Second
 
-// Limits on what a peer can make us do.
+// Limits on what a peer can make us do. A phone that rings checks whatever addresses its caller names, and asks nobody: until its
+// user has accepted these are few. (Announced candidates count, and as many addresses that were learnt from checks of the peer's.)
 const (
 	maxRemoteCandidates = 64
+	maxRingCandidates   = 16 // before Accepted
 	maxCandidateLength  = 256
+	// maxCalleeChecks is 2 s of checks per pair at the callee's end. They open its NAT to the caller; when the caller begins later,
+	// each check of the caller's triggers one of the callee's (RFC 8445 section 7.3.1.4).
+	maxCalleeChecks = 100
 )
 
 // ErrNotReady says that no pair of candidates has been validated yet.
@@ -102,9 +108,13 @@ type Path struct {
 	closed   chan struct{}
 	done     sync.WaitGroup
 
+	accepted atomic.Bool
+	checked  atomic.Int32 // addresses of the peer's that the agent was asked to check
+
 	mu      sync.Mutex
 	conn    *ice.Conn
-	remote  int // candidates taken from the peer
+	remote  int             // candidates taken from the peer
+	waiting []ice.Candidate // those of them that wait for Accepted
 	failed  bool
 	closing bool
 	info    Info // the last there was
@@ -131,16 +141,16 @@ func New(cfg Config) (*Path, error) {
 	if err != nil {
 		return nil, err
 	}
-	agent, err := ice.NewAgentWithOptions(options...)
+	p := &Path{cfg: cfg, ready: make(chan struct{}), closed: make(chan struct{})}
+	p.agent, err = ice.NewAgentWithOptions(append(options, ice.WithRemoteIPFilter(p.mayCheck))...)
 	if err != nil {
 		return nil, fmt.Errorf("starting ICE: %w", err)
 	}
-	p := &Path{cfg: cfg, agent: agent, ready: make(chan struct{}), closed: make(chan struct{})}
-	if p.ufrag, p.password, err = agent.GetLocalUserCredentials(); err == nil {
+	if p.ufrag, p.password, err = p.agent.GetLocalUserCredentials(); err == nil {
 		err = p.subscribe()
 	}
 	if err != nil {
-		return nil, errors.Join(err, agent.Close())
+		return nil, errors.Join(err, p.agent.Close())
 	}
 	return p, nil
 }
@@ -154,6 +164,10 @@ func agentOptions(cfg Config) ([]ice.AgentOption, error) {
 	if cfg.RelayOnly {
 		types, wait = []ice.CandidateType{ice.CandidateTypeRelay}, 0 // pion would wait 2 s for something better
 	}
+	checks := uint16(maxCalleeChecks)
+	if cfg.Controlling {
+		checks = maxChecks // nothing triggers a check of the caller's, in pion
+	}
 	options := []ice.AgentOption{
 		ice.WithUrls(urls),
 		ice.WithCandidateTypes(types),
@@ -165,7 +179,7 @@ func agentOptions(cfg Config) ([]ice.AgentOption, error) {
 		ice.WithPrflxAcceptanceMinWait(0),
 		ice.WithRelayAcceptanceMinWait(wait),
 		ice.WithCheckInterval(checkInterval),
-		ice.WithMaxBindingRequests(maxChecks),
+		ice.WithMaxBindingRequests(checks),
 		ice.WithSTUNGatherTimeout(stunGatherTimeout),
 		ice.WithKeepaliveInterval(keepalive),
 		ice.WithDisconnectedTimeout(cfg.InterruptedAfter),
@@ -215,11 +229,43 @@ func (p *Path) AddRemoteCandidate(candidate string) error {
 	p.mu.Lock()
 	p.remote++
 	full := p.remote > maxRemoteCandidates
+	wait := !full && p.remote > maxRingCandidates && !p.accepted.Load()
+	if wait {
+		p.waiting = append(p.waiting, parsed)
+	}
 	p.mu.Unlock()
-	if full {
+	switch {
+	case full:
 		return errors.New("too many candidates from the peer")
+	case wait:
+		return nil
 	}
 	return p.agent.AddRemoteCandidate(parsed)
+}
+
+// Accepted lifts the limits that hold while it rings: the local user wants this peer's media. It can be called again.
+func (p *Path) Accepted() {
+	p.mu.Lock()
+	p.accepted.Store(true)
+	waiting := p.waiting
+	p.waiting = nil
+	p.mu.Unlock()
+	for _, candidate := range waiting {
+		_ = p.agent.AddRemoteCandidate(candidate) // its form was checked
+	}
+}
+
+// mayCheck is asked by the agent for each new address, announced or learnt. It must not lock: the agent's loop waits.
+func (p *Path) mayCheck(net.IP) bool {
+	limit := int32(maxRingCandidates)
+	if p.accepted.Load() {
+		limit = maxRemoteCandidates
+	}
+	if p.checked.Load() >= 2*limit {
+		return false
+	}
+	p.checked.Add(1)
+	return true
 }
 
 var errCandidate = errors.New("the peer's candidate is malformed")
