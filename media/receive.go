@@ -11,13 +11,14 @@ import (
 )
 
 // SetSinks lets the call be heard and seen from now on; a nil sink leaves its stream unplayed. Sound that came before is not
-// played; pictures that came before wait for their sink, since what follows builds on them.
+// played; pictures that came before wait for their sink, since what follows builds on them. Those for a nil sink are dropped.
 func (s *Session) SetSinks(audio AudioSink, video VideoSink) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.state == closed {
 		return
 	}
+	s.Accepted()
 	s.audio.setSink(audio)
 	s.video.setSink(video)
 }
@@ -89,8 +90,10 @@ func (a *audioReceiver) play() {
 const (
 	// framePatience is how long pictures stand still for a retransmission before they jump to the next key frame.
 	framePatience = time.Second
-	frameQueue    = 300 // frames waiting for a sink that is slow, or not there yet
 	frameTick     = 20 * time.Millisecond
+	// Frames waiting for a sink that is slow, or not there yet. The peer chooses how large they are.
+	frameQueue = 300
+	queueBytes = 8 << 20
 )
 
 // videoReceiver puts frames together and hands them to the sink in order.
@@ -102,7 +105,9 @@ type videoReceiver struct {
 	mu        sync.Mutex
 	assembler *vp8.Assembler
 	clock     uint64 // RTP time of the last frame, unwrapped
+	queued    int    // bytes in queue
 	sink      VideoSink
+	unwanted  bool // no sink, and none is to come
 	running   bool
 }
 
@@ -140,12 +145,17 @@ func (v *videoReceiver) pop(now time.Time) {
 	for frame, ask = v.assembler.Pop(now); frame != nil; frame, ask = v.assembler.Pop(now) {
 		v.clock += uint64(int64(int32(frame.Timestamp - uint32(v.clock))))
 		pts := time.Duration(v.clock) * time.Second / vp8ClockRate
-		select {
-		case v.queue <- VideoFrame{Data: frame.Data, PTS: pts, Key: frame.Key}:
+		if v.unwanted {
 			v.s.counts.videoFramesReceived.Add(1)
-		default:
-			v.assembler.Lose()
+			continue
 		}
+		if len(v.queue) == cap(v.queue) || v.queued+len(frame.Data) > queueBytes {
+			v.assembler.Lose()
+			continue
+		}
+		v.queued += len(frame.Data)
+		v.queue <- VideoFrame{Data: frame.Data, PTS: pts, Key: frame.Key} // never waits: others only take
+		v.s.counts.videoFramesReceived.Add(1)
 	}
 	v.s.counts.videoFramesLost.Store(v.assembler.Lost())
 	v.mu.Unlock()
@@ -157,11 +167,29 @@ func (v *videoReceiver) pop(now time.Time) {
 func (v *videoReceiver) setSink(sink VideoSink) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.sink = sink
+	if v.unwanted && sink != nil {
+		v.assembler.Lose() // what it builds on was dropped
+	}
+	v.sink, v.unwanted = sink, sink == nil
+	if v.unwanted {
+		v.drop()
+	}
 	if sink != nil && !v.running {
 		v.running = true
 		v.s.done.Add(1)
 		go v.play()
+	}
+}
+
+// drop empties the queue.
+func (v *videoReceiver) drop() {
+	for {
+		select {
+		case frame := <-v.queue:
+			v.queued -= len(frame.Data)
+		default:
+			return
+		}
 	}
 }
 
@@ -173,6 +201,7 @@ func (v *videoReceiver) play() {
 			return
 		case frame := <-v.queue:
 			v.mu.Lock()
+			v.queued -= len(frame.Data)
 			sink := v.sink
 			v.mu.Unlock()
 			if sink == nil {
