@@ -55,17 +55,19 @@ func (w *world) overTLS(t testing.TB, cert tls.Certificate) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	files := signaling.ListenConfig{
-		Address: "127.0.0.1:0", CertFile: filepath.Join(dir, "cert.pem"), KeyFile: filepath.Join(dir, "key.pem"),
-	}
+	certFile, keyFile := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
 	for file, block := range map[string]*pem.Block{
-		files.CertFile: {Type: "CERTIFICATE", Bytes: cert.Certificate[0]}, files.KeyFile: {Type: "PRIVATE KEY", Bytes: key},
+		certFile: {Type: "CERTIFICATE", Bytes: cert.Certificate[0]}, keyFile: {Type: "PRIVATE KEY", Bytes: key},
 	} {
 		if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
-	l, err := signaling.Listen(files)
+	files, err := signaling.LoadCertificate(certFile, keyFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := signaling.Listen(signaling.ListenConfig{Address: "127.0.0.1:0", Certificate: files})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/crypto/acme"
@@ -20,13 +19,13 @@ import (
 	"sotto/wire"
 )
 
-// ListenConfig says where and how a Listener serves. Exactly one of three ways: CertFile and KeyFile, ACME, or plain.
+// ListenConfig says where and how a Listener serves. Exactly one of three ways: Certificate, ACME, or plain.
 type ListenConfig struct {
 	// Address is a TCP address such as ":443" or "127.0.0.1:0".
 	Address string
 
-	// CertFile and KeyFile are PEM files. Reload reads them again.
-	CertFile, KeyFile string
+	// Certificate is served as it was last loaded.
+	Certificate *CertificateFiles
 
 	// ACME gets certificates for these names from Let's Encrypt (RFC 8555, challenge tls-alpn-01 of RFC 8737: Address must be
 	// port 443 as the internet sees it). Using it accepts the directory's terms of service.
@@ -52,8 +51,6 @@ type Listener struct {
 	net    net.Listener
 	server *http.Server
 	plain  bool
-	files  [2]string
-	cert   atomic.Pointer[tls.Certificate]
 }
 
 // Listen binds the address. Nothing is answered before Serve.
@@ -62,12 +59,11 @@ func Listen(cfg ListenConfig) (*Listener, error) {
 	if logger == nil {
 		logger = slog.New(slog.DiscardHandler)
 	}
-	l := &Listener{}
-	config, err := l.tlsConfig(cfg)
+	config, err := cfg.tls()
 	if err != nil {
 		return nil, err
 	}
-	l.plain = config == nil
+	l := &Listener{plain: config == nil}
 	if l.plain && !cfg.InsecurePlain && !loopback(cfg.Address) {
 		return nil, fmt.Errorf("%s is not a loopback address: give certificate files or ACME names, or allow plain explicitly", cfg.Address)
 	}
@@ -89,21 +85,16 @@ func Listen(cfg ListenConfig) (*Listener, error) {
 	return l, nil
 }
 
-// tlsConfig returns nil for plain.
-func (l *Listener) tlsConfig(cfg ListenConfig) (*tls.Config, error) {
-	files := cfg.CertFile != "" || cfg.KeyFile != ""
-	if files && len(cfg.ACME) > 0 {
+// tls returns nil for plain.
+func (cfg ListenConfig) tls() (*tls.Config, error) {
+	if cfg.Certificate != nil && len(cfg.ACME) > 0 {
 		return nil, errors.New("certificate files and ACME exclude each other")
 	}
 	// TLS 1.3 only: channel binding needs it (RFC 9266 section 4.2). A websocket needs HTTP/1.1.
 	config := &tls.Config{MinVersion: tls.VersionTLS13, NextProtos: []string{"http/1.1"}}
 	switch {
-	case files:
-		l.files = [2]string{cfg.CertFile, cfg.KeyFile}
-		if err := l.Reload(); err != nil {
-			return nil, err
-		}
-		config.GetCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return l.cert.Load(), nil }
+	case cfg.Certificate != nil:
+		config.GetCertificate = cfg.Certificate.Get
 	case len(cfg.ACME) > 0:
 		if cfg.ACMEDir == "" {
 			return nil, errors.New("ACME needs a directory to keep its certificates in")
@@ -134,19 +125,6 @@ func (l *Listener) tlsConfig(cfg ListenConfig) (*tls.Config, error) {
 		return nil, nil
 	}
 	return config, nil
-}
-
-// Reload reads the certificate files again, for instance at SIGHUP. If they cannot be used, the certificate in use stays.
-func (l *Listener) Reload() error {
-	if l.files[0] == "" && l.files[1] == "" {
-		return nil
-	}
-	cert, err := tls.LoadX509KeyPair(l.files[0], l.files[1])
-	if err != nil {
-		return fmt.Errorf("certificate files: %w", err)
-	}
-	l.cert.Store(&cert)
-	return nil
 }
 
 // Addr is the bound address.

@@ -67,7 +67,11 @@ func (l *Listener) start(t *testing.T, handler http.Handler) {
 func TestListenWithFilesAndReload(t *testing.T) {
 	dir := t.TempDir()
 	cert, key := writeCertificate(t, dir, 1)
-	l, err := Listen(ListenConfig{Address: "127.0.0.1:0", CertFile: cert, KeyFile: key})
+	files, err := LoadCertificate(cert, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := Listen(ListenConfig{Address: "127.0.0.1:0", Certificate: files})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -93,7 +97,7 @@ func TestListenWithFilesAndReload(t *testing.T) {
 		t.Error("TLS 1.2 was accepted")
 	}
 	writeCertificate(t, dir, 2)
-	if err := l.Reload(); err != nil {
+	if err := files.Reload(); err != nil {
 		t.Fatal(err)
 	}
 	if n, err := serial(tls.VersionTLS13); n != 2 {
@@ -102,11 +106,20 @@ func TestListenWithFilesAndReload(t *testing.T) {
 	if err := os.WriteFile(key, []byte("broken"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := l.Reload(); err == nil {
+	if err := files.Reload(); err == nil {
 		t.Error("a broken key was taken")
 	}
 	if n, err := serial(tls.VersionTLS13); n != 2 {
 		t.Errorf("after a failed Reload: certificate %d, %v", n, err)
+	}
+}
+
+func TestCertificateFilesAreChecked(t *testing.T) {
+	cert, _ := writeCertificate(t, t.TempDir(), 1)
+	for name, files := range map[string][2]string{"missing": {"/nowhere/a", "/nowhere/b"}, "without its key": {cert, ""}} {
+		if _, err := LoadCertificate(files[0], files[1]); err == nil || !strings.Contains(err.Error(), "certificate files") {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 
@@ -123,9 +136,7 @@ func TestListenRefuses(t *testing.T) {
 	}{
 		{"plain on all addresses", ListenConfig{Address: ":0"}, "not a loopback address"},
 		{"plain on another address", ListenConfig{Address: "192.0.2.1:0"}, "not a loopback address"},
-		{"two ways at once", ListenConfig{Address: "127.0.0.1:0", CertFile: "a", KeyFile: "b", ACME: []string{"chat.example"}}, "exclude each other"},
-		{"missing files", ListenConfig{Address: "127.0.0.1:0", CertFile: "/nowhere/a", KeyFile: "/nowhere/b"}, "certificate files"},
-		{"a certificate without its key", ListenConfig{Address: "127.0.0.1:0", CertFile: "/nowhere/a"}, "certificate files"},
+		{"two ways at once", ListenConfig{Address: "127.0.0.1:0", Certificate: &CertificateFiles{}, ACME: []string{"chat.example"}}, "exclude each other"},
 		{"ACME without a directory", ListenConfig{Address: "127.0.0.1:0", ACME: []string{"chat.example"}}, "needs a directory"},
 		{"port in use", ListenConfig{Address: taken.Addr().String()}, "in use"},
 	} {

@@ -2,15 +2,10 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
-	"os"
-	"os/signal"
 	"path/filepath"
-	"syscall"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -103,7 +98,11 @@ func serve(ctx context.Context, out *output, f serveFlags) (err error) {
 	var undo cleanup
 	defer func() { err = errors.Join(err, undo.run()) }()
 
-	listener, err := f.bind(data, log)
+	certificate, err := certificateFiles(f.tlsCert, f.tlsKey)
+	if err != nil {
+		return err
+	}
+	listener, err := f.bind(data, certificate, log)
 	if err != nil {
 		return err
 	}
@@ -120,7 +119,7 @@ func serve(ctx context.Context, out *output, f serveFlags) (err error) {
 		return err
 	}
 
-	relay, relayConfig, err := f.startRelay(names[0], log)
+	relay, relayConfig, err := f.startRelay(names[0], certificate, log)
 	if err != nil {
 		return err
 	}
@@ -159,7 +158,11 @@ func serve(ctx context.Context, out *output, f serveFlags) (err error) {
 		out.say(made, "invitation %s, for two accounts, within 24 hours; more: %s", made.Token, inviteHint(f.data))
 		out.say(nil, "\n  %s register USER --server %s --invitation %s\n", self(), listener.URL(names[0]), made.Token)
 	}
-	return wait(ctx, out, listener, failed, log)
+	if err := untilStopped(ctx, certificate, failed, log); err != nil {
+		return err
+	}
+	out.say(map[string]string{"event": "stopping"}, "stopping; what was accepted is kept. A second signal stops at once.")
+	return nil
 }
 
 type serverLine struct {
@@ -176,33 +179,13 @@ func inviteHint(data string) string {
 	return self() + " invite --data " + data
 }
 
-// wait returns when the server is to stop.
-func wait(ctx context.Context, out *output, listener *signaling.Listener, failed <-chan error, log *slog.Logger) error {
-	hangup := make(chan os.Signal, 1)
-	signal.Notify(hangup, syscall.SIGHUP)
-	defer signal.Stop(hangup)
-	for {
-		select {
-		case <-hangup:
-			if err := listener.Reload(); err != nil {
-				log.Error("the certificate in use stays", "error", err)
-			}
-		case err := <-failed:
-			return err
-		case <-ctx.Done():
-			out.say(map[string]string{"event": "stopping"}, "stopping; what was accepted is kept. A second signal stops at once.")
-			return nil
-		}
-	}
-}
-
-func (f *serveFlags) bind(data string, log *slog.Logger) (*signaling.Listener, error) {
-	plain := f.tlsCert == "" && f.tlsKey == "" && len(f.acme) == 0
+func (f *serveFlags) bind(data string, certificate *signaling.CertificateFiles, log *slog.Logger) (*signaling.Listener, error) {
+	plain := certificate == nil && len(f.acme) == 0
 	if plain && !f.insecurePlain && !loopbackAddress(f.listen) {
 		return nil, usagef("%s is reachable by others: give --tls-cert and --tls-key, or --acme, or allow links without TLS by --insecure-plain", f.listen)
 	}
 	listener, err := signaling.Listen(signaling.ListenConfig{
-		Address: f.listen, CertFile: f.tlsCert, KeyFile: f.tlsKey,
+		Address: f.listen, Certificate: certificate,
 		ACME: f.acme, ACMEDir: filepath.Join(data, "acme"), ACMEEmail: f.acmeEmail, ACMEDirectory: f.acmeDirectory,
 		InsecurePlain: f.insecurePlain, Logger: log,
 	})
@@ -227,7 +210,7 @@ func (f *serveFlags) serverNames() ([]string, error) {
 }
 
 // startRelay starts the relay inside, or names the one elsewhere, or neither.
-func (f *serveFlags) startRelay(name string, log *slog.Logger) (*turnserver.Server, *signaling.RelayConfig, error) {
+func (f *serveFlags) startRelay(name string, certificate *signaling.CertificateFiles, log *slog.Logger) (*turnserver.Server, *signaling.RelayConfig, error) {
 	if len(f.relayURLs) > 0 && f.relay.secretFile == "" {
 		return nil, nil, usagef("--relay-url needs the secret shared with that relay: --relay-secret-file FILE")
 	}
@@ -241,15 +224,7 @@ func (f *serveFlags) startRelay(name string, log *slog.Logger) (*turnserver.Serv
 	if loopbackAddress(f.listen) {
 		f.relay.onLoopback()
 	}
-	var certificate *tls.Config
-	if f.tlsCert != "" {
-		pair, err := tls.LoadX509KeyPair(f.tlsCert, f.tlsKey)
-		if err != nil {
-			return nil, nil, fmt.Errorf("certificate files: %w", err)
-		}
-		certificate = &tls.Config{Certificates: []tls.Certificate{pair}}
-	}
-	relay, err := f.relay.start(secret, certificate, log)
+	relay, err := f.relay.start(secret, relayTLS(certificate), log)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -9,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"syscall"
 	"time"
@@ -31,10 +33,11 @@ func serverData(given string) (string, error) {
 	return filepath.Join(home, "sotto-server"), err
 }
 
-// firstStart reports whether no server has run on the data directory yet.
+// firstStart reports whether no server has run on the data directory yet. A start that failed, because of an address in use, may have left
+// the directory of the certificates there; the store is made when nothing can fail any more but itself.
 func firstStart(data string) bool {
-	entries, err := os.ReadDir(data)
-	return errors.Is(err, fs.ErrNotExist) || err == nil && len(entries) == 0
+	_, err := os.Stat(filepath.Join(data, "store"))
+	return errors.Is(err, fs.ErrNotExist)
 }
 
 func logger(verbose bool) *slog.Logger {
@@ -66,6 +69,46 @@ func (c *cleanup) run() error {
 		errs = append(errs, (*c)[i](ctx))
 	}
 	return errors.Join(errs...)
+}
+
+// certificateFiles reads a certificate; nil when none is given.
+func certificateFiles(cert, key string) (*signaling.CertificateFiles, error) {
+	if cert == "" && key == "" {
+		return nil, nil
+	}
+	return signaling.LoadCertificate(cert, key)
+}
+
+// relayTLS serves it at the relay; nil for none.
+func relayTLS(certificate *signaling.CertificateFiles) *tls.Config {
+	if certificate == nil {
+		return nil
+	}
+	return &tls.Config{GetCertificate: certificate.Get}
+}
+
+// untilStopped returns when ctx ends or something fails. SIGHUP reads the certificate again, if there is one, and stops nothing.
+func untilStopped(ctx context.Context, certificate *signaling.CertificateFiles, failed <-chan error, log *slog.Logger) error {
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
+	for {
+		select {
+		case <-hangup:
+			if certificate == nil {
+				continue
+			}
+			if err := certificate.Reload(); err != nil {
+				log.Error("the certificate in use stays", "error", err)
+			} else {
+				log.Info("the certificate was read again")
+			}
+		case err := <-failed:
+			return err
+		case <-ctx.Done():
+			return nil
+		}
+	}
 }
 
 // addressError makes a sentence of the most common reasons why listening fails.

@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
-	"fmt"
 
 	"github.com/spf13/pflag"
 )
@@ -18,7 +16,8 @@ func turnCommand() *command {
 		help: `
 Runs a TURN server (RFC 8656) for calls whose ends do not reach each other. Credentials are the customary time-limited ones, made
 by whoever shares the secret: the user name is "expiry:id", the password base64(HMAC-SHA1(secret, user name)). It relays to
-globally routable addresses only, unless --relay-allow opens others. "sotto serve" has the same relay inside.
+globally routable addresses only, unless --relay-allow opens others. SIGHUP reads the certificate files again. "sotto serve" has the
+same relay inside.
 
 Examples:
   openssl rand -base64 32 > secret
@@ -46,14 +45,11 @@ Examples:
 			if err != nil {
 				return err
 			}
-			var certificate *tls.Config
-			if tlsCert != "" || tlsKey != "" {
-				pair, err := tls.LoadX509KeyPair(tlsCert, tlsKey)
-				if err != nil {
-					return fmt.Errorf("certificate files: %w", err)
-				}
-				certificate = &tls.Config{Certificates: []tls.Certificate{pair}}
+			certificate, err := certificateFiles(tlsCert, tlsKey)
+			if err != nil {
+				return err
 			}
+			log := logger(verbose)
 			listener, err := listenMetrics(metrics)
 			if err != nil {
 				return err
@@ -61,7 +57,7 @@ Examples:
 			if listener != nil {
 				defer listener.Close()
 			}
-			server, err := relay.start(secret, certificate, logger(verbose))
+			server, err := relay.start(secret, relayTLS(certificate), log)
 			if err != nil {
 				return err
 			}
@@ -70,7 +66,9 @@ Examples:
 			}
 			sayRelay(out, server.URLs())
 			sayMetrics(out, listener)
-			<-ctx.Done()
+			if err := untilStopped(ctx, certificate, nil, log); err != nil {
+				return err
+			}
 			out.say(map[string]string{"event": "stopping"}, "stopping. A second signal stops at once.")
 			return stopRelay(server)
 		},
