@@ -28,7 +28,7 @@ func wideOpen(c *Config, _ *timing) {
 	l := &c.Limits
 	l.Sends, l.Frames = Rate{1 << 30, time.Nanosecond}, Rate{1 << 30, time.Nanosecond}
 	l.UnauthenticatedPer = 1 << 20
-	l.Mailbox, l.MailboxSender, l.MailboxBytes, l.MailboxSenderBytes = 1<<30, 1<<30, 1<<50, 1<<50
+	l.Mailbox, l.MailboxBytes = 1<<30, 1<<50
 }
 
 // BenchmarkSends: 64 devices send 1 kB envelopes, each waiting for Sent before the next. stored: to a device that is not there, so that

@@ -69,10 +69,9 @@ type Limits struct {
 	Uploads       Rate // per device. Default 10, then one each 30 s
 	Relays        Rate // relay credentials per account. Default 20, then one each 5 s
 
-	Mailbox            int   // envelopes waiting for one device. Default 2000
-	MailboxBytes       int64 // bytes waiting for one device. Default 32 MiB
-	MailboxSender      int   // envelopes of one account waiting for one device. Default 1000
-	MailboxSenderBytes int64 // bytes of one account waiting for one device. Default 16 MiB
+	// One account has at most a quarter of what is left free of these (store.Limits): a fifth of an empty mailbox.
+	Mailbox      int   // envelopes waiting for one device. Default 2000
+	MailboxBytes int64 // bytes waiting for one device. Default 32 MiB
 }
 
 func orRate(r, d Rate) Rate {
@@ -105,8 +104,6 @@ func (l Limits) withDefaults() Limits {
 		Relays:             orRate(l.Relays, Rate{20, 5 * time.Second}),
 		Mailbox:            or(l.Mailbox, 2000),
 		MailboxBytes:       or(l.MailboxBytes, 32<<20),
-		MailboxSender:      or(l.MailboxSender, 1000),
-		MailboxSenderBytes: or(l.MailboxSenderBytes, 16<<20),
 	}
 }
 

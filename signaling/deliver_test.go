@@ -75,16 +75,19 @@ func TestCallSignallingExpires(t *testing.T) {
 }
 
 func TestMailboxLimits(t *testing.T) {
-	s := serve(t, func(c *Config, _ *timing) { c.Limits.Mailbox, c.Limits.MailboxSender = 5, 3 })
-	alice, carol, bob := s.connected(t, "alice"), s.connected(t, "carol"), s.register(t, "bob")
-	for n := range 5 {
-		err := alice.send(alice.envelope(bob, 10))
-		if n < 3 && err != nil || n >= 3 && code(err) != wire.Error_MAILBOX_FULL {
-			t.Errorf("envelope %d: %v", n, err)
+	s := serve(t, func(c *Config, _ *timing) { c.Limits.Mailbox = 20 })
+	carol, bob := s.connected(t, "carol"), s.register(t, "bob")
+	for _, name := range []string{"mallory", "accomplice"} {
+		d := s.connected(t, name)
+		for n := range 5 {
+			err := d.send(d.envelope(bob, 10))
+			if n < 4 && err != nil || n >= 4 && code(err) != wire.Error_MAILBOX_FULL {
+				t.Errorf("%s, envelope %d: %v", name, n, err)
+			}
 		}
 	}
 	if err := carol.send(carol.envelope(bob, 10)); err != nil {
-		t.Errorf("one sender filled the mailbox for all: %v", err)
+		t.Errorf("two senders filled the mailbox for all: %v", err)
 	}
 }
 

@@ -122,5 +122,5 @@ func (s *Server) route(e store.Envelope) (wait func() (path string, err error), 
 
 func (s *Server) mailboxLimits() store.Limits {
 	l := s.cfg.Limits
-	return store.Limits{Count: l.Mailbox, Bytes: l.MailboxBytes, SenderCount: l.MailboxSender, SenderBytes: l.MailboxSenderBytes}
+	return store.Limits{Count: l.Mailbox, Bytes: l.MailboxBytes}
 }

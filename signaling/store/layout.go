@@ -15,13 +15,14 @@ import (
 //	i hash [32]                    → invitation as JSON
 //	k address                      → keyState as JSON
 //	o address kind [1] id [4]      → one-time key; kind 0 curve, 1 Kyber
-//	h address                      → mailbox head: last place [8] count [4] bytes [8]; stays when the mailbox is empty
+//	h address                      → mailbox head: last place [8], then for each sender with something in the mailbox from [16] count [4]
+//	                                 bytes [8]; stays when the mailbox is empty
 //	m address place [8]            → from [16] id [16] accepted [8] expires [8] body
-//	r address from [16]            → what one sender has in the mailbox: count [4] bytes [8]; none when zero
 //	s address mark [16]            → seen: place [8], 0 when not (or no longer) in the mailbox
 //	x expires [8] key              → what to delete then: a key of kind i, m or s
 //
-// The mark is SHA-256(from || id) cut to 16 bytes: id is random, so a mark names no sender to whoever reads it.
+// The mark is SHA-256(from || id) cut to 16 bytes: id is random, so a mark names no sender to whoever reads it. No other key names a
+// sender either: the engine keeps bounds of keys in its manifest, which Scrub does not rewrite.
 const (
 	kindAccount    = 'a'
 	kindDevice     = 'd'
@@ -30,7 +31,6 @@ const (
 	kindOneTime    = 'o'
 	kindHead       = 'h'
 	kindEnvelope   = 'm'
-	kindSender     = 'r'
 	kindSeen       = 's'
 	kindExpiry     = 'x'
 )
@@ -55,8 +55,6 @@ func oneTimeKey(a Address, kind byte, id uint32) []byte {
 func envelopeKey(a Address, place uint64) []byte {
 	return binary.BigEndian.AppendUint64(keyOf(kindEnvelope, a), place)
 }
-
-func senderKey(a Address, from UUID) []byte { return append(keyOf(kindSender, a), from[:]...) }
 
 func seenKey(a Address, from UUID, id [16]byte) []byte {
 	mark := sha256.Sum256(append(from[:], id[:]...))
@@ -113,35 +111,65 @@ type tally struct {
 	bytes uint64
 }
 
-func (t tally) plus(n int) tally { return tally{t.count + 1, t.bytes + uint64(n)} }
-
-func (t tally) minus(n int) tally { return tally{t.count - 1, t.bytes - uint64(n)} }
-
-func (t tally) marshal(b []byte) []byte {
-	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint32(b, t.count), t.bytes)
+func (t *tally) add(count int, bytes int) {
+	t.count += uint32(count)
+	t.bytes += uint64(bytes)
 }
 
-func parseTally(b []byte) (tally, error) {
-	if len(b) != 12 {
-		return tally{}, errDamaged
-	}
-	return tally{binary.BigEndian.Uint32(b), binary.BigEndian.Uint64(b[4:])}, nil
-}
-
-// head is a mailbox's last place and what is in it.
+// head is a mailbox's last place and what is in it, by sender.
 type head struct {
-	last uint64
+	last    uint64
+	senders []senderTally
+}
+
+type senderTally struct {
+	from UUID
 	tally
 }
 
-func (h head) marshal() []byte { return h.tally.marshal(binary.BigEndian.AppendUint64(nil, h.last)) }
-
-func parseHead(b []byte) (head, error) {
-	if len(b) != 20 {
-		return head{}, errDamaged
+func (h *head) total() (t tally) {
+	for _, s := range h.senders {
+		t.add(int(s.count), int(s.bytes))
 	}
-	t, err := parseTally(b[8:])
-	return head{binary.BigEndian.Uint64(b), t}, err
+	return t
+}
+
+// of returns the tally of a sender, which is added if there is none.
+func (h *head) of(from UUID) *tally {
+	for i := range h.senders {
+		if h.senders[i].from == from {
+			return &h.senders[i].tally
+		}
+	}
+	h.senders = append(h.senders, senderTally{from: from})
+	return &h.senders[len(h.senders)-1].tally
+}
+
+const senderTallySize = 16 + 4 + 8
+
+// marshal leaves out senders that have nothing in the mailbox.
+func (h *head) marshal() []byte {
+	b := binary.BigEndian.AppendUint64(make([]byte, 0, 8+senderTallySize*len(h.senders)), h.last)
+	for _, s := range h.senders {
+		if s.count == 0 {
+			continue
+		}
+		b = append(b, s.from[:]...)
+		b = binary.BigEndian.AppendUint32(b, s.count)
+		b = binary.BigEndian.AppendUint64(b, s.bytes)
+	}
+	return b
+}
+
+func parseHead(b []byte) (h head, err error) {
+	if len(b)%senderTallySize != 8 {
+		return h, errDamaged
+	}
+	h.last, b = binary.BigEndian.Uint64(b), b[8:]
+	for ; len(b) > 0; b = b[senderTallySize:] {
+		h.senders = append(h.senders, senderTally{UUID(b[:16]), tally{binary.BigEndian.Uint32(b[16:]), binary.BigEndian.Uint64(b[20:])}})
+	}
+	return h, nil
 }
 
 const envelopeHeader = 16 + 16 + 8 + 8

@@ -3,6 +3,7 @@ package store
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -17,29 +18,35 @@ func (p *Pebble) Put(e Envelope, limits Limits) (wait func() error, err error) {
 	if seen { // perhaps a moment ago: the log is synced in order, so an empty record after it waits for it
 		return p.Check, nil
 	}
-	head, sender, err := p.tallies(e.To, e.From)
+	head, err := p.head(e.To)
 	if err != nil {
 		return nil, err
 	}
-	head.last++
-	head.tally, sender = head.plus(len(e.Body)), sender.plus(len(e.Body))
-	if int(head.count) > limits.Count || int64(head.bytes) > limits.Bytes ||
-		int(sender.count) > limits.SenderCount || int64(sender.bytes) > limits.SenderBytes {
+	total, sender := head.total(), head.of(e.From)
+	total.add(1, len(e.Body))
+	if !limits.allow(total, *sender) {
 		return nil, ErrMailboxFull
 	}
+	sender.add(1, len(e.Body))
+	head.last++
 	key, mark := envelopeKey(e.To, head.last), seenKey(e.To, e.From, e.ID)
 	b := p.db.NewBatchWithSize(envelopeHeader + len(e.Body) + 512)
 	b.Set(key, marshalEnvelope(e), nil)
 	b.Set(expiryKey(e.Expires, key), nil, nil)
 	b.Set(mark, binary.BigEndian.AppendUint64(nil, head.last), nil)
-	b.Set(expiryKey(markExpires(e), mark), nil, nil)
+	b.Set(expiryKey(waitingMarkExpires(e), mark), nil, nil)
 	b.Set(keyOf(kindHead, e.To), head.marshal(), nil)
-	b.Set(senderKey(e.To, e.From), sender.marshal(nil), nil)
 	return p.apply(b)
 }
 
-// markExpires is not before the envelope expires: Erase finds it by its mark.
-func markExpires(e Envelope) time.Time {
+// allow says whether a mailbox may become as full as total, when its newest sender had this much in it before.
+func (l Limits) allow(total tally, sender tally) bool {
+	free, freeBytes := int64(l.Count)-int64(total.count), l.Bytes-int64(total.bytes)
+	return free >= 0 && freeBytes >= 0 && int64(sender.count) <= free/senderShare && int64(sender.bytes) <= freeBytes/senderShare
+}
+
+// waitingMarkExpires is when the mark of an envelope in the mailbox goes. Not before the envelope does: Erase finds it by its mark.
+func waitingMarkExpires(e Envelope) time.Time {
 	if horizon := e.Accepted.Add(Horizon); horizon.After(e.Expires) {
 		return horizon
 	}
@@ -55,24 +62,17 @@ func (p *Pebble) MarkDelivered(e Envelope) error {
 	mark := seenKey(e.To, e.From, e.ID)
 	b := p.db.NewBatch()
 	b.Set(mark, make([]byte, 8), nil)
-	b.Set(expiryKey(markExpires(e), mark), nil, nil)
+	b.Set(expiryKey(e.Accepted.Add(Horizon), mark), nil, nil)
 	return p.applyLater(b)
 }
 
-// tallies returns the head of a mailbox and what one sender has in it.
-func (p *Pebble) tallies(a Address, from UUID) (h head, sender tally, err error) {
+// head returns the head of a mailbox, empty if there was none yet.
+func (p *Pebble) head(a Address) (head, error) {
 	v, err := p.get(keyOf(kindHead, a))
-	if err == nil && v != nil {
-		h, err = parseHead(v)
+	if err != nil || v == nil {
+		return head{}, err
 	}
-	if err != nil {
-		return h, sender, err
-	}
-	v, err = p.get(senderKey(a, from))
-	if err == nil && v != nil {
-		sender, err = parseTally(v)
-	}
-	return h, sender, err
+	return parseHead(v)
 }
 
 func (p *Pebble) Mailbox(a Address, after uint64, limit int, now time.Time) (list []Stored, next uint64, err error) {
@@ -104,38 +104,41 @@ func (p *Pebble) Erase(a Address, from UUID, id [16]byte) error {
 		return nil
 	}
 	b := p.db.NewBatch()
-	b.Set(mark, make([]byte, 8), nil)
-	if _, err := p.remove(b, a, place); err != nil {
+	e, err := p.remove(b, a, place)
+	if errors.Is(err, ErrNotFound) { // it has expired
+		return nil
+	}
+	if err != nil {
 		return err
 	}
+	b.Set(mark, make([]byte, 8), nil)
+	b.Delete(expiryKey(waitingMarkExpires(e), mark), nil)
+	b.Set(expiryKey(e.Accepted.Add(Horizon), mark), nil, nil)
 	return p.applyLater(b)
 }
 
-// remove takes an envelope out of its mailbox and says whether it was there. The caller holds the device's lock.
-func (p *Pebble) remove(b *pebble.Batch, a Address, place uint64) (bool, error) {
+// remove takes an envelope out of its mailbox. Error: ErrNotFound. The caller holds the device's lock.
+func (p *Pebble) remove(b *pebble.Batch, a Address, place uint64) (e Envelope, err error) {
 	key := envelopeKey(a, place)
 	v, err := p.get(key)
-	if err != nil || v == nil {
-		return false, err
-	}
-	e, err := parseEnvelope(a, v)
 	if err != nil {
-		return false, err
+		return e, err
 	}
-	head, sender, err := p.tallies(a, e.From)
+	if v == nil {
+		return e, ErrNotFound
+	}
+	if e, err = parseEnvelope(a, v); err != nil {
+		return e, err
+	}
+	head, err := p.head(a)
 	if err != nil {
-		return false, err
+		return e, err
 	}
-	head.tally, sender = head.minus(len(e.Body)), sender.minus(len(e.Body))
+	head.of(e.From).add(-1, -len(e.Body))
 	b.Delete(key, nil)
 	b.Delete(expiryKey(e.Expires, key), nil)
 	b.Set(keyOf(kindHead, a), head.marshal(), nil)
-	if sender.count == 0 {
-		b.Delete(senderKey(a, e.From), nil)
-	} else {
-		b.Set(senderKey(a, e.From), sender.marshal(nil), nil)
-	}
-	return true, nil
+	return e, nil
 }
 
 // isKind says whether a key is of a kind, and whole.

@@ -64,7 +64,7 @@ func TestErasedBytesLeaveTheFiles(t *testing.T) {
 	now := time.Now()
 	alice, _ := storetest.NewDevice("alice")
 	_, bob := storetest.NewDevice("bob")
-	limits := store.Limits{Count: 1 << 20, SenderCount: 1 << 20, Bytes: 1 << 40, SenderBytes: 1 << 40}
+	limits := store.Limits{Count: 1 << 20, Bytes: 1 << 40}
 	var erased, kept []store.Envelope
 	put := func(n int) {
 		for i := range n {
@@ -108,6 +108,106 @@ func TestErasedBytesLeaveTheFiles(t *testing.T) {
 	if got := storetest.Read(t, p, bob.Address, now); len(got) != len(kept) {
 		t.Errorf("%d of %d kept envelopes are in the mailbox", len(got), len(kept))
 	}
+}
+
+// TestDeliveredSendersLeaveTheFiles: once all of a sender's envelopes are erased and scrubbed, no file of the store names the sender,
+// also not in the bounds of keys that the engine notes about its files.
+func TestDeliveredSendersLeaveTheFiles(t *testing.T) {
+	dir := t.TempDir()
+	p := open(t, dir)
+	defer p.Close()
+	now := time.Now()
+	alice, _ := storetest.NewDevice("alice")
+	_, bob := storetest.NewDevice("bob")
+	named := func() bool {
+		return inFiles(t, dir, func(b []byte) bool { return bytes.Contains(b, alice.ID[:]) })
+	}
+	scrub := func() {
+		t.Helper()
+		if err := p.Scrub(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var sent []store.Envelope
+	for range 10 {
+		e := storetest.NewEnvelope(bob.Address, alice.ID, 2000, now, time.Hour)
+		if err := storetest.Put(p, e, store.Limits{Count: 1000, Bytes: 1 << 20}); err != nil {
+			t.Fatal(err)
+		}
+		sent = append(sent, e)
+	}
+	scrub()
+	if !named() {
+		t.Fatal("no file names the sender of what waits: the search is blind")
+	}
+	for _, e := range sent {
+		if err := p.Erase(e.To, e.From, e.ID); err != nil {
+			t.Fatal(err)
+		}
+	}
+	scrub()
+	if named() {
+		t.Error("the files still name the sender")
+	}
+}
+
+// TestMarksGoAtTheHorizon: what remains of an envelope that could have waited for 30 days is gone 48 hours after it was accepted, if it
+// was delivered, straight or from the mailbox.
+func TestMarksGoAtTheHorizon(t *testing.T) {
+	p := open(t, t.TempDir())
+	defer p.Close()
+	now := time.Now()
+	alice, _ := storetest.NewDevice("alice")
+	_, bob := storetest.NewDevice("bob")
+	straight := storetest.NewEnvelope(bob.Address, alice.ID, 10, now, 30*24*time.Hour)
+	stored := storetest.NewEnvelope(bob.Address, alice.ID, 10, now, 30*24*time.Hour)
+	waiting := storetest.NewEnvelope(bob.Address, alice.ID, 10, now, 30*24*time.Hour)
+	for _, e := range []store.Envelope{stored, waiting} {
+		if err := storetest.Put(p, e, store.Limits{Count: 1000, Bytes: 1 << 20}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(p.MarkDelivered(straight), p.Erase(stored.To, stored.From, stored.ID)); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		after     time.Duration
+		delivered bool
+	}{{store.Horizon - time.Minute, true}, {store.Horizon + time.Minute, false}} {
+		if _, err := p.Sweep(context.Background(), now.Add(c.after)); err != nil {
+			t.Fatal(err)
+		}
+		for name, e := range map[string]store.Envelope{"straight": straight, "stored": stored, "waiting": waiting} {
+			want := c.delivered || name == "waiting"
+			if seen, err := p.Seen(e); err != nil || seen != want {
+				t.Errorf("%s, after %v: seen %v, %v; want %v", name, c.after, seen, err, want)
+			}
+		}
+	}
+	// The mark that stayed still finds its envelope.
+	if err := p.Erase(waiting.To, waiting.From, waiting.ID); err != nil {
+		t.Fatal(err)
+	}
+	if left := storetest.Read(t, p, bob.Address, now); len(left) != 0 {
+		t.Errorf("%d left", len(left))
+	}
+}
+
+// inFiles says whether any file below dir is as asked.
+func inFiles(t *testing.T, dir string, is func([]byte) bool) (any bool) {
+	t.Helper()
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		any = any || is(b)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return any
 }
 
 // found counts the envelopes of which a piece is in any file below dir. A piece: the log splits records at its blocks.

@@ -93,11 +93,15 @@ type Stored struct {
 	Place uint64
 }
 
-// Limits of one mailbox, in envelopes and bytes of Body: all together, and those of one sender.
+// Limits of one mailbox, in envelopes and bytes of Body. A sender who has more in it already than a quarter of what is left free is
+// refused: so nobody fills a mailbox alone, each further sender of a crowd gets less, and one who has nothing waiting there gets an
+// envelope in until it is full.
 type Limits struct {
-	Count, SenderCount int
-	Bytes, SenderBytes int64
+	Count int
+	Bytes int64
 }
+
+const senderShare = 4
 
 // Store is safe for concurrent use.
 type Store interface {
@@ -157,5 +161,5 @@ type Store interface {
 	Close() error
 }
 
-// Horizon is how long an envelope's ID is remembered after it was accepted, at least.
+// Horizon is how long an envelope's ID is remembered after it was accepted; while the envelope waits in the mailbox, longer.
 const Horizon = 48 * time.Hour

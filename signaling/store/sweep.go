@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -54,9 +55,11 @@ func (p *Pebble) expire(entry []byte) (envelope bool, err error) {
 	case isKind(key, kindEnvelope):
 		a := addressIn(key)
 		defer p.device(a)()
-		if envelope, err = p.remove(b, a, beUint64(key[1+addressSize:])); err != nil {
+		_, err := p.remove(b, a, beUint64(key[1+addressSize:]))
+		if err != nil && !errors.Is(err, ErrNotFound) {
 			return false, err
 		}
+		envelope = err == nil
 	case isKind(key, kindInvitation):
 		p.names.Lock()
 		defer p.names.Unlock()
@@ -68,16 +71,18 @@ func (p *Pebble) expire(entry []byte) (envelope bool, err error) {
 	return envelope, p.applyLater(b)
 }
 
-// Scrub first writes out the newest table, which ends the log that fed it, then rewrites every file whose range holds envelopes,
-// so that deleted ones are dropped; eraser deletes the old files at once. Its cost is that of rewriting what still waits.
+// Scrub first writes out the newest table, which ends the log that fed it, then rewrites every file whose range holds envelopes, or the
+// heads of mailboxes, which name senders, so that deleted ones are dropped; eraser deletes the old files at once. Its cost is that of
+// rewriting what still waits.
 func (p *Pebble) Scrub(ctx context.Context) error {
 	if err := p.db.Flush(); err != nil {
 		return err
 	}
-	prefix := []byte{kindEnvelope}
-	err := p.db.Compact(ctx, prefix, upperBound(prefix), false)
-	if err != nil {
-		return err
+	for _, kind := range []byte{kindEnvelope, kindHead} {
+		prefix := []byte{kind}
+		if err := p.db.Compact(ctx, prefix, upperBound(prefix), false); err != nil {
+			return err
+		}
 	}
 	return p.db.LogData(nil, pebble.Sync)
 }

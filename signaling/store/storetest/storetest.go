@@ -41,7 +41,7 @@ func Run(t *testing.T, open func(t *testing.T) (s store.Store, reopen func() sto
 
 var now = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
 
-var wide = store.Limits{Count: 1 << 20, SenderCount: 1 << 20, Bytes: 1 << 40, SenderBytes: 1 << 40}
+var wide = store.Limits{Count: 1 << 20, Bytes: 1 << 40}
 
 // NewDevice returns an account and its device with random ids.
 func NewDevice(username string) (store.Account, store.Device) {
@@ -379,45 +379,66 @@ func duplicates(t *testing.T, s store.Store, reopen func() store.Store) {
 }
 
 func limits(t *testing.T, s store.Store, reopen func() store.Store) {
-	alice, bob, carol := create(t, s, "alice", store.Keys{}), create(t, s, "bob", store.Keys{}), create(t, s, "carol", store.Keys{})
-	l := store.Limits{Count: 5, SenderCount: 3, Bytes: 400, SenderBytes: 250}
-	put := func(from store.Device, size int) (store.Envelope, error) {
-		e := NewEnvelope(bob.Address, from.Address.Account, size, now, time.Hour)
+	bob := create(t, s, "bob", store.Keys{})
+	l := store.Limits{Count: 20, Bytes: 1000}
+	sender := func() store.UUID { a, _ := NewDevice(""); return a.ID }
+	put := func(from store.UUID, size int) (store.Envelope, error) {
+		e := NewEnvelope(bob.Address, from, size, now, time.Hour)
 		return e, Put(s, e, l)
 	}
-	ok := func(from store.Device, size int) store.Envelope {
+	ok := func(from store.UUID, size int) store.Envelope {
 		t.Helper()
 		e, err := put(from, size)
 		want(t, err, nil)
 		return e
 	}
-	full := func(from store.Device, size int) {
+	full := func(from store.UUID, size int) {
 		t.Helper()
 		_, err := put(from, size)
 		want(t, err, store.ErrMailboxFull)
 	}
-	first := ok(alice, 10)
-	ok(alice, 10)
-	ok(alice, 10)
-	full(alice, 10) // the count of one sender
-	ok(carol, 10)
-	ok(carol, 10)
-	full(carol, 10) // the count of all
+	alice := sender()
+	first := ok(alice, 1)
+	for range 3 {
+		ok(alice, 1)
+	}
+	full(alice, 1) // her fifth would be more than a quarter of what is left
 	s = reopen()
-	full(carol, 10)
-	want(t, s.Erase(bob.Address, alice.Address.Account, first.ID), nil)
-	full(alice, 251) // the bytes of one sender
-	big := ok(alice, 230)
-	want(t, s.Erase(bob.Address, alice.Address.Account, big.ID), nil)
-	ok(carol, 230)
-	full(alice, 200) // the bytes of all
+	full(alice, 1)
+	want(t, s.Erase(bob.Address, alice, first.ID), nil)
+	ok(alice, 1)
+
+	// A crowd that takes what it can leaves room for whoever comes next, until all is taken.
+	taken, crowd := 4, 0
+	for ; taken < 20; crowd++ {
+		from := sender()
+		ok(from, 1)
+		for taken++; ; taken++ {
+			if _, err := put(from, 1); err != nil {
+				want(t, err, store.ErrMailboxFull)
+				break
+			}
+		}
+	}
+	if crowd < 6 {
+		t.Errorf("one and %d others filled the mailbox", crowd)
+	}
+	full(sender(), 1)
+	if got := Read(t, s, bob.Address, now); len(got) != 20 {
+		t.Errorf("%d envelopes in a mailbox of 20", len(got))
+	}
+
+	// The same in bytes; expired ones do not count.
 	if _, err := s.Sweep(context.Background(), now.Add(time.Hour)); err != nil {
 		t.Fatal(err)
 	}
-	for range 3 { // expired ones do not count
-		ok(alice, 80)
-	}
+	ok(alice, 200)
 	full(alice, 1)
+	full(sender(), 801)
+	ok(sender(), 700)
+	full(sender(), 101)
+	ok(sender(), 100)
+	full(sender(), 1)
 }
 
 func expiry(t *testing.T, s store.Store, reopen func() store.Store) {
@@ -436,6 +457,9 @@ func expiry(t *testing.T, s store.Store, reopen func() store.Store) {
 		n, err := s.Sweep(context.Background(), now.Add(c.after))
 		if err != nil || n != c.n {
 			t.Errorf("Sweep after %v: %d, %v; want %d", c.after, n, err, c.n)
+		}
+		if c.n > 0 { // acknowledged too late
+			want(t, s.Erase(bob.Address, alice.Address.Account, call.ID), nil)
 		}
 	}
 	same(t, Read(t, s, bob.Address, now))
