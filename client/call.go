@@ -15,8 +15,9 @@ type CallID [16]byte
 func (id CallID) String() string { return hex.EncodeToString(id[:]) }
 
 // MediaOptions are where a call's sound and pictures come from and go to. The functions are called when the callee has accepted and this
-// end's user has said so, by Call or by Accept; never before. Any of them may be nil. What they return is closed when the call ends,
-// if it has a Close method. The camera stays closed in a call that was not announced with video.
+// end's user has said so, by Call or by Accept; never before. They may wait for the user as long as the call does: their context ends
+// with it. Any of them may be nil. What they return is closed when the call ends, if it has a Close method, which must end a ReadFrame
+// or WriteFrame that blocks; a device that does not close keeps no call from ending. The camera stays closed in a call that was not announced with video.
 type MediaOptions struct {
 	Microphone func(context.Context) (media.AudioSource, error)
 	Camera     func(context.Context) (media.VideoSource, error)

@@ -2,7 +2,6 @@ package client
 
 import (
 	"errors"
-	"io"
 	"strings"
 
 	"google.golang.org/protobuf/proto"
@@ -156,65 +155,12 @@ func (r *callRun) verify(verification []byte) error {
 	return nil
 }
 
-// open opens the devices the local user has agreed to. It is the only place that calls these functions.
-func (r *callRun) open() error {
-	r.call.mu.Lock()
-	m := *r.call.media
-	r.call.mu.Unlock()
-	var (
-		microphone media.AudioSource
-		camera     media.VideoSource
-		speaker    media.AudioSink
-		screen     media.VideoSink
-		err        error
-	)
-	if m.Speaker != nil && err == nil {
-		if speaker, err = m.Speaker(r.ctx); err == nil {
-			r.closeLater(speaker)
-		}
-	}
-	if m.Screen != nil && err == nil {
-		if screen, err = m.Screen(r.ctx); err == nil {
-			r.closeLater(screen)
-		}
-	}
-	if m.Microphone != nil && err == nil {
-		microphone, err = m.Microphone(r.ctx)
-	}
-	if m.Camera != nil && err == nil && r.call.video {
-		camera, err = m.Camera(r.ctx)
-	}
-	if err == nil {
-		r.session.SetSinks(speaker, screen)
-		if err = r.session.StartSending(microphone, camera); err == nil {
-			return nil // the session closes its sources
-		}
-	}
-	for _, source := range []any{microphone, camera} {
-		if closer, ok := source.(io.Closer); ok {
-			_ = closer.Close() // nothing was read of it
-		}
-	}
-	return err
-}
-
-func (r *callRun) closeLater(sink any) {
-	if closer, ok := sink.(io.Closer); ok {
-		r.sinks = append(r.sinks, closer)
-	}
-}
-
 // end lets go of everything.
 func (r *callRun) end(reason EndReason, err error) {
 	close(r.quit)
 	r.call.cancel()
-	if r.session != nil {
-		_ = r.session.Close() // it closes whatever happens, and errors of sockets are of no use any more
-	}
-	for _, sink := range r.sinks {
-		if closing := sink.Close(); closing != nil && err == nil {
-			err = closing // a recording that could not be finished is worth telling
-		}
+	if closing := r.release(); closing != nil && err == nil {
+		err = closing // a recording that could not be finished is worth telling
 	}
 	if r.caller != nil {
 		r.caller.Erase()

@@ -2,7 +2,9 @@ package client
 
 import (
 	"context"
+	"errors"
 	"io"
+	"sync"
 	"time"
 
 	"sotto/e2ee/callkey"
@@ -16,6 +18,8 @@ const (
 	maxEarly       = 64                   // candidates of the peer's that cannot be used yet
 )
 
+var errFlooded = errors.New("the other end sent more messages than a call has")
+
 // callRun carries out what callState decides. One goroutine, loop, owns it from beginning to end; the channels are for others.
 type callRun struct {
 	c    *Client
@@ -23,9 +27,12 @@ type callRun struct {
 	ctx  context.Context // ends with the call, or with a local hangup
 
 	inputs     chan input
+	faults     chan error       // what makes the call fail from outside the loop; the first one counts
 	candidates chan string      // found here
 	mediaEvent chan media.Event // of the session
-	opened     chan error       // what came of opening devices, for Accept
+	opening    sync.WaitGroup   // of devices, beside the loop
+	devices    chan devices     // what came of it
+	opened     chan error       // the same, for Accept
 	quit       chan struct{}    // nobody reads any more
 
 	relayOnly         bool // no address of this device's may show
@@ -36,19 +43,20 @@ type callRun struct {
 	keys              *callkey.Keys
 	offer, answer     []byte // exactly as sent
 	remoteDescription media.Description
-	early             []string // of the peer's candidates
-	sinks             []io.Closer
+	early             []string    // of the peer's candidates
+	sinks             []io.Closer // to be closed with the call
 }
 
 func newCallRun(c *Client, call *Call, ctx context.Context) *callRun {
 	return &callRun{
 		c: c, call: call, ctx: ctx,
-		inputs: make(chan input, callInputs), candidates: make(chan string, callInputs), mediaEvent: make(chan media.Event, callInputs),
-		opened: make(chan error, 1), quit: make(chan struct{}),
+		inputs: make(chan input, callInputs), faults: make(chan error, 1),
+		candidates: make(chan string, callInputs), mediaEvent: make(chan media.Event, callInputs),
+		devices: make(chan devices), opened: make(chan error, 1), quit: make(chan struct{}),
 	}
 }
 
-// post hands an input to the loop.
+// post hands an input of the local user's to the loop.
 func (r *callRun) post(in input) {
 	select {
 	case r.inputs <- in:
@@ -56,10 +64,22 @@ func (r *callRun) post(in input) {
 	}
 }
 
-// refused hears of an envelope that the server does not carry. It must not wait.
-func (r *callRun) refused(err error) {
+// peer hands an input of the peer's to the loop. It must not wait: everything that arrives for this device passes here. A peer that
+// sends more than the loop can take loses candidates, and the call if it is anything else.
+func (r *callRun) peer(in input) {
 	select {
-	case r.inputs <- inFault{err}:
+	case r.inputs <- in:
+	default:
+		if _, spare := in.(inCandidates); !spare {
+			r.fault(errFlooded)
+		}
+	}
+}
+
+// fault lets the call fail. It must not wait either. It also hears of an envelope that the server does not carry.
+func (r *callRun) fault(err error) {
+	select {
+	case r.faults <- err:
 	default:
 	}
 }
@@ -68,17 +88,17 @@ func (r *callRun) refused(err error) {
 func (r *callRun) remote(m *wire.CallMessage) {
 	switch body := m.GetBody().(type) {
 	case *wire.CallMessage_Ringing:
-		r.post(inRinging{})
+		r.peer(inRinging{})
 	case *wire.CallMessage_Answer:
-		r.post(inAnswer{body.Answer})
+		r.peer(inAnswer{body.Answer})
 	case *wire.CallMessage_Accept:
-		r.post(inAccept{body.Accept.GetVerification()})
+		r.peer(inAccept{body.Accept.GetVerification()})
 	case *wire.CallMessage_Candidates:
-		r.post(inCandidates{body.Candidates.GetCandidates()})
+		r.peer(inCandidates{body.Candidates.GetCandidates()})
 	case *wire.CallMessage_Reveal:
-		r.post(inReveal{body.Reveal.GetVerification()})
+		r.peer(inReveal{body.Reveal.GetVerification()})
 	case *wire.CallMessage_Hangup:
-		r.post(inHangup{body.Hangup.GetReason()})
+		r.peer(inHangup{body.Hangup.GetReason()})
 	}
 }
 
@@ -105,10 +125,14 @@ func (r *callRun) loop(state callState, effects []effect) {
 		var in input
 		select {
 		case in = <-r.inputs:
+		case err := <-r.faults:
+			in = inFault{err}
 		case candidate := <-r.candidates:
 			in = inLocalCandidates{r.gather(candidate)}
 		case event := <-r.mediaEvent:
 			in = r.fromMedia(event)
+		case d := <-r.devices:
+			in = r.begin(d)
 		case <-timer.C:
 			in = inTick{}
 		}
@@ -192,8 +216,7 @@ func (r *callRun) perform(effects []effect) input {
 		case effVerify:
 			err = r.verify(e.verification)
 		case effOpen:
-			err = r.open()
-			r.opened <- err
+			r.open()
 		case effEmit:
 			r.call.emit(e.event)
 		case effEnd:
@@ -208,5 +231,5 @@ func (r *callRun) perform(effects []effect) input {
 
 func (r *callRun) send(m *wire.CallMessage) error {
 	m.CallId = r.call.id[:]
-	return r.c.sendCall(r.call.peer, m, r.refused)
+	return r.c.sendCall(r.call.peer, m, r.fault)
 }
