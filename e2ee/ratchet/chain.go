@@ -3,50 +3,26 @@ package ratchet
 import (
 	"crypto/aes"
 	"crypto/cipher"
-	"crypto/hkdf"
 	"crypto/hmac"
 	"crypto/sha256"
 	"slices"
+
+	"sotto/e2ee/internal/kdf"
 )
 
 // rootStep is KDF_RK of the Double Ratchet specification, section 7.2: it mixes a Diffie-Hellman secret into the root key and
 // begins a chain. It clears the secret.
 func rootStep(root *[32]byte, secret []byte) (nextRoot, chain [32]byte) {
 	defer clear(secret)
-	out := derive(secret, root[:], "WhisperRatchet", 64)
-	defer clear(out)
+	var out [64]byte
+	defer clear(out[:])
+	kdf.HKDF(out[:], root[:], secret, "WhisperRatchet")
 	return [32]byte(out[:32]), [32]byte(out[32:])
 }
 
 // chainSeed and chainNext are KDF_CK of section 7.2: what a message's keys come from, and the chain key of the message after it.
-func chainSeed(chain *[32]byte) [32]byte { return hmac32(chain, 0x01) }
-func chainNext(chain *[32]byte) [32]byte { return hmac32(chain, 0x02) }
-
-// hmac32 is HMAC-SHA-256 (RFC 2104) of one byte. It is written out because it makes up the work a forged message can ask for:
-// crypto/hmac allocates for each new key and takes several times as long.
-func hmac32(key *[32]byte, input byte) [32]byte {
-	var inner [sha256.BlockSize + 1]byte
-	var outer [sha256.BlockSize + sha256.Size]byte
-	defer func() { clear(inner[:]); clear(outer[:]) }()
-	copy(inner[:], key[:])
-	copy(outer[:], key[:])
-	for i := range sha256.BlockSize {
-		inner[i] ^= 0x36
-		outer[i] ^= 0x5c
-	}
-	inner[sha256.BlockSize] = input
-	digest := sha256.Sum256(inner[:])
-	copy(outer[sha256.BlockSize:], digest[:])
-	return sha256.Sum256(outer[:])
-}
-
-func derive(secret, salt []byte, info string, size int) []byte {
-	out, err := hkdf.Key(sha256.New, secret, salt, info, size)
-	if err != nil {
-		panic("ratchet: " + err.Error()) // only for more output than HKDF gives
-	}
-	return out
-}
+func chainSeed(chain *[32]byte) [32]byte { return kdf.HMAC(chain[:], []byte{0x01}) }
+func chainNext(chain *[32]byte) [32]byte { return kdf.HMAC(chain[:], []byte{0x02}) }
 
 // sendingChain makes the seeds of our messages one after the other.
 type sendingChain struct {
@@ -147,18 +123,19 @@ func (c *receivingChain) clear() {
 
 // messageKeys protect one message.
 type messageKeys struct {
-	out []byte // cipher key [32] || MAC key [32] || IV [16]
+	out [80]byte // cipher key [32] || MAC key [32] || IV [16]
 }
 
 // newMessageKeys mixes the two ratchets: salt is the post-quantum ratchet's key.
-func newMessageKeys(seed *[32]byte, salt []byte) messageKeys {
-	return messageKeys{derive(seed[:], salt, "WhisperMessageKeys", 80)}
+func newMessageKeys(seed *[32]byte, salt []byte) (k messageKeys) {
+	kdf.HKDF(k.out[:], salt, seed[:], "WhisperMessageKeys")
+	return k
 }
 
-func (k messageKeys) clear() { clear(k.out) }
+func (k *messageKeys) clear() { clear(k.out[:]) }
 
 // mac covers both identity keys, which bind the message to the two parties (the associated data of Double Ratchet section 3.4).
-func (k messageKeys) mac(sender, recipient PublicKey, authenticated []byte) []byte {
+func (k *messageKeys) mac(sender, recipient PublicKey, authenticated []byte) []byte {
 	h := hmac.New(sha256.New, k.out[32:64])
 	h.Write(sender.bytes[:])
 	h.Write(recipient.bytes[:])
@@ -166,7 +143,7 @@ func (k messageKeys) mac(sender, recipient PublicKey, authenticated []byte) []by
 	return h.Sum(nil)[:macSize]
 }
 
-func (k messageKeys) encrypt(plaintext []byte) []byte {
+func (k *messageKeys) encrypt(plaintext []byte) []byte {
 	padding := aes.BlockSize - len(plaintext)%aes.BlockSize
 	b := make([]byte, len(plaintext)+padding)
 	copy(b, plaintext)
@@ -178,7 +155,7 @@ func (k messageKeys) encrypt(plaintext []byte) []byte {
 }
 
 // decrypt is for authenticated ciphertext only: it returns early on bad padding.
-func (k messageKeys) decrypt(ciphertext []byte) ([]byte, error) {
+func (k *messageKeys) decrypt(ciphertext []byte) ([]byte, error) {
 	if len(ciphertext) == 0 || len(ciphertext)%aes.BlockSize != 0 {
 		return nil, ErrUndecryptable
 	}
@@ -196,7 +173,7 @@ func (k messageKeys) decrypt(ciphertext []byte) ([]byte, error) {
 	return b[:len(b)-padding], nil
 }
 
-func (k messageKeys) block() cipher.Block {
+func (k *messageKeys) block() cipher.Block {
 	block, err := aes.NewCipher(k.out[:32])
 	if err != nil {
 		panic("ratchet: " + err.Error()) // only for another key length than 16, 24, 32

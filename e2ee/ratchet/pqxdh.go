@@ -2,6 +2,8 @@ package ratchet
 
 import (
 	"bytes"
+
+	"sotto/e2ee/internal/kdf"
 )
 
 // handshakeLabel names the parameters of PQXDH (section 2.2 of its specification).
@@ -39,8 +41,9 @@ func agree(agreements []agreement, kemSecret []byte) (*handshake, error) {
 }
 
 func deriveHandshake(secret []byte) *handshake {
-	out := derive(secret, nil, handshakeLabel, 96)
-	defer clear(out)
+	var out [96]byte
+	defer clear(out[:])
+	kdf.HKDF(out[:], nil, secret, handshakeLabel)
 	return &handshake{root: [32]byte(out[:32]), chain: [32]byte(out[32:64]), pq: [32]byte(out[64:])}
 }
 

@@ -81,11 +81,15 @@ func (r *Record) Decrypt(local Local, remote Remote, typ uint32, message []byte,
 	return Plaintext{}, ErrUndecryptable
 }
 
-// decrypt tries the current session, then the archived ones; the one that works becomes current.
+// decrypt tries the current session, then the archived ones; the one that works becomes current. When some of them know the
+// message's ratchet key it can be of no other: ratchet keys are random.
 func (r *Record) decrypt(local *Local, remote *Remote, m *signalMessage) (Plaintext, error) {
+	sessions := r.sessions()
+	knows := func(s *session) bool { return s.chain(m.ratchetKey) != nil }
+	known := slices.ContainsFunc(sessions, knows)
 	allowed, archivedAllowed := newWork(), newWork()
-	for _, s := range r.sessions() {
-		if !remote.trusts(s.identity) {
+	for _, s := range sessions {
+		if !remote.trusts(s.identity) || known && !knows(s) {
 			continue
 		}
 		work := &allowed

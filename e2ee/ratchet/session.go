@@ -129,7 +129,7 @@ func (s *session) seal(local *Local, remote Address, plaintext []byte) (Message,
 //  2. the message's seed in it
 //  3. the post-quantum ratchet's key
 //  4. authentication: MAC and addresses
-//  5. decryption
+//  5. decryption, and what the message brings to the post-quantum exchange
 //  6. for a new chain, the other half of the step: our answer's ratchet key and sending chain
 func (s *session) open(local *Local, remote Address, m *signalMessage, work *work) (plaintext []byte, commit func(), err error) {
 	chain, root, isNew := s.chain(m.ratchetKey), s.root, false
@@ -159,7 +159,12 @@ func (s *session) open(local *Local, remote Address, m *signalMessage, work *wor
 	if err != nil {
 		return nil, nil, ErrUndecryptable
 	}
-	defer pq.Clear()
+	defer func() {
+		if err != nil {
+			pq.Clear()
+		}
+	}()
+
 	keys := newMessageKeys(&advance.seed, pq.Key[:])
 	defer keys.clear()
 
@@ -170,6 +175,9 @@ func (s *session) open(local *Local, remote Address, m *signalMessage, work *wor
 		return nil, nil, ErrUndecryptable
 	}
 	if plaintext, err = keys.decrypt(m.ciphertext); err != nil {
+		return nil, nil, ErrUndecryptable
+	}
+	if err := pq.Authenticated(); err != nil {
 		return nil, nil, ErrUndecryptable
 	}
 
@@ -193,6 +201,7 @@ func (s *session) open(local *Local, remote Address, m *signalMessage, work *wor
 		advance.commit()
 		advance.clear()
 		pq.Commit()
+		pq.Clear()
 		s.pending = nil
 	}, nil
 }

@@ -4,6 +4,8 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/binary"
+
+	"sotto/e2ee/internal/kdf"
 )
 
 // protocol names the braid's parameters in every derivation.
@@ -21,7 +23,7 @@ func newAuthenticator(pqKey *[32]byte) authenticator {
 
 func (a authenticator) update(epoch uint64, key *[32]byte) authenticator {
 	var out [64]byte
-	derive(out[:], nil, append(a.root[:], key[:]...), protocol+":Authenticator Update"+be64(epoch))
+	kdf.HKDF(out[:], nil, append(a.root[:], key[:]...), protocol+":Authenticator Update"+be64(epoch))
 	a.root, a.mac = [32]byte(out[:32]), [32]byte(out[32:])
 	return a
 }
@@ -45,7 +47,7 @@ func (a *authenticator) sum(label string, epoch uint64, parts ...[]byte) []byte 
 
 // epochSecret is what an ML-KEM shared secret gives to the chains.
 func epochSecret(epoch uint64, shared *[32]byte) (secret [32]byte) {
-	derive(secret[:], nil, shared[:], protocol+":SCKA Key"+be64(epoch))
+	kdf.HKDF(secret[:], nil, shared[:], protocol+":SCKA Key"+be64(epoch))
 	return secret
 }
 

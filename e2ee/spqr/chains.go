@@ -1,11 +1,11 @@
 package spqr
 
 import (
-	"crypto/hkdf"
-	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"maps"
+
+	"sotto/e2ee/internal/kdf"
 )
 
 const (
@@ -33,13 +33,28 @@ type chain struct {
 	counter uint32 // index of the last key given out; the first is 1
 }
 
+// step returns the chain after the next key, and that key.
 func (c chain) step() (chain, [32]byte) {
-	c.counter++
 	var out [64]byte
-	info := string(binary.BigEndian.AppendUint32(nil, c.counter)) + "Signal PQ Ratchet V1 Chain Next"
-	derive(out[:], nil, c.key[:], info)
-	c.key = [32]byte(out[:32])
-	return c, [32]byte(out[32:])
+	c.derive(out[:])
+	next := chain{key: [32]byte(out[:32]), counter: c.counter + 1}
+	key := [32]byte(out[32:])
+	clear(out[:])
+	return next, key
+}
+
+// skip is step without the key, at half the work.
+func (c chain) skip() chain {
+	next := chain{counter: c.counter + 1}
+	c.derive(next.key[:])
+	return next
+}
+
+func (c *chain) derive(out []byte) {
+	var info [64]byte
+	binary.BigEndian.PutUint32(info[:], c.counter+1)
+	label := append(info[:4], "Signal PQ Ratchet V1 Chain Next"...)
+	kdf.HKDF(out, nil, c.key[:], label)
 }
 
 // keyEpoch holds both chains of one epoch secret. The receiving side keeps the keys it passed over.
@@ -60,7 +75,7 @@ type chains struct {
 
 func newChains(pqKey *[32]byte, d Direction) chains {
 	var out [96]byte
-	derive(out[:], nil, pqKey[:], "Signal PQ Ratchet V1 Chain  Start") // two spaces
+	kdf.HKDF(out[:], nil, pqKey[:], "Signal PQ Ratchet V1 Chain  Start") // two spaces
 	c := chains{direction: d}
 	c.push(&out)
 	return c
@@ -69,7 +84,7 @@ func newChains(pqKey *[32]byte, d Direction) chains {
 // addEpoch starts the chains of the next key epoch.
 func (c *chains) addEpoch(secret *[32]byte) {
 	var out [96]byte
-	derive(out[:], c.nextRoot[:], secret[:], "Signal PQ Ratchet V1 Chain Add Epoch")
+	kdf.HKDF(out[:], c.nextRoot[:], secret[:], "Signal PQ Ratchet V1 Chain Add Epoch")
 	c.push(&out)
 }
 
@@ -109,47 +124,70 @@ func (c *chains) sendKey(epoch uint64) (index uint32, key [32]byte, err error) {
 	return next.send.counter, key, nil
 }
 
-// receiveKey finds the key of a received message. It changes nothing but c.epochs, whose elements it replaces; the skipped keys
-// of the epoch are only touched by commit, since most messages have none.
-func (c *chains) receiveKey(epoch uint64, index uint32, work *int) (key [32]byte, commit func(), err error) {
+// found is the key of a received message, and where it is.
+type found struct {
+	key   [32]byte
+	epoch uint64
+	index uint32
+
+	ahead bool  // of the chain; otherwise among the skipped keys
+	next  chain // after the message
+	keep  chain // before the first skipped key to keep
+}
+
+// receiveKey finds the key of a received message. It takes one HKDF for each message passed over, and *work of them at most; the
+// keys of those are not made before commit, when the message is authenticated.
+func (c *chains) receiveKey(epoch uint64, index uint32, work *int) (f found, err error) {
 	e := c.at(epoch)
 	if e == nil {
-		return key, nil, errEpoch
+		return f, errEpoch
 	}
+	f = found{epoch: epoch, index: index}
 	if index <= e.receive.counter {
-		key, ok := e.skipped[index]
-		if !ok {
-			return key, nil, errKeyGone
+		var kept bool
+		if f.key, kept = e.skipped[index]; !kept {
+			return f, errKeyGone
 		}
-		return key, func() { delete(e.skipped, index) }, nil
+		return f, nil
 	}
 	jump := int(index - e.receive.counter)
 	if jump > min(*work, MaxJump) {
-		return key, nil, errJump
+		return f, errJump
 	}
 	*work -= jump
-	next := *e
-	var passed map[uint32][32]byte
-	for next.receive.counter < index-1 {
-		var k [32]byte
-		next.receive, k = next.receive.step()
-		if index-next.receive.counter <= maxStore {
-			if passed == nil {
-				passed = map[uint32][32]byte{}
-			}
-			passed[next.receive.counter] = k
-		}
+	f.ahead = true
+	at := e.receive
+	for index-at.counter > maxStore+1 {
+		at = at.skip()
 	}
-	next.receive, key = next.receive.step()
-	c.replace(epoch, &next)
-	return key, func() {
-		if next.skipped == nil {
-			next.skipped = passed
-		} else {
-			maps.Copy(next.skipped, passed)
-		}
-		maps.DeleteFunc(next.skipped, func(i uint32, _ [32]byte) bool { return next.receive.counter-i > maxStore })
-	}, nil
+	f.keep = at
+	for index-at.counter > 1 {
+		at = at.skip()
+	}
+	f.next, f.key = at.step()
+	return f, nil
+}
+
+// commit uses the key up and keeps those passed over. It replaces the epoch and leaves the one before as it was, but for its skipped
+// keys: most messages have none, and copying 2,000 for each would be the most of the work.
+func (c *chains) commit(f *found) {
+	e := c.at(f.epoch)
+	if !f.ahead {
+		delete(e.skipped, f.index)
+		return
+	}
+	next := *e
+	next.receive = f.next
+	if next.skipped == nil && f.index-f.keep.counter > 1 {
+		next.skipped = map[uint32][32]byte{}
+	}
+	for at := f.keep; f.index-at.counter > 1; {
+		var key [32]byte
+		at, key = at.step()
+		next.skipped[at.counter] = key
+	}
+	maps.DeleteFunc(next.skipped, func(i uint32, _ [32]byte) bool { return next.receive.counter-i > maxStore })
+	c.replace(f.epoch, &next)
 }
 
 func (c *chains) at(epoch uint64) *keyEpoch {
@@ -165,16 +203,4 @@ func (c *chains) replace(epoch uint64, e *keyEpoch) {
 	copy(list, c.epochs)
 	list[epoch-c.first] = e
 	c.epochs = list
-}
-
-func derive(out, salt, ikm []byte, info string) {
-	if salt == nil {
-		salt = make([]byte, 32)
-	}
-	okm, err := hkdf.Key(sha256.New, ikm, salt, info, len(out))
-	if err != nil {
-		panic("spqr: " + err.Error()) // only a length over 255 blocks
-	}
-	copy(out, okm)
-	clear(okm)
 }

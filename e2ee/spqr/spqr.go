@@ -37,46 +37,62 @@ func (s *State) Send(random Random) (message []byte, key [32]byte, err error) {
 	return m.append(nil), key, nil
 }
 
-// A Received message's Key is not to be trusted until the message it belongs to was authenticated with it; then Commit moves the
-// state on. Without Commit the state is as before. A Received is void once its State was used again.
+// A Received message is on its way through three steps:
+//
+//  1. Receive finds its Key.
+//  2. The caller authenticates the message with the Key, and says so: Authenticated works on the exchange.
+//  3. Commit moves the State on. Until then it is as before.
+//
+// A Received is void once its State was used again.
 type Received struct {
-	Key   [32]byte
-	state *State
-	next  State
-	keys  func()
+	Key     [32]byte
+	message message
+	found   found
+	state   *State
+	next    State
 }
 
 // Receive finds the key of a received message, at most MaxJump messages ahead of the newest one of its epoch. The message is not
 // authenticated yet, so the caller says how many messages it may pass over at most, each for one HKDF, and gets that deducted.
+//
+// A message's key is always of an exchange completed before, so that nothing else needs to be done here.
 func (s *State) Receive(message []byte, work *int) (*Received, error) {
 	m, err := parseMessage(message)
 	if err != nil {
 		return nil, err
 	}
-	r := &Received{state: s, next: *s}
-	secret, err := r.next.braid.receive(&m)
-	if err != nil {
+	r := &Received{message: m, state: s}
+	if r.found, err = s.chains.receiveKey(m.epoch-1, m.index, work); err != nil {
 		return nil, err
+	}
+	r.Key = r.found.key
+	return r, nil
+}
+
+// Authenticated takes in what the message carries. It refuses what an authentic message of the protocol cannot hold.
+func (r *Received) Authenticated() error {
+	r.next = *r.state
+	secret, err := r.next.braid.receive(&r.message)
+	if err != nil {
+		return err
 	}
 	if secret != nil {
 		r.next.chains.addEpoch(secret)
 		clear(secret[:])
 	}
-	if r.Key, r.keys, err = r.next.chains.receiveKey(m.epoch-1, m.index, work); err != nil {
-		return nil, err
-	}
-	return r, nil
+	return nil
 }
 
-// Clear forgets the key. Without Commit, that is all there is to forget.
+// Commit moves the state on: the key was used. It is called after Authenticated agreed.
+func (r *Received) Commit() {
+	r.next.chains.commit(&r.found)
+	*r.state = r.next
+}
+
+// Clear forgets what was found. It comes last, with or without Commit.
 func (r *Received) Clear() {
 	clear(r.Key[:])
-}
-
-// Commit moves the state on: the key was used.
-func (r *Received) Commit() {
-	*r.state = r.next
-	r.keys()
+	r.found, r.next = found{}, State{}
 }
 
 // Epoch is the number of the exchange under way, from 1.

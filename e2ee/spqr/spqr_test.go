@@ -232,10 +232,14 @@ func TestInlineVectors(t *testing.T) {
 	}
 }
 
-// receive allows all the work there may be.
+// receive allows all the work there may be, and takes the message for authentic.
 func receive(s *State, message []byte) (*Received, error) {
 	work := MaxJump
-	return s.Receive(message, &work)
+	r, err := s.Receive(message, &work)
+	if err != nil {
+		return nil, err
+	}
+	return r, r.Authenticated()
 }
 
 type systemRandom struct{}
