@@ -56,7 +56,7 @@ func (c *Client) Call(ctx context.Context, to string, o CallOptions) (*Call, err
 		return nil, errors.Join(ErrClosed, r.session.Close())
 	}
 	state, effects := newOutgoing(c.timing, time.Now())
-	c.calls.running.Go(func() { r.loop(state, effects) })
+	go c.calls.run(func() { r.loop(state, effects) })
 	return call, nil
 }
 
@@ -122,7 +122,7 @@ func (c *Client) onOffer(from *contact, id CallID, offer []byte) {
 		return
 	}
 	state, effects := newIncoming(c.timing, time.Now())
-	c.calls.running.Go(func() { r.loop(state, effects) })
+	go c.calls.run(func() { r.loop(state, effects) })
 	if !c.events.offer(IncomingCall{call}) {
 		r.post(inLocalHangup{})
 	}
@@ -192,7 +192,7 @@ func (t *callTable) unreserve() {
 	t.calling = false
 }
 
-// begin takes the one place there is, if it is free.
+// begin takes the one place there is, if it is free. The caller then runs the call's loop: close waits for it from here on.
 func (t *callTable) begin(call *Call) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -201,7 +201,13 @@ func (t *callTable) begin(call *Call) bool {
 	}
 	t.current = call
 	t.seen[call.id] = time.Now()
+	t.running.Add(1)
 	return true
+}
+
+func (t *callTable) run(loop func()) {
+	defer t.running.Done()
+	loop()
 }
 
 func (t *callTable) end(call *Call) {
