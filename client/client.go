@@ -79,6 +79,9 @@ func (c *Client) Start(ctx context.Context) error {
 	}
 	ctx, c.life.stop = context.WithCancel(ctx)
 	c.life.started = true
+	if err := c.releaseHeld(ctx); err != nil { // AcceptIdentity may have been interrupted
+		c.log.Error("what was held back cannot be released yet", "error", err)
+	}
 	c.life.running.Go(func() { c.keepLinked(ctx) })
 	c.life.running.Go(func() { c.showInbox(ctx) })
 	c.life.running.Go(func() { c.sendReceipts(ctx) })
@@ -121,8 +124,8 @@ func (c *Client) Server() string { return c.account.Server }
 // Account is what the server calls the account.
 func (c *Client) Account() uuid.UUID { return c.account.Account }
 
-// Events tell what happens. The channel is closed by Close. Messages wait on disk until they are taken from it; other events are dropped
-// if nobody takes any for a long while.
+// Events tell what happens. The channel is closed by Close. Messages wait on disk until Message.Done; if thousands do, nothing more is
+// received. Other events are dropped if nobody takes any for a long while.
 func (c *Client) Events() <-chan Event { return c.events.ch }
 
 // local is this device to the session layer.

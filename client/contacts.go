@@ -17,7 +17,8 @@ import (
 )
 
 // Trust on first use. The first time an account appears, by its name or by a message of its, its UUID and its identity key are pinned.
-// From then on the server is not asked again who somebody is, and no other key is accepted until the user says so.
+// The first time a user name is used, or confirmed, it is pinned to an account that has none. From then on the server is not asked again
+// who somebody is, and no other key is accepted until the user has compared its safety number.
 
 // A Contact is somebody this account has heard from or written to.
 type Contact struct {
@@ -141,7 +142,8 @@ func (c *Client) AddContact(ctx context.Context, username string) (Contact, erro
 	return p.public(), nil
 }
 
-// meet returns the contact of that name, accepted and with a session. It asks the server only for what is not known here.
+// meet returns the contact of that name, accepted and with a session, and pins the name. It asks the server only for what is not known
+// here.
 func (c *Client) meet(ctx context.Context, username string) (*contact, error) {
 	c.mu.Lock()
 	p := c.named(username)
@@ -153,7 +155,7 @@ func (c *Client) meet(ctx context.Context, username string) (*contact, error) {
 	var err error
 	switch {
 	case p != nil:
-		id = p.Account
+		id, username = p.Account, p.Username
 	case !validUsername(username):
 		err = errUsername
 	case username == c.account.Username:
@@ -192,29 +194,38 @@ func (c *Client) lookUp(ctx context.Context, username string) (uuid.UUID, error)
 	return id, nil
 }
 
-// AcceptIdentity pins the identity key that appeared, after the user has compared safety numbers or decided not to. What came under the
-// new key is delivered then.
-func (c *Client) AcceptIdentity(ctx context.Context, username string) error {
+// AcceptIdentity pins the identity key that appeared, if it is the one whose SafetyNumber the user has seen: yet another key may have
+// appeared since. What came under the key is delivered then.
+func (c *Client) AcceptIdentity(ctx context.Context, username, safetyNumber string) error {
+	if err := c.pin(username, safetyNumber); err != nil {
+		return err
+	}
+	return c.releaseHeld(ctx)
+}
+
+func (c *Client) pin(username, safetyNumber string) error {
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	p := c.named(username)
 	if p == nil {
-		c.mu.Unlock()
 		return fmt.Errorf("%s is not a contact: add them first", username)
 	}
-	if p.Appeared == nil {
-		c.mu.Unlock()
-		return nil
-	}
-	// The sessions were with the old key.
-	_, err := c.changeContact(p, func(p *contact) { p.Identity, p.Appeared = p.Appeared, nil }, func(t *tx) error {
-		t.delete(recordSession + p.Account.String())
-		return nil
-	})
-	c.mu.Unlock()
+	number, err := c.safetyNumber(p)
 	if err != nil {
 		return err
 	}
-	return c.releaseHeld(ctx, p.Account)
+	if strings.Join(strings.Fields(safetyNumber), "") != number {
+		return errors.New("this is not the safety number of the key that appeared last: compare again, then accept the number shown now")
+	}
+	if p.Appeared == nil {
+		return nil // it was pinned before
+	}
+	// The sessions were with the old key.
+	_, err = c.changeContact(p, func(p *contact) { p.Identity, p.Appeared = p.Appeared, nil }, func(t *tx) error {
+		t.delete(recordSession + p.Account.String())
+		return nil
+	})
+	return err
 }
 
 // identityAppeared notes another key of a contact's. c.mu is held.
@@ -239,6 +250,12 @@ func (c *Client) SafetyNumber(username string) (string, error) {
 	if p == nil {
 		return "", fmt.Errorf("%s is not a contact: add them first", username)
 	}
+	number, err := c.safetyNumber(p)
+	return safety.Format(number), err
+}
+
+// safetyNumber is the number without spaces. c.mu is held.
+func (c *Client) safetyNumber(p *contact) (string, error) {
 	theirs := p.Identity
 	if p.Appeared != nil {
 		theirs = p.Appeared
@@ -247,5 +264,5 @@ func (c *Client) SafetyNumber(username string) (string, error) {
 	if len(theirs) != len(ours.Bytes()) {
 		return "", errDamaged
 	}
-	return safety.Format(safety.Number([33]byte(ours.Bytes()), [33]byte(theirs), c.account.Account[:], p.Account[:])), nil
+	return safety.Number([33]byte(ours.Bytes()), [33]byte(theirs), c.account.Account[:], p.Account[:]), nil
 }

@@ -20,8 +20,8 @@
 //   - Everything is end-to-end encrypted: sessions by e2ee/ratchet, media with keys of e2ee/callkey. The directory is encrypted too.
 //   - Nothing leaves before the state that made it is on disk, and nothing is shown before the state it left is.
 //   - A message is shown once, however often the server brings it. A message that Send has taken survives a crash.
-//   - Identity keys are pinned at first use. To another key nothing is sent, and what comes under it is held back, until
-//     AcceptIdentity.
+//   - Identity keys and user names are pinned at first use. To another key nothing is sent, and what comes under it is held back, until
+//     AcceptIdentity gets that key's safety number.
 //   - A microphone or camera is opened when the callee has accepted and this end's user wanted the call, by Call or by Accept, and
 //     never before. Who is no accepted contact learns no address of this device's before its user accepts their call.
 //   - An error says what to do, and holds no key, token, address or content. Nothing of a user is logged.

@@ -18,7 +18,7 @@ import (
 
 const (
 	recordHeld = "held/" // and a number
-	maxHeld    = 256     // envelopes in all; what comes after that is lost
+	maxHeld    = 256     // envelopes in all; what comes after that is lost, and an Undecryptable tells so
 )
 
 // proves tells whether a message was made with the identity key it claims. Otherwise anyone on the way could make a contact appear
@@ -48,7 +48,7 @@ func (c *Client) hold(p *contact, key ratchet.PublicKey, e *wire.Envelope) error
 	if err := c.identityAppeared(p, key); err != nil {
 		return err
 	}
-	if len(c.inbox.held) >= maxHeld {
+	if len(c.store.list(recordHeld)) >= maxHeld {
 		return ratchet.ErrUndecryptable
 	}
 	b, err := proto.Marshal(e)
@@ -60,18 +60,17 @@ func (c *Client) hold(p *contact, key ratchet.PublicKey, e *wire.Envelope) error
 		return err
 	}
 	c.inbox.next++
-	c.inbox.held = append(c.inbox.held, record)
 	return ratchet.ErrDuplicate
 }
 
-// releaseHeld takes what was held back from an account.
-func (c *Client) releaseHeld(ctx context.Context, from uuid.UUID) error {
-	c.mu.Lock()
-	held := c.inbox.held
-	c.inbox.held = nil
-	c.mu.Unlock()
-	for i, record := range held {
+// releaseHeld takes what was held back and is under the key that is pinned by now. What is under a key the user passed over, accepting
+// another, is lost. Whatever interrupts it, the rest stays on disk for the next time: Client.Start and AcceptIdentity.
+func (c *Client) releaseHeld(ctx context.Context) error {
+	for _, record := range c.store.list(recordHeld) {
 		value, err := c.store.get(record)
+		if errors.Is(err, errNoRecord) {
+			continue // released meanwhile
+		}
 		if err != nil {
 			return err
 		}
@@ -79,21 +78,28 @@ func (c *Client) releaseHeld(ctx context.Context, from uuid.UUID) error {
 		if err := proto.Unmarshal(value, e); err != nil {
 			return err
 		}
-		keep := !bytes.Equal(e.GetSender(), from[:])
-		if !keep {
-			err = c.take(ctx, e)
+		key, err := ratchet.PreKeyIdentity(e.GetCiphertext())
+		if err != nil {
+			return err
 		}
 		c.mu.Lock()
-		switch {
-		case err != nil:
-			c.inbox.held = append(c.inbox.held, held[i:]...)
-		case keep:
-			c.inbox.held = append(c.inbox.held, record)
-		default:
-			err = c.store.update(func(t *tx) error { t.delete(record); return nil })
-		}
+		p := c.contacts[uuid.UUID(e.GetSender())] // proved to be a contact's when it was held
 		c.mu.Unlock()
-		if err != nil {
+		switch {
+		case p == nil:
+			c.log.Warn("an envelope of somebody whose record is gone was dropped")
+		case bytes.Equal(key.Bytes(), p.Identity):
+			// A crash between this and the erasure below brings it again, and the session knows it.
+			if err := c.take(ctx, e); err != nil {
+				return err
+			}
+		case p.Appeared != nil:
+			continue
+		default:
+			c.log.Warn("an envelope under an identity key that was not accepted was dropped")
+			c.events.offer(Undecryptable{p.public()})
+		}
+		if err := c.store.update(func(t *tx) error { t.delete(record); return nil }); err != nil {
 			return err
 		}
 	}

@@ -17,15 +17,25 @@ import (
 // An envelope on its way in:
 //
 //  1. Check who it is from: device 1 of an account, and with the identity key that is pinned. Under another key it is held back, still
-//     encrypted.
+//     encrypted. From a new sender it is dropped if there are too many of those.
 //  2. Decrypt. If the sender is new, ask the server whether the user name claimed inside is theirs, and begin again at 1.
 //  3. In one transaction: the session moves on, used pre-keys are erased, the id is remembered, and a text goes into the inbox.
 //  4. Acknowledge. The server erases the envelope. What could not be used is acknowledged too: it would not get better.
 //  5. Show texts, in order, until the program says it is done with them; hand call messages to their call.
 //
 // A crash before 3 leaves everything to be delivered again; after 3 the envelope may come again, and the session knows it.
+//
+// A program that does not deal with texts must not fill the disk. Beyond maxStrangersUnread the texts of those who are not accepted are
+// dropped; beyond maxUnread nothing at all is taken, nor acknowledged, until the program has dealt with some: the server keeps it, and
+// its limits apply.
 
 const recordInbox = "inbox/" // and a number
+
+const (
+	maxUnread          = 4096
+	maxStrangersUnread = 1024
+	maxStrangers       = 1024 // contacts who are not accepted
+)
 
 // incoming is the record of a text nobody has dealt with yet.
 type incoming struct {
@@ -41,9 +51,9 @@ type incoming struct {
 // inbox is what was not shown yet, oldest first. Client.mu guards it.
 type inbox struct {
 	unshown []*incoming
+	unread  int // records: those shown count until the program is done with them
 	next    uint64
 	changed chan struct{}
-	held    []string // records
 }
 
 func (c *Client) loadInbox() error {
@@ -62,8 +72,8 @@ func (c *Client) loadInbox() error {
 			return err
 		}
 	}
-	c.inbox.held = c.store.list(recordHeld)
-	for _, name := range c.inbox.held {
+	c.inbox.unread = len(c.inbox.unshown)
+	for _, name := range c.store.list(recordHeld) {
 		n, err := recordNumber(name)
 		if err != nil {
 			return err
@@ -75,7 +85,7 @@ func (c *Client) loadInbox() error {
 
 // deliver handles a link's envelopes one after the other.
 func (c *Client) deliver(ctx context.Context, l *link) {
-	for {
+	for c.awaitRoom(ctx) {
 		select {
 		case e := <-l.deliveries:
 			err := c.take(ctx, e)
@@ -88,6 +98,26 @@ func (c *Client) deliver(ctx context.Context, l *link) {
 			}
 		case <-ctx.Done():
 			return
+		}
+	}
+}
+
+// awaitRoom returns true once a text has room in the inbox, and false if ctx ends before.
+func (c *Client) awaitRoom(ctx context.Context) bool {
+	for warned := false; ; warned = true {
+		c.mu.Lock()
+		full, changed := c.inbox.unread >= maxUnread, c.inbox.changed
+		c.mu.Unlock()
+		if !full {
+			return true
+		}
+		if !warned {
+			c.log.Warn("nothing more is received: too many messages were not dealt with by Message.Done")
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return false
 		}
 	}
 }
@@ -144,6 +174,9 @@ func (c *Client) openEnvelope(sender uuid.UUID, e *wire.Envelope, confirmed *str
 		if remote, err = o.from.remote(); err != nil {
 			return o, err
 		}
+	} else if c.strangers() >= maxStrangers {
+		c.log.Warn("too many strangers have written: a new one was ignored")
+		return o, ratchet.ErrUndecryptable
 	}
 	if e.GetType() == ratchet.TypePreKeyMessage {
 		key, err := ratchet.PreKeyIdentity(e.GetCiphertext())
@@ -181,7 +214,7 @@ func (c *Client) openEnvelope(sender uuid.UUID, e *wire.Envelope, confirmed *str
 		defer clear(plaintext.Bytes)
 		if plaintext.Used != nil {
 			used = true
-			keys.spend(plaintext.Used)
+			keys.spend(plaintext.Used, time.Now())
 			if err := keys.write(t); err != nil {
 				return err
 			}
@@ -193,12 +226,20 @@ func (c *Client) openEnvelope(sender uuid.UUID, e *wire.Envelope, confirmed *str
 			if confirmed == nil {
 				return errStranger
 			}
+			if c.named(*confirmed) != nil { // meanwhile
+				*confirmed = ""
+			}
 			o.from = &contact{Username: *confirmed, Account: sender, Identity: plaintext.Identity.Bytes(), Added: time.Now()}
 			if err := o.from.write(t); err != nil {
 				return err
 			}
 		}
-		if text := o.content.GetText(); text != nil {
+		text := o.content.GetText()
+		if text != nil && !o.from.Accepted && c.inbox.unread >= maxStrangersUnread {
+			c.log.Warn("a stranger's message was dropped: too many were not dealt with by Message.Done")
+			text = nil
+		}
+		if text != nil {
 			entry = &incoming{
 				From: sender, ID: MessageID(o.content.Id), Text: text.GetBody(),
 				SentAt: fromTimestamp(o.content.Timestamp), Received: time.Now(),
@@ -223,10 +264,21 @@ func (c *Client) openEnvelope(sender uuid.UUID, e *wire.Envelope, confirmed *str
 	c.contacts[sender] = o.from
 	if entry != nil {
 		c.inbox.next++
+		c.inbox.unread++
 		c.inbox.unshown = append(c.inbox.unshown, entry)
 		c.inbox.notify()
 	}
 	return o, nil
+}
+
+// strangers counts contacts who are not accepted. c.mu is held.
+func (c *Client) strangers() (n int) {
+	for _, p := range c.contacts {
+		if !p.Accepted {
+			n++
+		}
+	}
+	return n
 }
 
 func (i *inbox) notify() {
@@ -234,7 +286,8 @@ func (i *inbox) notify() {
 	i.changed = make(chan struct{})
 }
 
-// confirmName returns the name that a new sender claims, if the server says it is theirs and no contact goes by it.
+// confirmName returns the name that a new sender claims, if the server says it is theirs and no contact goes by it. A server that refuses
+// to say is not asked again: strangers must not use up this account's look-ups and stop everything else.
 func (c *Client) confirmName(ctx context.Context, sender uuid.UUID, claimed string) (string, error) {
 	if !validUsername(claimed) || claimed == c.account.Username {
 		return "", nil
@@ -246,7 +299,11 @@ func (c *Client) confirmName(ctx context.Context, sender uuid.UUID, claimed stri
 		return "", nil
 	}
 	id, err := c.lookUp(ctx, claimed)
+	var refusal *ServerError
 	switch {
+	case errors.As(err, &refusal):
+		c.log.Warn("a sender's user name was not confirmed", "code", refusal.Code)
+		return "", nil
 	case errors.Is(err, ErrNoSuchUser) || errors.Is(err, errProtocol) || err == nil && id != sender:
 		c.log.Warn("a sender claims a user name that is not theirs")
 		return "", nil
@@ -300,7 +357,7 @@ func (c *Client) showInbox(ctx context.Context) {
 		}
 		message := &Message{
 			ID: entry.ID, From: from, Text: entry.Text, SentAt: entry.SentAt, Received: entry.Received,
-			done: func() error { return c.store.update(func(t *tx) error { t.delete(entry.record); return nil }) },
+			done: func() error { return c.dealtWith(entry.record) },
 		}
 		select {
 		case c.events.ch <- message:
@@ -308,4 +365,24 @@ func (c *Client) showInbox(ctx context.Context) {
 			return
 		}
 	}
+}
+
+// dealtWith erases a text from the inbox, once.
+func (c *Client) dealtWith(record string) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	err := c.store.update(func(t *tx) error {
+		_, err := t.get(record)
+		t.delete(record)
+		return err
+	})
+	if errors.Is(err, errNoRecord) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	c.inbox.unread--
+	c.inbox.notify()
+	return nil
 }

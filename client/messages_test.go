@@ -169,7 +169,11 @@ func TestChangedIdentityKey(t *testing.T) {
 		t.Fatalf("sending: %v", err)
 	}
 
-	if err := alice.AcceptIdentity(patience(t), "bob"); err != nil {
+	number, err := alice.SafetyNumber("bob")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := alice.AcceptIdentity(patience(t), "bob", number); err != nil {
 		t.Fatal(err)
 	}
 	alice.hears(t, "it is me")

@@ -22,7 +22,7 @@ const (
 	rotateEvery    = 7 * 24 * time.Hour
 	keepReplaced   = 30 * 24 * time.Hour // an envelope waits for so long at most
 	lookEvery      = time.Hour           // how often to look, without a reason
-	maxLastResorts = 4096                // first messages remembered
+	maxLastResorts = 4096                // first messages remembered; more than a mailbox holds
 )
 
 const recordPreKeys = "prekeys"
@@ -35,7 +35,7 @@ type preKeys struct {
 	LastResort   []agedKey
 	OneTime      map[uint32][]byte
 	OneTimeKyber map[uint32][]byte
-	Seen         []lastResortUse // oldest first
+	Seen         []lastResortUse // all uses of the keys above that are last resorts, oldest first
 }
 
 type agedKey struct {
@@ -63,20 +63,30 @@ func newPreKeys(identity *ratchet.KeyPair, now time.Time) (*preKeys, *wire.PreKe
 
 // rotate replaces the keys that serve many sessions, and forgets those replaced long ago.
 func (k *preKeys) rotate(identity *ratchet.KeyPair, upload *wire.PreKeys, now time.Time) {
-	signed, kyber := ratchet.GenerateKeyPair(), ratchet.GenerateKyberKeyPair()
-	for _, keys := range []*[]agedKey{&k.Signed, &k.LastResort} {
-		if n := len(*keys); n > 0 {
-			(*keys)[n-1].Replaced = now
-		}
-		*keys = slices.DeleteFunc(*keys, func(key agedKey) bool {
-			return !key.Replaced.IsZero() && now.Sub(key.Replaced) > keepReplaced
-		})
-	}
-	k.Signed = append(k.Signed, agedKey{ID: k.id(), Private: signed.Marshal(), Created: now})
-	k.LastResort = append(k.LastResort, agedKey{ID: k.id(), Private: kyber.Marshal(), Created: now})
-	k.Seen = slices.DeleteFunc(k.Seen, func(use lastResortUse) bool { return find(k.LastResort, use.Kyber) == nil })
-	k.Unsent = true
+	k.Signed = k.replace(k.Signed, ratchet.GenerateKeyPair().Marshal(), now)
+	k.rotateLastResort(now)
 	k.describe(identity, upload)
+}
+
+func (k *preKeys) rotateLastResort(now time.Time) {
+	k.LastResort = k.replace(k.LastResort, ratchet.GenerateKyberKeyPair().Marshal(), now)
+	k.forgetUses()
+	k.Unsent = true
+}
+
+func (k *preKeys) replace(keys []agedKey, private []byte, now time.Time) []agedKey {
+	if n := len(keys); n > 0 {
+		keys[n-1].Replaced = now
+	}
+	keys = slices.DeleteFunc(keys, func(key agedKey) bool {
+		return !key.Replaced.IsZero() && now.Sub(key.Replaced) > keepReplaced
+	})
+	return append(keys, agedKey{ID: k.id(), Private: private, Created: now})
+}
+
+// forgetUses forgets the uses of keys that are gone: what was made with those cannot be decrypted again.
+func (k *preKeys) forgetUses() {
+	k.Seen = slices.DeleteFunc(k.Seen, func(use lastResortUse) bool { return find(k.LastResort, use.Kyber) == nil })
 }
 
 // describe fills in the public halves of the newest keys that serve many.
@@ -151,7 +161,7 @@ func readPreKeys(t *tx) (*preKeys, error) {
 func (k *preKeys) write(t *tx) error { return putJSON(t, recordPreKeys, k) }
 
 // spend erases what a first message used up.
-func (k *preKeys) spend(used *ratchet.Used) {
+func (k *preKeys) spend(used *ratchet.Used, now time.Time) {
 	if used.OneTime {
 		delete(k.OneTime, used.OneTimeID)
 	}
@@ -160,8 +170,22 @@ func (k *preKeys) spend(used *ratchet.Used) {
 		return
 	}
 	k.Seen = append(k.Seen, lastResortUse{Kyber: used.KyberID, Signed: used.SignedID, BaseKey: used.BaseKey.Bytes()})
-	if len(k.Seen) > maxLastResorts {
-		k.Seen = slices.Delete(k.Seen, 0, len(k.Seen)-maxLastResorts)
+
+	// A use is remembered as long as its key: what was forgotten could be repeated. Of a flood, keys go with their uses, the oldest
+	// first, and a newer one is at the server long before it comes to the newest.
+	newest := k.LastResort[len(k.LastResort)-1].ID
+	uses := 0
+	for _, use := range k.Seen {
+		if use.Kyber == newest {
+			uses++
+		}
+	}
+	if uses >= maxLastResorts/2 {
+		k.rotateLastResort(now)
+	}
+	for len(k.Seen) > maxLastResorts {
+		k.LastResort = slices.Delete(k.LastResort, 0, 1)
+		k.forgetUses()
 	}
 }
 
@@ -250,10 +274,15 @@ func (c *Client) replenish(ctx context.Context, l *link, counts *wire.KeyCounts)
 	if _, err := l.request(ctx, uploadFrame(upload)); err != nil {
 		return err
 	}
+	if upload.LastResortKyber == nil {
+		return nil
+	}
 	return c.changePreKeys(func(k *preKeys) bool {
-		was := k.Unsent
+		if k.LastResort[len(k.LastResort)-1].ID != upload.LastResortKyber.Id {
+			return false // it was replaced meanwhile
+		}
 		k.Unsent = false
-		return was
+		return true
 	})
 }
 

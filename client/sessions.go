@@ -65,13 +65,14 @@ func (s *session) see(envelope []byte) {
 	}
 }
 
-// ensureSession starts a session with an account's device unless there is one, and pins the identity key at first use.
+// ensureSession starts a session with an account's device unless there is one, and pins the identity key and the user name, unless that
+// is empty, at first use.
 func (c *Client) ensureSession(ctx context.Context, id uuid.UUID, username string) error {
 	c.mu.Lock()
 	known := c.contacts[id]
 	ready := false
-	var err error
-	if known != nil {
+	err := c.mayBeNamed(id, username)
+	if err == nil && known != nil {
 		err = c.store.update(func(t *tx) error {
 			s, err := readSession(t, id)
 			if err != nil {
@@ -81,6 +82,9 @@ func (c *Client) ensureSession(ctx context.Context, id uuid.UUID, username strin
 			ready = err == nil && s.ratchet.CanEncrypt(remote, time.Now())
 			return err
 		})
+	}
+	if ready && username != known.Username && username != "" {
+		_, err = c.changeContact(known, func(p *contact) { p.Username = username }, nil)
 	}
 	c.mu.Unlock()
 	if err != nil || ready {
@@ -92,9 +96,12 @@ func (c *Client) ensureSession(ctx context.Context, id uuid.UUID, username strin
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if err := c.mayBeNamed(id, username); err != nil { // as it is now
+		return err
+	}
 	p := c.contacts[id]
 	if p == nil {
-		p = &contact{Username: username, Account: id, Identity: bundle.Identity.Bytes(), Added: time.Now()}
+		p = &contact{Account: id, Identity: bundle.Identity.Bytes(), Added: time.Now()}
 	}
 	if !bytes.Equal(p.Identity, bundle.Identity.Bytes()) {
 		if err := c.identityAppeared(p, bundle.Identity); err != nil {
@@ -106,7 +113,12 @@ func (c *Client) ensureSession(ctx context.Context, id uuid.UUID, username strin
 	if err != nil {
 		return err
 	}
-	_, err = c.changeContact(p, func(*contact) {}, func(t *tx) error {
+	name := func(p *contact) {
+		if username != "" {
+			p.Username = username
+		}
+	}
+	_, err = c.changeContact(p, name, func(t *tx) error {
 		s, err := readSession(t, id)
 		if err != nil || s.ratchet.CanEncrypt(remote, time.Now()) { // one was started from the other end meanwhile
 			return err
@@ -117,6 +129,21 @@ func (c *Client) ensureSession(ctx context.Context, id uuid.UUID, username strin
 		return s.write(t, id)
 	})
 	return err
+}
+
+// mayBeNamed refuses what only a server that lies, or has given the name to somebody else, says: that a name is now another account's, or
+// an account has now another name. c.mu is held.
+func (c *Client) mayBeNamed(id uuid.UUID, username string) error {
+	if username == "" {
+		return nil
+	}
+	if p := c.named(username); p != nil && p.Account != id {
+		return fmt.Errorf("the server says that %s is another account than the contact of that name: do not trust it", username)
+	}
+	if p := c.contacts[id]; p != nil && p.Username != "" && p.Username != username {
+		return fmt.Errorf("the server says that %s is the account of your contact %s: do not trust it", username, p.Username)
+	}
+	return nil
 }
 
 // fetchBundle asks the server for the pre-keys of an account's device.

@@ -1,7 +1,15 @@
 package main
 
 import (
+	"bufio"
 	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/spf13/pflag"
+	"golang.org/x/term"
 
 	"sotto/client"
 )
@@ -15,6 +23,7 @@ type contactLine struct {
 
 func contactsCommand() *command {
 	var f clientFlags
+	var number string
 	return &command{
 		name:    "contacts",
 		args:    "[add USER | accept USER]",
@@ -22,17 +31,25 @@ func contactsCommand() *command {
 		help: `
 Whoever writes or calls you is listed; those you added, wrote to or called are accepted. Somebody who is not accepted does not
 learn when you got a message, and calls with them go through the relay. A contact whose identity key has changed can be sent
-nothing until you accept the new key; compare safety numbers first ("sotto safety USER").
+nothing until you accept the new key. That shows the new safety number: compare it with what "sotto safety" shows the contact, in
+person or over a call in which you know the voice.
 
 Examples:
   sotto contacts                 list them
   sotto contacts add bob
-  sotto contacts accept bob      accept bob's new identity key
+  sotto contacts accept bob      show the safety number of bob's new identity key, and ask
+  sotto contacts accept bob --number "47193 01240 ..."    all of it: accept that key and no other
 `,
-		flags: f.define,
+		flags: func(flags *pflag.FlagSet) {
+			f.define(flags)
+			flags.StringVar(&number, "number", "", "accept the key with the safety number `DIGITS`, which you have compared, without asking")
+		},
 		run: func(ctx context.Context, out *output, args []string) error {
 			if len(args) > 0 && (len(args) != 2 || args[0] != "add" && args[0] != "accept") {
 				return usagef("expected nothing, \"add USER\" or \"accept USER\"")
+			}
+			if number != "" && (len(args) == 0 || args[0] != "accept") {
+				return usagef("--number goes with \"accept USER\"")
 			}
 			c, err := f.open(false)
 			if err != nil {
@@ -52,10 +69,12 @@ Examples:
 				}
 				sayContact(out, contact)
 			default:
-				if err := connect(ctx, out, c); err != nil {
-					return err
+				if number == "" {
+					if number, err = compareNumbers(out, c, args[1]); err != nil {
+						return err
+					}
 				}
-				if err := c.AcceptIdentity(ctx, args[1]); err != nil {
+				if err := c.AcceptIdentity(ctx, args[1], number); err != nil {
 					return err
 				}
 				out.say(map[string]string{"event": "identity_accepted", "username": args[1]}, "the new identity key of %s is accepted", args[1])
@@ -63,6 +82,24 @@ Examples:
 			return nil
 		},
 	}
+}
+
+// compareNumbers has the user compare safety numbers, and returns the one that was the same.
+func compareNumbers(out *output, c *client.Client, username string) (string, error) {
+	number, err := c.SafetyNumber(username)
+	if err != nil {
+		return "", err
+	}
+	if out.json || !term.IsTerminal(int(os.Stdin.Fd())) {
+		return "", usagef("there is no terminal to ask on: compare the number of \"sotto safety %s\" with theirs, then give it with --number", username)
+	}
+	out.say(nil, "The safety number of the key that %s has now:\n\n  %s\n", username, number)
+	fmt.Fprintf(os.Stderr, "Does %s see the same number? [y/N] ", username)
+	answer, _ := bufio.NewReader(os.Stdin).ReadString('\n')
+	if answer = strings.ToLower(strings.TrimSpace(answer)); answer != "y" && answer != "yes" {
+		return "", errors.New("the key was not accepted")
+	}
+	return number, nil
 }
 
 func listContacts(out *output, c *client.Client) error {

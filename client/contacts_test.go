@@ -1,0 +1,250 @@
+package client
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"sotto/e2ee/ratchet"
+	"sotto/signaling"
+	"sotto/wire"
+)
+
+// anotherBob are two, where alice has pinned another key for bob than the one he has.
+func anotherBob(t *testing.T, w *world) (alice, bob *person) {
+	t.Helper()
+	alice, bob = w.online("alice"), w.online("bob")
+	if _, err := alice.AddContact(patience(t), "bob"); err != nil {
+		t.Fatal(err)
+	}
+	alice.mu.Lock()
+	defer alice.mu.Unlock()
+	_, err := alice.changeContact(alice.named("bob"), func(p *contact) {
+		p.Identity = ratchet.GenerateKeyPair().Public().Bytes()
+	}, func(tx *tx) error { tx.delete(recordSession + bob.Account().String()); return nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	return alice, bob
+}
+
+// forged is a text under a key pair of somebody who can make the server deliver what is not the sender's.
+func (p *person) forged(t *testing.T, to *person, key *ratchet.KeyPair, text string) *wire.Envelope {
+	t.Helper()
+	bundle, err := p.fetchBundle(patience(t), to.Account())
+	if err != nil {
+		t.Fatal(err)
+	}
+	content := p.newContent()
+	content.Body = &wire.Content_Text{Text: &wire.Text{Body: text}}
+	plaintext, err := sealable(content)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var record ratchet.Record
+	local := p.local()
+	local.Identity, local.RegistrationID = key, ratchet.RegistrationID(key.Public())
+	remote := ratchet.Remote{Address: to.local().Address, Identity: bundle.Identity}
+	if err := record.Initiate(local, remote, bundle, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	message, err := record.Encrypt(local, remote, plaintext, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &wire.Envelope{
+		Id: randomBytes(16), Sender: p.account.Account[:], SenderDevice: device, Recipient: to.account.Account[:], RecipientDevice: device,
+		Type: message.Type, Ciphertext: message.Bytes,
+	}
+}
+
+func (p *person) number(t *testing.T, of string) string {
+	t.Helper()
+	number, err := p.SafetyNumber(of)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return number
+}
+
+// While the user compares the number of one key, another appears: that one is not accepted.
+func TestOnlyTheComparedKeyIsAccepted(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	alice, bob := anotherBob(t, w)
+	var changed *IdentityChangedError
+	if _, err := alice.Send(patience(t), "bob", "hello"); !errors.As(err, &changed) {
+		t.Fatal(err)
+	}
+	compared := alice.number(t, "bob")
+
+	if err := alice.take(t.Context(), bob.forged(t, alice, ratchet.GenerateKeyPair(), "I am bob, really")); err != nil {
+		t.Fatal(err)
+	}
+	if err := alice.AcceptIdentity(patience(t), "bob", compared); err == nil {
+		t.Error("a key that nobody compared was accepted")
+	}
+	if p, err := alice.Contact("bob"); err != nil || !p.Changed {
+		t.Errorf("after the refusal: %+v, %v", p, err)
+	}
+
+	// Bob's own key appears again, and what was held under the other one is never shown.
+	bob.send(t, "alice", "it is me")
+	eventually(t, "bob's key appears again", func() bool { return alice.number(t, "bob") == compared })
+	for _, wrong := range []string{"", strings.Repeat("0", 60), compared[:len(compared)-1]} {
+		if err := alice.AcceptIdentity(patience(t), "bob", wrong); err == nil {
+			t.Errorf("accepted with %q", wrong)
+		}
+	}
+	if err := alice.AcceptIdentity(patience(t), "bob", strings.ReplaceAll(compared, " ", "")); err != nil {
+		t.Fatal(err)
+	}
+	alice.hears(t, "it is me")
+	alice.send(t, "bob", "so it is")
+	bob.hears(t, "so it is")
+	if n := len(alice.store.list(recordHeld)); n != 0 {
+		t.Errorf("%d envelopes are still held back", n)
+	}
+	if p, err := alice.Contact("bob"); err != nil || p.Changed {
+		t.Errorf("after accepting: %+v, %v", p, err)
+	}
+}
+
+// The process dies after the key was pinned and before what was held back is released.
+func TestHeldSurvivesCrash(t *testing.T) {
+	t.Parallel()
+	for name, next := range map[string]func(*testing.T, *person) error{
+		"accepted again": func(t *testing.T, alice *person) error {
+			return alice.AcceptIdentity(patience(t), "bob", alice.number(t, "bob"))
+		},
+		"started again": func(t *testing.T, alice *person) error { return nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			alice, bob := anotherBob(t, w)
+			bob.send(t, "alice", "one")
+			bob.send(t, "alice", "two")
+			eventually(t, "both are held back", func() bool { return len(alice.store.list(recordHeld)) == 2 })
+			if err := alice.pin("bob", alice.number(t, "bob")); err != nil {
+				t.Fatal(err)
+			}
+			alice.reopen(t, w)
+			if err := next(t, alice); err != nil {
+				t.Fatal(err)
+			}
+			alice.start(t)
+			alice.hears(t, "one")
+			alice.hears(t, "two")
+			if n := len(alice.store.list(recordHeld)); n != 0 {
+				t.Errorf("%d envelopes are still held back", n)
+			}
+		})
+	}
+}
+
+// Somebody known without a name gets one when it is used, and the server is not asked for it again.
+func TestNameIsPinnedAtFirstUse(t *testing.T) {
+	t.Parallel()
+	for _, session := range []string{"there is a session", "there is none"} {
+		t.Run(session, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			alice, bob := w.online("alice"), w.online("bob")
+			bob.account.Username = "nobody-such" // the server does not confirm the name
+			bob.send(t, "alice", "hi")
+			if m := alice.hears(t, "hi"); m.From.Username != "" {
+				t.Fatalf("from %+v", m.From)
+			}
+			if session == "there is none" {
+				if err := alice.store.update(func(tx *tx) error { tx.delete(recordSession + bob.Account().String()); return nil }); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if _, err := alice.Send(patience(t), "bob", "hello"); err != nil {
+				t.Fatal(err)
+			}
+			alice.number(t, "bob")
+			alice.reopen(t, w)
+			if p, err := alice.Contact("bob"); err != nil || p.Account != bob.Account() || len(alice.Contacts()) != 1 {
+				t.Errorf("bob is %+v, %v", p, err)
+			}
+			// Not connected, alice can still write: nobody is asked who bob is.
+			if _, err := alice.Send(t.Context(), "bob", "again"); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// A server that gives a contact's account for another name, or another account for a contact's name, is not believed.
+func TestNameOfAnotherContact(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	alice, bob, mallory := w.online("alice"), w.online("bob"), w.online("mallory")
+	for _, name := range []string{"bob", "mallory"} {
+		if _, err := alice.AddContact(patience(t), name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, test := range map[string]struct {
+		account  uuid.UUID
+		username string
+	}{
+		"a contact's account under a new name": {mallory.Account(), "carol"},
+		"a contact's account under another's":  {mallory.Account(), "bob"},
+		"another account under a known name":   {uuid.New(), "bob"},
+	} {
+		if err := alice.ensureSession(patience(t), test.account, test.username); err == nil || !strings.Contains(err.Error(), "do not trust it") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if p, err := alice.Contact("bob"); err != nil || p.Account != bob.Account() || len(alice.Contacts()) != 2 {
+		t.Errorf("bob is %+v, %v", p, err)
+	}
+}
+
+// Strangers use up alice's look-ups: one more is shown without a name, and the link stays up.
+func TestLookUpsUsedUp(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(cfg *signaling.Config) { cfg.Limits.LookUps = signaling.Rate{Burst: 1, Every: time.Hour} })
+	alice, bob, carol := w.online("alice"), w.online("bob"), w.online("carol")
+	expect[LinkUp](t, alice)
+	bob.send(t, "alice", "from bob")
+	if m := alice.hears(t, "from bob"); m.From.Username != "bob" {
+		t.Errorf("from %+v", m.From)
+	}
+	carol.send(t, "alice", "from carol")
+	switch e := (<-alice.Events()).(type) {
+	case *Message:
+		if e.From.Username != "" || e.From.Account != carol.Account() {
+			t.Errorf("from %+v", e.From)
+		}
+	default:
+		t.Errorf("%T: %+v", e, e)
+	}
+}
+
+func TestTooManyStrangers(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	alice, bob, carol := w.online("alice"), w.online("bob"), w.online("carol")
+	alice.mu.Lock()
+	for range maxStrangers {
+		id := uuid.New()
+		alice.contacts[id] = &contact{Account: id}
+	}
+	alice.mu.Unlock()
+	if _, err := alice.AddContact(patience(t), "carol"); err != nil {
+		t.Fatal(err)
+	}
+	bob.send(t, "alice", "from a stranger")
+	carol.send(t, "alice", "from a contact")
+	alice.hears(t, "from a contact")
+	if n := len(alice.Contacts()); n != maxStrangers+1 {
+		t.Errorf("%d contacts", n)
+	}
+}
