@@ -6,11 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 )
 
@@ -86,7 +88,7 @@ func askForInvitation(ctx context.Context, dataDirectory string, ttl time.Durati
 	}
 	response, err := (&http.Client{Transport: transport, Timeout: 10 * time.Second}).Do(request)
 	if err != nil {
-		return invitation{}, fmt.Errorf("no server is running on %s; start it with: sotto serve --data %s", dataDirectory, dataDirectory)
+		return invitation{}, controlError(err, dataDirectory)
 	}
 	defer response.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(response.Body, 64<<10))
@@ -98,4 +100,19 @@ func askForInvitation(ctx context.Context, dataDirectory string, ttl time.Durati
 	}
 	var made invitation
 	return made, json.Unmarshal(body, &made)
+}
+
+// controlError tells a server that is not there from one that cannot be asked.
+func controlError(err error, dataDirectory string) error {
+	switch {
+	case errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED): // a server that died leaves its socket
+		return fmt.Errorf("no server is running on %s; start it with: sotto serve --data %[1]s", dataDirectory)
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("only the user that the server runs as may invite, and root: %s is not open to you", controlSocket(dataDirectory))
+	}
+	var detail *url.Error // its own words name a request that nobody typed
+	if errors.As(err, &detail) {
+		err = detail.Err
+	}
+	return fmt.Errorf("the server on %s cannot be asked for an invitation: %w", dataDirectory, err)
 }

@@ -7,10 +7,13 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/netip"
 	"os"
+	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -37,17 +40,23 @@ func (r *relayFlags) define(flags *pflag.FlagSet) {
 	flags.StringSliceVar(&r.external, "relay-address", nil, "the `IP` the internet knows this machine by, where it is not the machine's own")
 	flags.StringVar(&r.ports, "relay-ports", "49152-65535", "UDP ports for relayed traffic, as `FIRST-LAST`; open them in the firewall")
 	flags.StringSliceVar(&r.allow, "relay-allow", nil, "let the relay reach these ranges (`CIDR`) although they are not public, for instance 10.0.0.0/8")
-	flags.StringVar(&r.secretFile, "relay-secret-file", "", "the secret that credentials are made from, shared with whoever makes them, in `FILE`")
+	flags.StringVar(&r.secretFile, "relay-secret-file", "", "the secret that credentials are made from, shared with whoever makes them, in `FILE`, which others must not read")
 	flags.IntVar(&r.quota, "relay-per-user", 0, "how many allocations one user may hold (default 32)")
 	flags.IntVar(&r.bandwidth, "relay-bandwidth", 0, "bytes a second that one allocation may relay each way (default: any number)")
 }
 
-// onLoopback makes a relay for trials: it listens on loopback, and may relay to what listens there through it.
+// onLoopback makes a relay for trials, unless told to listen elsewhere: on loopback, where the other end of a call is relayed too. Only the addresses it
+// listens on are opened, and at them the relay reaches nothing but relayed ports.
 func (r *relayFlags) onLoopback() {
 	if len(r.listen) == 0 {
 		r.listen = []string{"127.0.0.1:0"}
 	}
-	r.allow = append(r.allow, "127.0.0.0/8")
+	for _, address := range slices.Concat(r.listen, r.tlsListen) {
+		if at, err := netip.ParseAddrPort(address); err == nil && at.Addr().IsLoopback() {
+			own := at.Addr().Unmap()
+			r.allow = append(r.allow, netip.PrefixFrom(own, own.BitLen()).String())
+		}
+	}
 }
 
 func (r *relayFlags) start(secret []byte, certificate *tls.Config, log *slog.Logger) (*turnserver.Server, error) {
@@ -104,7 +113,20 @@ func (r *relayFlags) secret() ([]byte, error) {
 		rand.Read(secret)
 		return secret, nil
 	}
-	secret, err := os.ReadFile(r.secretFile)
+	file, err := os.Open(r.secretFile)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the relay's secret: %w", err)
+	}
+	defer file.Close()
+	info, err := file.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the relay's secret: %w", err)
+	}
+	// The group may read: two services that share the secret run as different users. Windows has no such bits.
+	if runtime.GOOS != "windows" && info.Mode().Perm()&0o037 != 0 {
+		return nil, fmt.Errorf("other users may read %s, or its group may change it: chmod 600 %[1]s, and make a new secret if they had a chance to", r.secretFile)
+	}
+	secret, err := io.ReadAll(io.LimitReader(file, 64<<10))
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the relay's secret: %w", err)
 	}

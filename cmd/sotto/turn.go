@@ -20,7 +20,7 @@ globally routable addresses only, unless --relay-allow opens others. SIGHUP read
 same relay inside.
 
 Examples:
-  openssl rand -base64 32 > secret
+  (umask 077; openssl rand -base64 32 > secret)
   sotto turn --relay-secret-file secret --relay-address 198.51.100.7
   sotto turn --relay-secret-file secret --relay-tls-listen :5349 --tls-cert cert.pem --tls-key key.pem
   sotto serve --listen :443 --acme sotto.example --no-relay --relay-secret-file secret \
@@ -39,7 +39,7 @@ Examples:
 				return err
 			}
 			if relay.secretFile == "" {
-				return usagef("--relay-secret-file is missing; make one with: openssl rand -base64 32 > secret")
+				return usagef("--relay-secret-file is missing; make one with: (umask 077; openssl rand -base64 32 > secret)")
 			}
 			secret, err := relay.secret()
 			if err != nil {

@@ -29,7 +29,7 @@ type system struct {
 }
 
 // The ends' relayed addresses are each other's peers, and they are on loopback.
-var loopback = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
+var loopback = []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}
 
 func startSystem(directory string, log *slog.Logger) (_ *system, err error) {
 	s := &system{directory: directory}

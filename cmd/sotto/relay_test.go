@@ -1,0 +1,168 @@
+package main
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"math/big"
+	"net"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// TestRelayOfAServerOnLoopback: it is opened to the addresses it listens on and to no other: not to the rest of 127.0.0.0/8, and to nothing on
+// loopback if it was told to listen elsewhere, as behind a proxy.
+func TestRelayOfAServerOnLoopback(t *testing.T) {
+	for _, c := range []struct {
+		name        string
+		given, want relayFlags
+	}{
+		{"nothing said", relayFlags{}, relayFlags{listen: []string{"127.0.0.1:0"}, allow: []string{"127.0.0.1/32"}}},
+		{"a port", relayFlags{listen: []string{"127.0.0.1:3478", "[::1]:3478"}}, relayFlags{allow: []string{"127.0.0.1/32", "::1/128"}}},
+		{"for TLS", relayFlags{listen: []string{":3478"}, tlsListen: []string{"127.0.0.1:5349"}}, relayFlags{allow: []string{"127.0.0.1/32"}}},
+		{"every address", relayFlags{listen: []string{":3478"}}, relayFlags{}},
+		{"another", relayFlags{listen: []string{"192.0.2.1:3478"}, allow: []string{"10.0.0.0/8"}}, relayFlags{allow: []string{"10.0.0.0/8"}}},
+	} {
+		got := c.given
+		got.onLoopback()
+		if c.want.listen == nil {
+			c.want.listen = c.given.listen
+		}
+		if !slices.Equal(got.listen, c.want.listen) || !slices.Equal(got.allow, c.want.allow) {
+			t.Errorf("%s: listens on %q, open to %q", c.name, got.listen, got.allow)
+		}
+	}
+}
+
+// TestHangupReloadsTheRelaysCertificate sends this process the signal, as a renewal's hook would, and asks the relay for its certificate.
+func TestHangupReloadsTheRelaysCertificate(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("Windows has no SIGHUP")
+	}
+	ours := make(chan os.Signal, 1) // a signal that comes before untilStopped listens must not end the test
+	signal.Notify(ours, syscall.SIGHUP)
+	defer signal.Stop(ours)
+
+	directory := t.TempDir()
+	cert, key := writeCertificate(t, directory, 1)
+	certificate, err := certificateFiles(cert, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	flags := relayFlags{tlsListen: []string{"127.0.0.1:0"}, ports: "49152-65535"}
+	flags.onLoopback()
+	relay, err := flags.start([]byte("a secret of at least 16 bytes"), relayTLS(certificate), logger(false))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stopRelay(relay)
+	serial := func() int64 {
+		conn, err := tls.Dial("tcp", relay.Addrs().TLS[0].String(), &tls.Config{InsecureSkipVerify: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		return conn.ConnectionState().PeerCertificates[0].SerialNumber.Int64()
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	stopped := make(chan error)
+	go func() { stopped <- untilStopped(ctx, certificate, nil, logger(false)) }()
+
+	if n := serial(); n != 1 {
+		t.Errorf("certificate %d before", n)
+	}
+	writeCertificate(t, directory, 2)
+	self, err := os.FindProcess(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(10 * time.Second); serial() != 2; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the relay goes on with the old certificate")
+		}
+		if err := self.Signal(syscall.SIGHUP); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stop()
+	if err := <-stopped; err != nil {
+		t.Error(err)
+	}
+}
+
+// TestInvitationErrors: only a server that is not there is said not to be there.
+func TestInvitationErrors(t *testing.T) {
+	ask := func(directory string) string {
+		_, err := askForInvitation(t.Context(), directory, time.Hour, 1)
+		if err == nil {
+			t.Fatal("there is an invitation")
+		}
+		return err.Error()
+	}
+	directory, err := os.MkdirTemp("", "sotto") // t.TempDir is too long for a socket on some systems
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(directory)
+	if got := ask(directory); !strings.Contains(got, "no server is running") {
+		t.Errorf("no socket: %q", got)
+	}
+
+	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: controlSocket(directory), Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener.SetUnlinkOnClose(false)
+	go func() {
+		if conn, err := listener.Accept(); err == nil {
+			conn.Close() // busy, or stopping
+		}
+	}()
+	if got := ask(directory); strings.Contains(got, "no server is running") || !strings.Contains(got, "cannot be asked") || strings.Contains(got, "http") {
+		t.Errorf("no answer: %q", got)
+	}
+	listener.Close()
+	if got := ask(directory); !strings.Contains(got, "no server is running") {
+		t.Errorf("the socket of a server that died: %q", got)
+	}
+	// Root, which tests may run as, is refused nothing; so this one is made up.
+	denied := &net.OpError{Op: "dial", Net: "unix", Err: os.NewSyscallError("connect", syscall.EACCES)}
+	if got := controlError(denied, directory).Error(); !strings.Contains(got, "the user that the server runs as") {
+		t.Errorf("not allowed: %q", got)
+	}
+}
+
+func writeCertificate(t *testing.T, directory string, serial int64) (certFile, keyFile string) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(serial), NotAfter: time.Now().Add(time.Hour)}
+	cert, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	certFile, keyFile = filepath.Join(directory, "cert.pem"), filepath.Join(directory, "key.pem")
+	for file, block := range map[string]*pem.Block{certFile: {Type: "CERTIFICATE", Bytes: cert}, keyFile: {Type: "PRIVATE KEY", Bytes: private}} {
+		if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return certFile, keyFile
+}
