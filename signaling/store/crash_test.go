@@ -158,3 +158,32 @@ func crash(t *testing.T, round int) {
 		}
 	}
 }
+
+// TestNoKeyNamesASender: the engine notes some keys outside of what Scrub rewrites, so none may hold the sender of what waits.
+func TestNoKeyNamesASender(t *testing.T) {
+	p, err := openPebble("data", vfs.NewMem(), quiet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	now := time.Now()
+	e := Envelope{To: Address{UUID{1}, 1}, From: UUID([]byte("the sender's id ")), ID: [16]byte{2}, Accepted: now, Expires: now.Add(time.Hour)}
+	wait, err := p.Put(e, wide)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := wait(); err != nil {
+		t.Fatal(err)
+	}
+	keys := 0
+	err = p.each(nil, nil, func(key, _ []byte) (bool, error) {
+		keys++
+		if bytes.Contains(key, e.From[:]) {
+			t.Errorf("a key of kind %c names the sender", key[0])
+		}
+		return true, nil
+	})
+	if err != nil || keys == 0 {
+		t.Errorf("%d keys, %v", keys, err)
+	}
+}
