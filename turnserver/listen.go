@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"strings"
 	"syscall"
 	"time"
@@ -22,7 +23,7 @@ func (d *datagrams) read(b []byte) (int, netip.AddrPort, error) {
 		if err == nil {
 			return n, netip.AddrPortFrom(client.Addr().Unmap().WithZone(""), client.Port()), nil
 		}
-		if errors.Is(err, net.ErrClosed) {
+		if errors.Is(err, net.ErrClosed) || errors.Is(err, os.ErrDeadlineExceeded) {
 			return 0, client, err
 		}
 		time.Sleep(time.Millisecond) // an error of one datagram; the socket is well
@@ -33,9 +34,15 @@ func (d *datagrams) read(b []byte) (int, netip.AddrPort, error) {
 func (d *datagrams) write(b []byte, client netip.AddrPort) {
 	_, _ = d.conn.WriteToUDPAddrPort(b, client)
 }
-func (d *datagrams) idle()  {}
-func (d *datagrams) close() { _ = d.conn.Close() }
-func (d *datagrams) ended() { d.s.tasks.Done() }
+func (d *datagrams) idle() {}
+
+// close ends reading only: the answer to the request that ended the last call is perhaps still to be written.
+func (d *datagrams) close() { _ = d.conn.SetReadDeadline(time.Unix(1, 0)) }
+
+func (d *datagrams) ended() {
+	_ = d.conn.Close()
+	d.s.tasks.Done()
+}
 
 // socketBuffer is asked for on UDP listeners, which carry the traffic of all clients; the system may give less.
 const socketBuffer = 4 << 20

@@ -71,6 +71,9 @@ func New(cfg Config) (*Server, error) {
 	s.policy.refresh(cfg.External)
 	if err := s.listen(); err != nil {
 		s.close()
+		for _, d := range s.datagrams { // nobody may be reading yet
+			_ = d.conn.Close()
+		}
 		s.tasks.Wait()
 		return nil, err
 	}
