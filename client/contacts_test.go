@@ -118,7 +118,11 @@ func TestHeldSurvivesCrash(t *testing.T) {
 	t.Parallel()
 	for name, next := range map[string]func(*testing.T, *person) error{
 		"accepted again": func(t *testing.T, alice *person) error {
-			return alice.AcceptIdentity(patience(t), "bob", alice.number(t, "bob"))
+			err := alice.AcceptIdentity(patience(t), "bob", alice.number(t, "bob"))
+			if n := len(alice.store.list(recordHeld)); n != 0 {
+				t.Errorf("%d envelopes are held back although their key is pinned", n)
+			}
+			return err
 		},
 		"started again": func(t *testing.T, alice *person) error { return nil },
 	} {
