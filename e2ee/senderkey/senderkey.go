@@ -17,7 +17,8 @@
 //   - Formatting a Sender or a Receiver with package fmt or log/slog shows its type, never its bytes.
 //
 // What it does not: there is no Diffie-Hellman ratchet. Who copies a Sender or Receiver reads and, with a Sender, writes on until its
-// key is replaced. And a distribution message is authenticated by nothing but the session it comes in.
+// key is replaced. And a distribution message is authenticated by nothing but the session it comes in: altered, it would turn its
+// sender's messages into nothing or noise.
 //
 // What the caller must do: keep one Receiver for each sender's address and distribution id, the address being that of the session the
 // distribution message came in and of the authenticated envelope or sealed-sender certificate of each message; store a Sender before
