@@ -3,8 +3,6 @@ package ratchet
 import (
 	"crypto/aes"
 	"crypto/cipher"
-	"crypto/hmac"
-	"crypto/sha256"
 	"slices"
 
 	"sotto/e2ee/internal/kdf"
@@ -58,7 +56,7 @@ type advance struct {
 	position int      // of the skipped seed
 }
 
-// at finds the seed for counter. It takes one HMAC for each message passed over, and *work of them at most; the seeds of those
+// at finds the seed for counter. It fails with ErrDuplicate or errFar. It takes one HMAC for each message passed over, and *work of them at most; the seeds of those
 // are not made before commit, when the message is authenticated.
 func (c *receivingChain) at(counter uint32, work *int) (*advance, error) {
 	a := &advance{chain: c, counter: counter}
@@ -72,13 +70,13 @@ func (c *receivingChain) at(counter uint32, work *int) (*advance, error) {
 		a.position, a.seed = position, c.skipped[position].seed
 		return a, nil
 	}
-	jump := int(counter - c.index)
-	if jump > min(*work, maxJump) {
-		return nil, ErrUndecryptable
+	jump := counter - c.index
+	if jump > uint32(*work) {
+		return nil, errFar
 	}
-	*work -= jump
+	*work -= int(jump)
 	a.ahead = true
-	a.from = c.index + uint32(max(jump-maxSkipped, 0))
+	a.from = counter - min(jump, maxSkipped)
 	key := c.key
 	for i := c.index; i < counter; i++ {
 		if i == a.from {
@@ -135,12 +133,9 @@ func newMessageKeys(seed *[32]byte, salt []byte) (k messageKeys) {
 func (k *messageKeys) clear() { clear(k.out[:]) }
 
 // mac covers both identity keys, which bind the message to the two parties (the associated data of Double Ratchet section 3.4).
-func (k *messageKeys) mac(sender, recipient PublicKey, authenticated []byte) []byte {
-	h := hmac.New(sha256.New, k.out[32:64])
-	h.Write(sender.bytes[:])
-	h.Write(recipient.bytes[:])
-	h.Write(authenticated)
-	return h.Sum(nil)[:macSize]
+func (k *messageKeys) mac(sender, recipient PublicKey, authenticated []byte) [macSize]byte {
+	code := kdf.HMAC(k.out[32:64], sender.bytes[:], recipient.bytes[:], authenticated)
+	return [macSize]byte(code[:])
 }
 
 func (k *messageKeys) encrypt(plaintext []byte) []byte {

@@ -74,6 +74,10 @@ type Local struct {
 	// random; no MAC covers it, so its bits can then be changed in a pre-key message without being noticed. Nothing uses them.
 	AnyRegistrationID bool
 
+	// LongJumps limits the work that refused messages can cause. Share one between all records of the device. Nil is no limit but
+	// that of the protocol: 25,000 messages passed over.
+	LongJumps *LongJumps
+
 	// Random is where fresh secrets come from; nil means crypto/rand. Tests replay recorded conversations with it.
 	Random Random
 }

@@ -64,30 +64,43 @@ func (r *Record) Decrypt(local Local, remote Remote, typ uint32, message []byte,
 	if err := check(&local, &remote); err != nil {
 		return Plaintext{}, err
 	}
+	var try func(allowed work) (Plaintext, error)
 	switch typ {
 	case TypeMessage:
 		m, err := parseSignalMessage(message)
 		if err != nil {
 			return Plaintext{}, err
 		}
-		return r.decrypt(&local, &remote, m)
+		try = func(allowed work) (Plaintext, error) { return r.decrypt(&local, &remote, m, allowed) }
 	case TypePreKeyMessage:
 		m, err := parsePreKeyMessage(message)
 		if err != nil {
 			return Plaintext{}, err
 		}
-		return r.decryptPreKey(&local, &remote, m, keys, now)
+		try = func(allowed work) (Plaintext, error) { return r.decryptPreKey(&local, &remote, m, keys, now, allowed) }
+	default:
+		return Plaintext{}, ErrUndecryptable
 	}
-	return Plaintext{}, ErrUndecryptable
+	plaintext, err := try(shortWork)
+	if errors.Is(err, errFar) && local.LongJumps.try(now) {
+		if plaintext, err = try(longWork); err == nil {
+			local.LongJumps.authentic()
+		}
+	}
+	if errors.Is(err, errFar) {
+		err = ErrUndecryptable
+	}
+	return plaintext, err
 }
 
 // decrypt tries the current session, then the archived ones; the one that works becomes current. When some of them know the
-// message's ratchet key it can be of no other: ratchet keys are random.
-func (r *Record) decrypt(local *Local, remote *Remote, m *signalMessage) (Plaintext, error) {
+// message's ratchet key it can be of no other: ratchet keys are random. It fails with errFar when one was not allowed to go far enough.
+func (r *Record) decrypt(local *Local, remote *Remote, m *signalMessage, allowed work) (Plaintext, error) {
 	sessions := r.sessions()
 	knows := func(s *session) bool { return s.chain(m.ratchetKey) != nil }
 	known := slices.ContainsFunc(sessions, knows)
-	allowed, archivedAllowed := newWork(), newWork()
+	archivedAllowed := allowed
+	failure := ErrUndecryptable
 	for _, s := range sessions {
 		if !remote.trusts(s.identity) || known && !knows(s) {
 			continue
@@ -97,16 +110,18 @@ func (r *Record) decrypt(local *Local, remote *Remote, m *signalMessage) (Plaint
 			work = &archivedAllowed
 		}
 		plaintext, commit, err := s.open(local, remote.Address, m, work)
-		if errors.Is(err, ErrDuplicate) {
+		switch {
+		case errors.Is(err, ErrDuplicate):
 			return Plaintext{}, err
-		}
-		if err == nil {
+		case errors.Is(err, errFar):
+			failure = errFar
+		case err == nil:
 			commit()
 			r.promote(s)
 			return Plaintext{Bytes: plaintext, Identity: s.identity}, nil
 		}
 	}
-	return Plaintext{}, ErrUndecryptable
+	return Plaintext{}, failure
 }
 
 // decryptPreKey decrypts a message that may begin a session.
@@ -115,7 +130,7 @@ func (r *Record) decrypt(local *Local, remote *Remote, m *signalMessage) (Plaint
 //  2. refuse what does not name both devices: libsignal may leave that out, here it is required
 //  3. a further message of a session already begun: decrypt in that session and no other
 //  4. else look up the pre-keys, derive, decrypt, and only then change anything
-func (r *Record) decryptPreKey(local *Local, remote *Remote, m *preKeyMessage, keys PreKeys, now time.Time) (Plaintext, error) {
+func (r *Record) decryptPreKey(local *Local, remote *Remote, m *preKeyMessage, keys PreKeys, now time.Time, allowed work) (Plaintext, error) {
 	if m.identity.Equal(local.Identity.public) {
 		return Plaintext{}, ErrUndecryptable
 	}
@@ -126,12 +141,11 @@ func (r *Record) decryptPreKey(local *Local, remote *Remote, m *preKeyMessage, k
 	if err != nil || len(inner.addresses) == 0 {
 		return Plaintext{}, ErrUndecryptable
 	}
-	work := newWork()
 	if s := r.begunBy(m.baseKey); s != nil {
 		if s.outer != m.digest() {
 			return Plaintext{}, ErrUndecryptable
 		}
-		plaintext, commit, err := s.open(local, remote.Address, inner, &work)
+		plaintext, commit, err := s.open(local, remote.Address, inner, &allowed)
 		if err != nil {
 			return Plaintext{}, err
 		}
@@ -144,7 +158,7 @@ func (r *Record) decryptPreKey(local *Local, remote *Remote, m *preKeyMessage, k
 	if err != nil {
 		return Plaintext{}, err
 	}
-	plaintext, commit, err := s.open(local, remote.Address, inner, &work)
+	plaintext, commit, err := s.open(local, remote.Address, inner, &allowed)
 	if err != nil {
 		s.clear()
 		return Plaintext{}, err

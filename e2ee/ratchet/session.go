@@ -3,6 +3,7 @@ package ratchet
 import (
 	"crypto/sha256"
 	"crypto/subtle"
+	"errors"
 	"math"
 	"slices"
 	"time"
@@ -113,7 +114,8 @@ func (s *session) seal(local *Local, remote Address, plaintext []byte) (Message,
 
 	m.ciphertext = keys.encrypt(plaintext)
 	b := m.encode()
-	b = append(b, keys.mac(local.Identity.public, s.identity, b)...)
+	mac := keys.mac(local.Identity.public, s.identity, b)
+	b = append(b, mac[:]...)
 	if s.pending == nil {
 		return Message{TypeMessage, b}, nil
 	}
@@ -134,6 +136,9 @@ func (s *session) seal(local *Local, remote Address, plaintext []byte) (Message,
 func (s *session) open(local *Local, remote Address, m *signalMessage, work *work) (plaintext []byte, commit func(), err error) {
 	chain, root, isNew := s.chain(m.ratchetKey), s.root, false
 	if chain == nil {
+		if m.counter > uint32(work.chain) {
+			return nil, nil, errFar // before the Diffie-Hellman, of which there may be many
+		}
 		shared, err := s.ratchet.dh(m.ratchetKey)
 		if err != nil {
 			return nil, nil, ErrUndecryptable
@@ -156,6 +161,9 @@ func (s *session) open(local *Local, remote Address, m *signalMessage, work *wor
 	}()
 
 	pq, err := s.pq.Receive(m.pq, &work.pq)
+	if errors.Is(err, spqr.ErrJump) {
+		return nil, nil, errFar
+	}
 	if err != nil {
 		return nil, nil, ErrUndecryptable
 	}
@@ -170,7 +178,7 @@ func (s *session) open(local *Local, remote Address, m *signalMessage, work *wor
 
 	mac := keys.mac(s.identity, local.Identity.public, m.authenticated)
 	addresses := addressBinding(remote, local.Address)
-	if subtle.ConstantTimeCompare(mac, m.mac) != 1 ||
+	if subtle.ConstantTimeCompare(mac[:], m.mac) != 1 ||
 		len(m.addresses) > 0 && subtle.ConstantTimeCompare(addresses, m.addresses) != 1 {
 		return nil, nil, ErrUndecryptable
 	}
@@ -184,11 +192,12 @@ func (s *session) open(local *Local, remote Address, m *signalMessage, work *wor
 	var ratchet ratchetKey
 	var sending sendingChain
 	if isNew {
-		ratchet = newRatchetKey(generate(local.random().RatchetKey()))
-		shared, err := ratchet.dh(m.ratchetKey)
+		pair := generate(local.random().RatchetKey())
+		shared, err := pair.dh(m.ratchetKey)
 		if err != nil {
 			return nil, nil, ErrUndecryptable
 		}
+		ratchet = newRatchetKey(pair)
 		root, sending.key = rootStep(&root, shared)
 	}
 	return plaintext, func() {

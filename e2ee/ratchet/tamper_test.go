@@ -164,24 +164,6 @@ func TestBaseKeyIsCanonical(t *testing.T) {
 	bob.expect(alice, first, "hello")
 }
 
-// A forged counter may cost maxJump steps in the current session and as many in all archived ones together.
-func TestWorkBeforeAuthentication(t *testing.T) {
-	chain := &receivingChain{}
-	work := maxJump
-	if _, err := chain.at(maxJump+1, &work); !errors.Is(err, ErrUndecryptable) || work != maxJump {
-		t.Fatal(err, work)
-	}
-	if _, err := chain.at(maxJump-1, &work); err != nil || work != 1 {
-		t.Fatal(err, work)
-	}
-	if _, err := chain.at(2, &work); !errors.Is(err, ErrUndecryptable) || work != 1 {
-		t.Fatal(err, work)
-	}
-	if chain.index != 0 || len(chain.skipped) != 0 {
-		t.Fatal("the chain moved without a commit")
-	}
-}
-
 // Decryption must not copy the skipped seeds: with all five chains full of them a message allocates no more than a few kilobytes.
 func TestSkippedSeedsAreNotCopied(t *testing.T) {
 	alice, bob := established(t)

@@ -13,8 +13,10 @@ const (
 	maxStore = 2_000  // passed-over keys kept, counted back from the newest
 )
 
+// ErrJump: the message passes over more messages than it may.
+var ErrJump = errors.New("spqr: message index too far ahead")
+
 var (
-	errJump    = errors.New("spqr: message index too far ahead")
 	errKeyGone = errors.New("spqr: key already used or too old")
 	errEpoch   = errors.New("spqr: message of an unknown epoch")
 )
@@ -104,7 +106,7 @@ func (c *chains) sendKey(epoch uint64) (index uint32, key [32]byte, err error) {
 		return 0, key, errEpoch
 	}
 	if e.send.counter == 1<<32-1 {
-		return 0, key, errJump
+		return 0, key, ErrJump
 	}
 	c.sending = epoch
 	for c.first+1 < epoch {
@@ -150,11 +152,11 @@ func (c *chains) receiveKey(epoch uint64, index uint32, work *int) (f found, err
 		}
 		return f, nil
 	}
-	jump := int(index - e.receive.counter)
-	if jump > min(*work, MaxJump) {
-		return f, errJump
+	jump := index - e.receive.counter
+	if jump > uint32(min(*work, MaxJump)) {
+		return f, ErrJump
 	}
-	*work -= jump
+	*work -= int(jump)
 	f.ahead = true
 	at := e.receive
 	for index-at.counter > maxStore+1 {

@@ -49,7 +49,7 @@ type Received struct {
 	message message
 	found   found
 	state   *State
-	next    State
+	next    *State // set by Authenticated
 }
 
 // Receive finds the key of a received message, at most MaxJump messages ahead of the newest one of its epoch. The message is not
@@ -71,28 +71,29 @@ func (s *State) Receive(message []byte, work *int) (*Received, error) {
 
 // Authenticated takes in what the message carries. It refuses what an authentic message of the protocol cannot hold.
 func (r *Received) Authenticated() error {
-	r.next = *r.state
-	secret, err := r.next.braid.receive(&r.message)
+	next := *r.state
+	secret, err := next.braid.receive(&r.message)
 	if err != nil {
 		return err
 	}
 	if secret != nil {
-		r.next.chains.addEpoch(secret)
+		next.chains.addEpoch(secret)
 		clear(secret[:])
 	}
+	r.next = &next
 	return nil
 }
 
 // Commit moves the state on: the key was used. It is called after Authenticated agreed.
 func (r *Received) Commit() {
 	r.next.chains.commit(&r.found)
-	*r.state = r.next
+	*r.state = *r.next
 }
 
 // Clear forgets what was found. It comes last, with or without Commit.
 func (r *Received) Clear() {
 	clear(r.Key[:])
-	r.found, r.next = found{}, State{}
+	r.found, r.next = found{}, nil
 }
 
 // Epoch is the number of the exchange under way, from 1.

@@ -393,7 +393,7 @@ func TestLimits(t *testing.T) {
 		last, _, _ = a.Send(systemRandom{})
 	}
 	beyond, _, _ := a.Send(systemRandom{})
-	if _, err := receive(b, beyond); !errors.Is(err, errJump) {
+	if _, err := receive(b, beyond); !errors.Is(err, ErrJump) {
 		t.Errorf("jump of %d: %v", MaxJump+1, err)
 	}
 	r, err := receive(b, last)
@@ -405,7 +405,7 @@ func TestLimits(t *testing.T) {
 		t.Errorf("kept %d keys, want %d", got, maxStore)
 	}
 	work := 10
-	if _, err := a.Receive(nthMessage(b, 11), &work); !errors.Is(err, errJump) || work != 10 {
+	if _, err := a.Receive(nthMessage(b, 11), &work); !errors.Is(err, ErrJump) || work != 10 {
 		t.Errorf("work of 11 with 10 allowed: %v, %d left", err, work)
 	}
 	if _, err := a.Receive(nthMessage(b, 1), &work); err == nil {

@@ -1,0 +1,116 @@
+package ratchet
+
+import (
+	"encoding/binary"
+	"errors"
+	"runtime"
+	"testing"
+	"time"
+)
+
+// manySessions makes a pair whose first has all the archived sessions it may. With the current session there is a message that was
+// overtaken by 1,500.
+func manySessions(t testing.TB) (bob, alice *device, far Message) {
+	alice, bob = established(t)
+	for range maxArchived {
+		alice.initiate(bob, true)
+		bob.expect(alice, alice.encrypt(bob, "x"), "x")
+	}
+	for range shortJump + 500 {
+		alice.encrypt(bob, "lost")
+	}
+	return bob, alice, alice.encrypt(bob, "far")
+}
+
+// forge makes a message with a counter and an index of an attacker's choice, for the first key epoch.
+func forge(ratchetKey PublicKey, jump uint32) Message {
+	pq := append(binary.AppendUvarint([]byte{1, 1}, uint64(jump)), 0)
+	m := signalMessage{ratchetKey: ratchetKey, counter: jump, ciphertext: make([]byte, 16), pq: pq}
+	return Message{TypeMessage, append(m.encode(), make([]byte, macSize)...)}
+}
+
+// spent returns a limit that is reached.
+func spent(now time.Time) *LongJumps {
+	l := new(LongJumps)
+	for l.try(now) {
+	}
+	return l
+}
+
+// A forged counter costs no memory, whichever the limit and whether or not the ratchet key is known.
+func TestForgedCounterAllocatesLittle(t *testing.T) {
+	bob, alice, _ := manySessions(t)
+	known := bob.record.current.receiving[0].ratchetKey
+	for _, limit := range []*LongJumps{nil, spent(start)} {
+		bob.local.LongJumps = limit
+		for _, key := range []PublicKey{known, GenerateKeyPair().Public()} {
+			for _, jump := range []uint32{0, 1, shortJump, maxJump - 1, maxJump} {
+				forged := forge(key, jump)
+				var before, after runtime.MemStats
+				runtime.ReadMemStats(&before)
+				_, err := bob.record.Decrypt(bob.local, alice.remote(), forged.Type, forged.Bytes, bob, start)
+				runtime.ReadMemStats(&after)
+				if err == nil {
+					t.Fatal("accepted")
+				}
+				if n := after.TotalAlloc - before.TotalAlloc; n > 64<<10 && !underRace {
+					t.Errorf("limit %v, jump of %d: %d bytes allocated", limit != nil, jump, n)
+				}
+			}
+		}
+	}
+}
+
+// Refused long jumps are limited in number and time; authentic ones are not, and short ones never.
+func TestLongJumps(t *testing.T) {
+	bob, alice, far := manySessions(t)
+	limit := new(LongJumps)
+	bob.local.LongJumps = limit
+
+	forged := forge(GenerateKeyPair().Public(), maxJump)
+	for range longJumps {
+		bob.refuse(alice, forged, ErrUndecryptable)
+	}
+	if limit.tries != longJumps {
+		t.Fatalf("%d tries counted, want %d", limit.tries, longJumps)
+	}
+	bob.refuse(alice, far, ErrUndecryptable)
+	near := alice.encrypt(bob, "beyond")
+	bob.refuse(alice, near, ErrUndecryptable)
+
+	decrypt := func(m Message, now time.Time) error {
+		_, err := bob.record.Decrypt(bob.local, alice.remote(), m.Type, m.Bytes, bob, now)
+		return err
+	}
+	if err := decrypt(far, start.Add(longJumpsTime-1)); err == nil {
+		t.Error("the limit ended before its time")
+	}
+	if err := decrypt(far, start.Add(longJumpsTime)); err != nil {
+		t.Errorf("after a minute: %v", err)
+	}
+	if limit.tries != 0 {
+		t.Error("an authentic long jump was counted")
+	}
+	limit.tries = longJumps
+	if err := decrypt(near, start.Add(longJumpsTime)); err != nil {
+		t.Errorf("a short jump was refused: %v", err)
+	}
+}
+
+// A chain goes as far as it is allowed to, and only once.
+func TestWorkBeforeAuthentication(t *testing.T) {
+	chain := &receivingChain{}
+	work := maxJump
+	if _, err := chain.at(maxJump+1, &work); !errors.Is(err, errFar) || work != maxJump {
+		t.Fatal(err, work)
+	}
+	if _, err := chain.at(maxJump-1, &work); err != nil || work != 1 {
+		t.Fatal(err, work)
+	}
+	if _, err := chain.at(2, &work); !errors.Is(err, errFar) || work != 1 {
+		t.Fatal(err, work)
+	}
+	if chain.index != 0 || len(chain.skipped) != 0 {
+		t.Fatal("the chain moved without a commit")
+	}
+}
