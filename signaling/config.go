@@ -61,11 +61,11 @@ type Limits struct {
 	Unauthenticated    int  // links not yet authenticated in all. Default 2000
 	Links              int  // links in all. Default 100000
 
-	Frames        Rate // per link; above it the link is read more slowly. Default 1000, then one a millisecond
+	Frames        Rate // per link, a frame counting once and once more for each KiB; above it the link is read more slowly. Default 1000, then one a millisecond
 	Sends         Rate // per device. Default 200, then one each 20 ms
 	LookUps       Rate // per account. Default 30, then one each 2 s
 	BundleFetches Rate // per account. Default 60, then one each 2 s
-	PairFetches   Rate // per account and target account: each fetch uses up one-time keys. Default 5, then one a minute
+	PairFetches   Rate // per account and target account: each fetch uses up one-time keys. Default 5, then one an hour
 	Uploads       Rate // per device. Default 10, then one each 30 s
 	Relays        Rate // relay credentials per account. Default 20, then one each 5 s
 
@@ -99,7 +99,7 @@ func (l Limits) withDefaults() Limits {
 		Sends:              orRate(l.Sends, Rate{200, 20 * time.Millisecond}),
 		LookUps:            orRate(l.LookUps, Rate{30, 2 * time.Second}),
 		BundleFetches:      orRate(l.BundleFetches, Rate{60, 2 * time.Second}),
-		PairFetches:        orRate(l.PairFetches, Rate{5, time.Minute}),
+		PairFetches:        orRate(l.PairFetches, Rate{5, time.Hour}),
 		Uploads:            orRate(l.Uploads, Rate{10, 30 * time.Second}),
 		Relays:             orRate(l.Relays, Rate{20, 5 * time.Second}),
 		Mailbox:            or(l.Mailbox, 2000),

@@ -22,9 +22,9 @@ func FuzzRegistration(f *testing.F) {
 			return
 		}
 		if !ValidUsername(r.GetUsername()) || len(r.GetIdentityKey()) != curveKeySize || len(r.GetSignature()) != signatureSize || len(r.GetInvitation()) > 128 {
-			t.Errorf("accepted %v", r.Registration)
+			t.Errorf("accepted %v", r)
 		}
-		if len(wire.RegistrationToSign("a", r.Registration)) != 22+2+len(r.GetUsername())+1+4+33+32 {
+		if len(wire.RegistrationToSign("a", r)) != 22+2+len(r.GetUsername())+1+4+33+32 {
 			t.Error("the signed string has another length than its fields")
 		}
 	})

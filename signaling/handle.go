@@ -87,23 +87,22 @@ func (l *link) fetch(f *wire.FetchBundles) (*wire.ServerFrame, error) {
 	if wait := s.bundleFetches.take(own, s.now()); wait > 0 {
 		return nil, rateLimited(wait)
 	}
-	// Each fetch uses up keys of the target: nobody may drain them.
-	if wait := s.pairFetches.take([2]store.UUID{own, target}, s.now()); wait > 0 {
-		return nil, rateLimited(wait)
+	devices, err := s.store.Devices(target)
+	if err != nil {
+		return nil, err
 	}
-	addresses := []store.Address{{Account: target, Device: uint8(f.Device)}}
-	if f.Device == 0 {
-		devices, err := s.store.Devices(target)
-		if err != nil {
-			return nil, err
-		}
-		addresses = nil
-		for _, d := range devices {
+	var addresses []store.Address
+	for _, d := range devices {
+		if f.Device == 0 || uint32(d.Address.Device) == f.Device {
 			addresses = append(addresses, d.Address)
 		}
 	}
 	if len(addresses) == 0 {
 		return nil, errNotFound
+	}
+	// Each fetch uses up keys of the target: nobody may drain them.
+	if wait := s.pairFetches.take([2]store.UUID{own, target}, s.now()); wait > 0 {
+		return nil, rateLimited(wait)
 	}
 	bundles := &wire.Bundles{}
 	for _, a := range addresses {

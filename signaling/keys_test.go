@@ -103,6 +103,32 @@ func TestNobodyDrainsPreKeys(t *testing.T) {
 	}
 }
 
+// TestOneNightOfFetching: with the default limits one account that asks as often as it may leaves most of the keys of another.
+func TestOneNightOfFetching(t *testing.T) {
+	s := serve(t)
+	mallory, bob := s.connected(t, "mallory"), s.connected(t, "bob")
+	if _, err := bob.upload(bob.preKeys(90)); err != nil {
+		t.Fatal(err)
+	}
+	fetched := 0
+	for range 12 * 6 { // every ten minutes
+		for {
+			_, err := mallory.fetch(bob.account, 1)
+			if code(err) == wire.Error_RATE_LIMITED {
+				break
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			fetched++
+		}
+		s.later(10 * time.Minute)
+	}
+	if fetched < 5 || fetched > 5+12 {
+		t.Errorf("%d bundles in twelve hours", fetched)
+	}
+}
+
 func TestLookUp(t *testing.T) {
 	s := serve(t, func(c *Config, _ *timing) { c.Limits.LookUps = Rate{4, time.Hour} })
 	alice, bob := s.connected(t, "alice"), s.register(t, "bob")

@@ -11,12 +11,15 @@ import (
 type bucket struct{ full time.Time }
 
 // take removes a token and says how long to wait if there is none.
-func (b *bucket) take(r Rate, now time.Time) (wait time.Duration) {
+func (b *bucket) take(r Rate, now time.Time) (wait time.Duration) { return b.takeN(1, r, now) }
+
+// takeN removes n tokens, or none. More than a full bucket holds is a full bucket.
+func (b *bucket) takeN(n int, r Rate, now time.Time) (wait time.Duration) {
 	full := b.full
 	if full.Before(now) {
 		full = now
 	}
-	full = full.Add(r.Every)
+	full = full.Add(time.Duration(min(n, r.Burst)) * r.Every)
 	if wait := full.Sub(now) - time.Duration(r.Burst)*r.Every; wait > 0 {
 		return wait
 	}
@@ -31,10 +34,15 @@ type limiter[K comparable] struct {
 	mu      sync.Mutex
 	buckets map[K]bucket
 	sweepAt int // number of buckets at which full ones are dropped
+	swept   time.Time
 }
 
-// maxBuckets bounds the memory of a limiter; above it unknown keys wait.
-const maxBuckets = 200_000
+// maxBuckets bounds the memory of a limiter; above it unknown keys wait. Looking for full buckets takes milliseconds when there are that
+// many, so that is done once a sweepPause and not for each stranger.
+const (
+	maxBuckets = 200_000
+	sweepPause = time.Second
+)
 
 func newLimiter[K comparable](r Rate) *limiter[K] {
 	return &limiter[K]{rate: r, buckets: make(map[K]bucket), sweepAt: 1024}
@@ -45,9 +53,11 @@ func (l *limiter[K]) take(key K, now time.Time) (wait time.Duration) {
 	defer l.mu.Unlock()
 	b, known := l.buckets[key]
 	if !known && len(l.buckets) >= l.sweepAt {
-		l.sweep(now)
+		if now.Sub(l.swept).Abs() >= sweepPause {
+			l.sweep(now)
+		}
 		if len(l.buckets) >= maxBuckets {
-			return l.rate.Every
+			return sweepPause
 		}
 	}
 	if wait := b.take(l.rate, now); wait > 0 {
@@ -73,6 +83,7 @@ func (l *limiter[K]) sweep(now time.Time) {
 			delete(l.buckets, k)
 		}
 	}
+	l.swept = now
 	l.sweepAt = min(max(1024, 2*len(l.buckets)), maxBuckets)
 }
 

@@ -64,7 +64,7 @@ func (l *link) run(welcome *wire.Welcome) {
 		if !l.begin() {
 			continue // the device will ask again on its next link
 		}
-		l.slow()
+		l.slow(len(message))
 		l.handle(kind, message)
 		l.answers.Done()
 	}
@@ -81,10 +81,11 @@ func (l *link) begin() bool {
 	return true
 }
 
-// slow holds up a link that sends more frames than it may.
-func (l *link) slow() {
+// slow holds up a link that sends more, or larger, frames than it may: to parse one takes up to 0.1 ms for each KiB.
+func (l *link) slow(size int) {
 	s := l.server
-	for wait := l.frames.take(s.cfg.Limits.Frames, s.now()); wait > 0; wait = l.frames.take(s.cfg.Limits.Frames, s.now()) {
+	take := func() time.Duration { return l.frames.takeN(1+size/1024, s.cfg.Limits.Frames, s.now()) }
+	for wait := take(); wait > 0; wait = take() {
 		select {
 		case <-time.After(wait):
 		case <-s.stop.Done():

@@ -155,11 +155,13 @@ func (l *Listener) Serve(handler http.Handler) error {
 	return err
 }
 
-// Shutdown stops accepting and waits for requests in flight. Links are not requests: Server.Shutdown ends them. Call this first.
+// Shutdown stops accepting and closes connections. Call it after Server.Shutdown, which answers the requests in flight and ends the
+// links: what is left then are answers on their way, and strangers who have not asked for anything yet. They get a second.
 func (l *Listener) Shutdown(ctx context.Context) error {
-	if err := l.server.Shutdown(ctx); err != nil {
-		l.server.Close()
-		return err
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	if l.server.Shutdown(ctx) != nil {
+		return l.server.Close()
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package signaling
 
 import (
+	"context"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
@@ -20,7 +21,7 @@ import (
 // Registration, in order; each step is cheaper than the next, and nothing about accounts shows before an invitation was good:
 //
 //  1. the limit of the source address, and of the body's size
-//  2. the form of every field
+//  2. the form of every field but the pre-keys
 //  3. the invitation
 //  4. the signature by the identity key, over this server's name
 //  5. every pre-key and its signature
@@ -48,6 +49,10 @@ func (s *Server) register(w http.ResponseWriter, r *http.Request) (*wire.Registr
 	if err != nil {
 		return nil, err
 	}
+	// Who has not sent its request when the server stops is not waited for.
+	defer context.AfterFunc(s.stop, func() {
+		http.NewResponseController(w).SetReadDeadline(time.Now().Add(s.timing.closing))
+	})()
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxRegistration))
 	if err != nil {
 		var tooLarge *http.MaxBytesError
@@ -61,7 +66,7 @@ func (s *Server) register(w http.ResponseWriter, r *http.Request) (*wire.Registr
 		return nil, err
 	}
 	identity := [33]byte(reg.GetIdentityKey())
-	signed := wire.RegistrationToSign(server, reg.Registration)
+	signed := wire.RegistrationToSign(server, reg)
 
 	invitation, err := s.invitation(reg.GetInvitation())
 	if err != nil {
@@ -77,7 +82,11 @@ func (s *Server) register(w http.ResponseWriter, r *http.Request) (*wire.Registr
 	if result := s.registered(reg.GetUsername(), identity); result != nil {
 		return result, nil
 	}
-	keys, err := parsePreKeys(reg.preKeys, identity, true)
+	preKeys := &wire.PreKeys{}
+	if proto.Unmarshal(reg.GetPreKeys(), preKeys) != nil {
+		return nil, errMalformed
+	}
+	keys, err := parsePreKeys(preKeys, identity, true)
 	if err != nil {
 		return nil, err
 	}
@@ -94,15 +103,10 @@ func (s *Server) register(w http.ResponseWriter, r *http.Request) (*wire.Registr
 	return &wire.RegistrationResult{Account: account.ID[:], Device: 1}, nil
 }
 
-// registration is a parsed body, its fields of the right form and its signatures not yet checked.
-type registration struct {
-	*wire.Registration
-	preKeys *wire.PreKeys
-}
-
-func parseRegistration(body []byte) (registration, error) {
-	r := registration{&wire.Registration{}, &wire.PreKeys{}}
-	if proto.Unmarshal(body, r.Registration) != nil || proto.Unmarshal(r.GetPreKeys(), r.preKeys) != nil {
+// parseRegistration returns a body whose fields have the right form, its signatures and pre-keys not yet checked.
+func parseRegistration(body []byte) (*wire.Registration, error) {
+	r := &wire.Registration{}
+	if proto.Unmarshal(body, r) != nil {
 		return r, errMalformed
 	}
 	switch {

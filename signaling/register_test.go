@@ -61,6 +61,24 @@ func TestRegistrationByInvitation(t *testing.T) {
 	}
 }
 
+// TestStrangersPreKeysAreNotRead: without a good invitation nothing is said, and no work done, about pre-keys.
+func TestStrangersPreKeysAreNotRead(t *testing.T) {
+	s := serve(t, func(c *Config, _ *timing) { c.OpenRegistration = false })
+	token, err := s.NewInvitation(time.Hour, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for invitation, want := range map[string]wire.Error_Code{"": wire.Error_FORBIDDEN, token: wire.Error_BAD_REQUEST} {
+		d := newDevice(s, "mallory")
+		r := d.registration(invitation)
+		r.PreKeys = []byte{0xff}
+		r.Signature = d.sign(wire.RegistrationToSign("127.0.0.1", r))
+		if status, _, failed := s.post(t, r); failed.GetCode() != want {
+			t.Errorf("got %d %v, want %v", status, failed, want)
+		}
+	}
+}
+
 func TestRegistrationIsChecked(t *testing.T) {
 	s := serve(t)
 	s.register(t, "taken")

@@ -160,7 +160,7 @@ func (s *Server) enter() bool {
 }
 
 // Shutdown stops in order: nothing new begins; what was received is answered; every link is told and closed (1001, going away);
-// the store is made durable and closed. When ctx ends first, links are cut, which still loses nothing that was answered.
+// what was erased is removed from the files; the store is made durable and closed. When ctx ends first, links are cut, which still loses nothing that was answered.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.mu.Lock()
 	if s.ended {
@@ -186,6 +186,9 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		<-done
 	}
 	s.cut()
+	if s.erased.Load() {
+		err = errors.Join(err, s.store.Scrub(ctx))
+	}
 	return errors.Join(err, s.store.Close())
 }
 
@@ -203,36 +206,49 @@ func (s *Server) originAllowed(r *http.Request) bool {
 	return len(origin) == 0 || len(origin) == 1 && slices.Contains(s.cfg.AllowedOrigins, origin[0])
 }
 
-// sweeping erases what has expired, and now and then removes the bytes of what was erased from the disk.
+// sweeping erases what has expired, and now and then removes the bytes of what was erased from the disk: first at once, as the last
+// run may have ended in a crash.
 func (s *Server) sweeping() {
 	sweep, scrub := time.NewTicker(s.timing.sweep), time.NewTicker(s.cfg.EraseEvery)
 	defer sweep.Stop()
 	defer scrub.Stop()
+	s.sweep()
+	s.scrub()
 	for {
 		select {
 		case <-s.stop.Done():
 			return
 		case <-sweep.C:
-			n, err := s.store.Sweep(s.stop, s.now())
-			if err != nil && s.stop.Err() == nil {
-				s.log.Error("expired envelopes could not be erased", "error", err)
-			}
-			if n > 0 {
-				s.metrics.expired.Add(float64(n))
-				s.erased.Store(true)
-			}
+			s.sweep()
 		case <-scrub.C:
-			if !s.erased.Swap(false) {
-				continue
-			}
-			start := time.Now()
-			if err := s.store.Scrub(s.stop); err != nil && s.stop.Err() == nil {
-				s.log.Error("erased envelopes could not be removed from the files", "error", err)
-				s.erased.Store(true)
-			}
-			s.metrics.scrubSeconds.Observe(time.Since(start).Seconds())
+			s.scrub()
 		}
 	}
+}
+
+func (s *Server) sweep() {
+	n, err := s.store.Sweep(s.stop, s.now())
+	if err != nil && s.stop.Err() == nil {
+		s.log.Error("expired envelopes could not be erased", "error", err)
+	}
+	if n > 0 {
+		s.metrics.expired.Add(float64(n))
+		s.erased.Store(true)
+	}
+}
+
+func (s *Server) scrub() {
+	if !s.erased.Swap(false) {
+		return
+	}
+	start := time.Now()
+	if err := s.store.Scrub(s.stop); err != nil {
+		s.erased.Store(true)
+		if s.stop.Err() == nil {
+			s.log.Error("erased envelopes could not be removed from the files", "error", err)
+		}
+	}
+	s.metrics.scrubSeconds.Observe(time.Since(start).Seconds())
 }
 
 // health remembers the last check of the store for a second, so that asking costs no disk.

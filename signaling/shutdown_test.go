@@ -2,7 +2,10 @@ package signaling
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -114,6 +117,99 @@ func TestNothingNewWhileStopping(t *testing.T) {
 	}
 	s.http.Close()
 	s.Server = nil
+}
+
+// TestStrangersDoNotHoldShutdown: half a registration and half a request line are not waited for.
+func TestStrangersDoNotHoldShutdown(t *testing.T) {
+	s := serve(t)
+	l, err := Listen(ListenConfig{Address: "127.0.0.1:0"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- l.Serve(s.Handler()) }()
+	for _, half := range []string{"POST /v1/accounts HTTP/1.1\r\nHost: 127.0.0.1\r\nExpect: 100-continue\r\nContent-Length: 200000\r\n\r\n", "GET /hea"} {
+		c, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		fmt.Fprint(c, half)
+		if strings.HasPrefix(half, "POST") { // once the body is asked for, the registration is being read
+			c.SetReadDeadline(time.Now().Add(patience))
+			if _, err := io.ReadFull(c, make([]byte, 12)); err != nil {
+				t.Fatal(err)
+			}
+			fmt.Fprint(c, "x")
+		}
+	}
+	start := time.Now()
+	if err := s.Shutdown(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if err := l.Shutdown(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(start); took > 5*time.Second { // ReadHeaderTimeout is 10 s, ReadTimeout 30 s
+		t.Errorf("stopping took %v", took)
+	}
+	if err := <-served; err != nil {
+		t.Error(err)
+	}
+	s.http.Close()
+	s.Server = nil
+}
+
+// TestStoppedServersFilesHoldNothingDelivered: what was acknowledged leaves the disk with an orderly stop, or else soon after the next
+// start; EraseEvery is not waited for.
+func TestStoppedServersFilesHoldNothingDelivered(t *testing.T) {
+	s := serve(t, func(c *Config, _ *timing) { c.EraseEvery = time.Hour })
+	alice, bob := s.connected(t, "alice"), s.register(t, "bob")
+	e := alice.envelope(bob, 500)
+	if err := alice.send(e); err != nil {
+		t.Fatal(err)
+	}
+	s.restart(t)
+	if !onDisk(t, s.cfg.DataDir, e.Ciphertext) {
+		t.Fatal("a stored envelope is not found: the search is blind")
+	}
+	bob.connect(t)
+	got, err := bob.receive()
+	if err != nil {
+		t.Fatal(err)
+	}
+	bob.acknowledge(got)
+	bob.settle(t)
+	s.close(t)
+	if onDisk(t, s.cfg.DataDir, e.Ciphertext) {
+		t.Error("the files of a stopped server hold an envelope that was acknowledged")
+	}
+
+	// As after a crash: erased, and the files as they are then.
+	p, err := store.OpenPebble(s.cfg.DataDir, s.cfg.Logger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	left := store.Envelope{To: bob.storeAddress(), ID: [16]byte{1}, Body: e.Ciphertext, Accepted: time.Now(), Expires: time.Now().Add(time.Hour)}
+	wait, err := p.Put(left, store.Limits{Count: 10, Bytes: 1 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	crashed := t.TempDir()
+	err = errors.Join(wait(), p.Erase(left.To, left.From, left.ID), p.Check(), os.CopyFS(crashed, os.DirFS(s.cfg.DataDir)), p.Close())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.cfg.DataDir = crashed
+	if !onDisk(t, s.cfg.DataDir, e.Ciphertext) {
+		t.Fatal("nothing is left to be removed: this test shows nothing")
+	}
+	s.open(t)
+	for deadline := time.Now().Add(patience); onDisk(t, s.cfg.DataDir, e.Ciphertext); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("it is still in the files")
+		}
+	}
 }
 
 // TestKill: a process that is killed under load keeps all that it answered.
