@@ -52,10 +52,13 @@ func runDemoJSON(t *testing.T, args []string) *demo.Report {
 	if err := json.Unmarshal([]byte(lines[len(lines)-1]), report); err != nil || report.Event != "report" {
 		t.Fatalf("the last line is no report: %v: %s%s", err, lines[len(lines)-1], stderr.String())
 	}
-	failed := report.Failed()
-	if raceDetector {
-		// The codec under the race detector is slower than speech on a busy machine: there are holes in what is heard.
-		failed = slices.DeleteFunc(failed, func(c demo.Claim) bool { return strings.Contains(c.Claim, "heard what") })
+	// Other tests run beside this one: there may be holes in what is heard, and under the race detector, where the codec is slower than
+	// speech, many. Enough must be left to tell whose speech it is.
+	failed := slices.DeleteFunc(report.Failed(), func(c demo.Claim) bool { return strings.Contains(c.Claim, "heard what") })
+	for _, d := range report.Directions {
+		if !raceDetector && d.Similarity < d.Wrong+0.3 {
+			t.Errorf("what %s heard is %.3f like what %s said, and %.3f like other speech", d.To, d.Similarity, d.From, d.Wrong)
+		}
 	}
 	if len(failed) > 0 {
 		t.Errorf("these claims do not hold: %v", failed)
