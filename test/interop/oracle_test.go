@@ -1,6 +1,6 @@
 // Package interop talks to Signal's own library: the npm package @signalapp/libsignal-client, a separate process that is given JSON
-// lines and seen as a black box (oracle.mjs). What is shown here, live and in both roles, is that e2ee/ratchet, e2ee/spqr and
-// e2ee/safety speak its bytes.
+// lines and seen as a black box (oracle.mjs). What is shown here, live and in both roles, is that e2ee/ratchet, e2ee/spqr,
+// e2ee/senderkey, e2ee/sealed and e2ee/safety speak its bytes.
 //
 //	go test ./test/interop                             a short form, for every commit
 //	go test ./test/interop -messages 10000 -timeout 0  the long form

@@ -64,6 +64,8 @@ func newOurs(t testing.TB) *ours {
 // name is the account's UUID, which the library takes for a service id and so binds messages to.
 func (p *ours) name() string { return uuid.UUID(p.local.Address.Account).String() }
 
+func (p *ours) address() args { return args{"name": p.name(), "device": p.local.Address.Device} }
+
 func (p *ours) bundle(oneTime bool) *bundle {
 	identity := p.local.Identity
 	b := &bundle{RegistrationID: ratchet.RegistrationID(identity.Public()), Device: p.local.Address.Device, IdentityKey: identity.Public().Bytes()}
@@ -224,6 +226,8 @@ func newTheirs(o *oracle, name string) *theirs {
 	return p
 }
 
+func (p *theirs) address() args { return args{"name": p.name, "device": p.device} }
+
 func (p *theirs) with(a args) args {
 	a["party"] = p.party
 	if p.remote != nil {
@@ -253,11 +257,15 @@ func (p *theirs) encrypt(plaintext string) (m message, err error) {
 func (p *theirs) decrypt(m message) (string, error) {
 	var made struct{ Plaintext []byte }
 	err := p.call("decrypt", p.with(args{"type": m.Type, "message": m.Message}), &made)
+	return string(made.Plaintext), theirDuplicate(err)
+}
+
+func theirDuplicate(err error) error {
 	var refused *libraryError
 	if errors.As(err, &refused) && refused.Name == "DuplicatedMessage" {
-		err = errDuplicate
+		return errDuplicate
 	}
-	return string(made.Plaintext), err
+	return err
 }
 
 // epoch is the post-quantum ratchet's epoch that a message names, as the library reads it.
@@ -278,9 +286,14 @@ func (o *oracle) epoch(m message) uint64 {
 // meet makes one of each and introduces them.
 func meet(t testing.TB, o *oracle) (*ours, *theirs) {
 	our, their := newOurs(t), newTheirs(o, uuid.NewString())
-	their.remote = args{"name": our.name(), "device": our.local.Address.Device}
-	our.remote = ratchet.Remote{Address: ratchet.Address{Account: uuid.MustParse(their.name), Device: their.device}, Identity: their.identity}
+	introduce(our, their)
 	return our, their
+}
+
+// introduce makes each the one the other talks to.
+func introduce(our *ours, their *theirs) {
+	their.remote = our.address()
+	our.remote = ratchet.Remote{Address: ratchet.Address{Account: uuid.MustParse(their.name), Device: their.device}, Identity: their.identity}
 }
 
 // start begins a session from to's bundle and sends the first message.
