@@ -184,7 +184,7 @@ func TestAlteredCertificate(t *testing.T) {
 			t.Fatalf("%s, untouched: %v", name, err)
 		}
 		altered := bytes.Clone(test.certificate)
-		for i := range 8 * len(altered) {
+		for i := 0; i < 8*len(altered); i += tamperStep {
 			altered[i/8] ^= 1 << (i % 8)
 			if test.try(altered) == nil {
 				t.Errorf("%s: accepted with bit %d of byte %d flipped", name, i%8, i/8)

@@ -241,7 +241,7 @@ func TestLibrarySealMany(t *testing.T) {
 func tamper(t *testing.T, message []byte, try func([]byte) error) {
 	t.Helper()
 	altered := bytes.Clone(message)
-	for i := range 8 * len(message) {
+	for i := 0; i < 8*len(message); i += tamperStep {
 		altered[i/8] ^= 1 << (i % 8)
 		if try(altered) == nil {
 			t.Errorf("accepted with bit %d of byte %d flipped", i%8, i/8)
@@ -249,6 +249,9 @@ func tamper(t *testing.T, message []byte, try func([]byte) error) {
 		altered[i/8] ^= 1 << (i % 8)
 	}
 	for n := range message {
+		if n%tamperStep != 0 {
+			continue
+		}
 		if try(message[:n]) == nil {
 			t.Errorf("accepted when cut to %d of %d bytes", n, len(message))
 		}
@@ -278,6 +281,7 @@ func TestAltered(t *testing.T) {
 	}{
 		"version 1":           {w.seal1(t, w.content), w.bob, w.root.Public()},
 		"version 2":           {bob, w.bob, w.root.Public()},
+		"library's version 1": {v.V1Message, recipient, sealedwire.PublicKey(v.TrustRoot)},
 		"library's version 2": {v.V2Received, recipient, sealedwire.PublicKey(v.TrustRoot)},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -4,7 +4,7 @@ import (
 	"cmp"
 	"slices"
 
-	"sotto/e2ee/internal/symmetric"
+	"sotto/e2ee/internal/cbc"
 	"sotto/e2ee/ratchet"
 )
 
@@ -89,7 +89,7 @@ func (r *Receiver) Decrypt(b []byte) ([]byte, error) {
 	}
 	keys := newMessageKeys(&seed)
 	defer clear(keys)
-	plaintext, err := symmetric.Decrypt(keys[16:], keys[:16], m.ciphertext)
+	plaintext, err := cbc.Decrypt(keys[16:], keys[:16], m.ciphertext)
 	if err != nil {
 		return nil, ErrUndecryptable
 	}
@@ -119,13 +119,13 @@ func (k *receivingKey) at(iteration uint32) (seed [32]byte, commit func(), err e
 	skipped := make([]skippedSeed, 0, min(jump, maxSkipped))
 	for i := k.iteration; i < iteration; i++ {
 		if iteration-i <= maxSkipped {
-			skipped = append(skipped, skippedSeed{i, symmetric.Seed(&chainKey)})
+			skipped = append(skipped, skippedSeed{i, chainSeed(&chainKey)})
 		}
-		chainKey = symmetric.Next(&chainKey)
+		chainKey = chainNext(&chainKey)
 	}
-	return symmetric.Seed(&chainKey), func() {
+	return chainSeed(&chainKey), func() {
 		k.keep(skipped)
-		k.chainKey, k.iteration = symmetric.Next(&chainKey), iteration+1
+		k.chainKey, k.iteration = chainNext(&chainKey), iteration+1
 		clear(chainKey[:])
 	}, nil
 }

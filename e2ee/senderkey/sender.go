@@ -1,13 +1,12 @@
 package senderkey
 
 import (
-	"crypto/hkdf"
 	"crypto/rand"
-	"crypto/sha256"
 	"encoding/binary"
 	"math"
 
-	"sotto/e2ee/internal/symmetric"
+	"sotto/e2ee/internal/cbc"
+	"sotto/e2ee/internal/kdf"
 	"sotto/e2ee/ratchet"
 )
 
@@ -46,24 +45,27 @@ func (s *Sender) Encrypt(plaintext []byte) ([]byte, error) {
 	if s.iteration == math.MaxUint32-1 {
 		return nil, ErrExhausted // the last iteration that still has a successor
 	}
-	seed := symmetric.Seed(&s.chainKey)
+	seed := chainSeed(&s.chainKey)
 	keys := newMessageKeys(&seed)
 	defer clear(keys)
 	m := message{distribution: s.distribution, chainID: s.chainID, iteration: s.iteration}
-	m.ciphertext = symmetric.Encrypt(keys[16:], keys[:16], plaintext)
+	m.ciphertext = cbc.Encrypt(keys[16:], keys[:16], plaintext)
 	b := m.encode()
 	b = append(b, s.signing.Sign(b)...)
-	s.chainKey = symmetric.Next(&s.chainKey)
+	s.chainKey = chainNext(&s.chainKey)
 	s.iteration++
 	return b, nil
 }
 
+// chainSeed and chainNext are the symmetric ratchet (Double Ratchet specification section 7.2, KDF_CK): what a message's keys come from,
+// and the chain key of the message after it.
+func chainSeed(chainKey *[32]byte) [32]byte { return kdf.HMAC(chainKey[:], []byte{0x01}) }
+func chainNext(chainKey *[32]byte) [32]byte { return kdf.HMAC(chainKey[:], []byte{0x02}) }
+
 // newMessageKeys returns IV [16] || cipher key [32], and clears the seed.
 func newMessageKeys(seed *[32]byte) []byte {
 	defer clear(seed[:])
-	keys, err := hkdf.Key(sha256.New, seed[:], nil, "WhisperGroup", 48)
-	if err != nil {
-		panic("senderkey: " + err.Error()) // only for more output than HKDF gives
-	}
+	keys := make([]byte, 48)
+	kdf.HKDF(keys, nil, seed[:], "WhisperGroup")
 	return keys
 }

@@ -14,7 +14,7 @@ import (
 	"strings"
 	"testing"
 
-	"sotto/e2ee/internal/symmetric"
+	"sotto/e2ee/internal/cbc"
 	"sotto/e2ee/ratchet"
 	"sotto/internal/protofield"
 )
@@ -68,7 +68,7 @@ func refuse(t testing.TB, r *Receiver, message []byte, want error) {
 // skip moves the sender on as if it had sent n messages.
 func skip(s *Sender, n int) {
 	for range n {
-		s.chainKey = symmetric.Next(&s.chainKey)
+		s.chainKey = chainNext(&s.chainKey)
 		s.iteration++
 	}
 }
@@ -153,7 +153,7 @@ func TestMessageKeys(t *testing.T) {
 	for i := range chain {
 		chain[i] = byte(i)
 	}
-	seed := symmetric.Seed(&chain)
+	seed := chainSeed(&chain)
 	want := "ed1f5e26325b1399f6a34c76e47ff047" + "d89f10a08215e845ceb4df3fc59c052ad09e01cd499650025ff83df48ed656e6"
 	if got := hex.EncodeToString(newMessageKeys(&seed)); got != want {
 		t.Errorf("IV and key %s", got)
@@ -345,7 +345,7 @@ func TestAlteredMessage(t *testing.T) {
 			expect(t, r, next, "next")
 		}
 		altered := bytes.Clone(m)
-		for i := range 8 * len(m) {
+		for i := 0; i < 8*len(m); i += tamperStep {
 			altered[i/8] ^= 1 << (i % 8)
 			refuse(t, r, altered, ErrUndecryptable)
 			altered[i/8] ^= 1 << (i % 8)
@@ -386,7 +386,7 @@ func TestAlteredDistribution(t *testing.T) {
 	}
 	accepted := map[string]int{}
 	altered := bytes.Clone(distribution)
-	for i := range 8 * len(distribution) {
+	for i := 0; i < 8*len(distribution); i += tamperStep {
 		altered[i/8] ^= 1 << (i % 8)
 		r := NewReceiver(group)
 		if err := r.Add(altered); err == nil {
@@ -403,7 +403,7 @@ func TestAlteredDistribution(t *testing.T) {
 		altered[i/8] ^= 1 << (i % 8)
 	}
 	t.Logf("flipped bits accepted: %v", accepted)
-	if accepted["chain key"] != 256 || accepted["signing key"] > 64 {
+	if tamperStep == 1 && accepted["chain key"] != 256 || accepted["signing key"] > 64 {
 		t.Errorf("flipped bits accepted: %v", accepted)
 	}
 	for n := range distribution {
@@ -424,9 +424,9 @@ func TestOneEncoding(t *testing.T) {
 		b := build([]byte{versionByte})
 		return append(b, s.signing.Sign(b)...)
 	}
-	seed := symmetric.Seed(&s.chainKey)
+	seed := chainSeed(&s.chainKey)
 	keys := newMessageKeys(&seed)
-	ciphertext := symmetric.Encrypt(keys[16:], keys[:16], []byte("x"))
+	ciphertext := cbc.Encrypt(keys[16:], keys[:16], []byte("x"))
 	id := func(b []byte) []byte { return protofield.AppendBytes(b, 1, group[:]) }
 	chain := func(b []byte) []byte { return protofield.AppendVarint(b, 2, uint64(s.chainID)) }
 	iteration := func(b []byte) []byte { return protofield.AppendVarint(b, 3, 0) }

@@ -1,29 +1,12 @@
-package symmetric
+package cbc
 
 import (
 	"bytes"
 	"crypto/aes"
 	"crypto/cipher"
-	"crypto/hmac"
-	"crypto/rand"
-	"crypto/sha256"
 	"errors"
 	"testing"
 )
-
-func TestHMAC(t *testing.T) {
-	for range 100 {
-		var key [32]byte
-		rand.Read(key[:])
-		for input, got := range map[byte][32]byte{1: Seed(&key), 2: Next(&key)} {
-			h := hmac.New(sha256.New, key[:])
-			h.Write([]byte{input})
-			if !bytes.Equal(h.Sum(nil), got[:]) {
-				t.Fatal("differs from crypto/hmac")
-			}
-		}
-	}
-}
 
 func TestPadding(t *testing.T) {
 	key, iv := make([]byte, 32), make([]byte, 16)
