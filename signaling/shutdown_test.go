@@ -2,7 +2,6 @@ package signaling
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"io"
 	"net"
