@@ -32,17 +32,23 @@ type session struct {
 	pq              *spqr.State
 }
 
-// ratchetKey is our current ratchet key pair, in a form that can be cleared.
+// ratchetKey is our current ratchet key pair, in a form that can be stored and cleared.
 type ratchetKey struct {
 	private [32]byte
 	public  PublicKey
+	pair    *KeyPair // the same, if it is at hand: to make it of the private key costs as much as to use it
 }
 
 func newRatchetKey(k *KeyPair) ratchetKey {
-	return ratchetKey{[32]byte(k.private.Bytes()), k.public}
+	return ratchetKey{[32]byte(k.private.Bytes()), k.public, k}
 }
 
-func (k *ratchetKey) dh(public PublicKey) ([]byte, error) { return generate(k.private).dh(public) }
+func (k *ratchetKey) dh(public PublicKey) ([]byte, error) {
+	if k.pair == nil {
+		k.pair = generate(k.private)
+	}
+	return k.pair.dh(public)
+}
 
 // startInitiator begins the session of the side that has a bundle (Double Ratchet section 7.1, PQXDH section 3.3).
 func startInitiator(local *Local, b *Bundle, now time.Time) (*session, error) {
@@ -237,6 +243,7 @@ func (s *session) keep(c *receivingChain) {
 func (s *session) clear() {
 	clear(s.root[:])
 	clear(s.ratchet.private[:])
+	s.ratchet.pair = nil
 	clear(s.sending.key[:])
 	s.pq = nil
 	for _, c := range s.receiving {
