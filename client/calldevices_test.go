@@ -169,11 +169,12 @@ func TestPeerCannotBlock(t *testing.T) {
 		for range 2 * callInputs {
 			r.remote(&wire.CallMessage{Body: &wire.CallMessage_Candidates{Candidates: &wire.Candidates{Candidates: []string{"none"}}}})
 		}
+		r.remote(&wire.CallMessage{Body: &wire.CallMessage_Accept{Accept: &wire.Accept{}}})
 		if len(r.faults) != 0 {
 			t.Error("candidates end the call")
 		}
-		for range 2 {
-			r.remote(&wire.CallMessage{Body: &wire.CallMessage_Hangup{Hangup: &wire.Hangup{}}})
+		for range callInputs {
+			r.remote(&wire.CallMessage{Body: &wire.CallMessage_Ringing{Ringing: &wire.Ringing{}}})
 		}
 	}()
 	select {

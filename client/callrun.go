@@ -64,15 +64,16 @@ func (r *callRun) post(in input) {
 	}
 }
 
-// peer hands an input of the peer's to the loop. It must not wait: everything that arrives for this device passes here. A peer that
-// sends more than the loop can take loses candidates, and the call if it is anything else.
+// peer hands an input of the peer's to the loop. It must not wait: everything that arrives for this device passes here. Of a peer that
+// sends more than the loop can take, candidates are dropped, early enough to leave room for the rest; if there is none, the call fails.
 func (r *callRun) peer(in input) {
+	if _, spare := in.(inCandidates); spare && len(r.inputs) >= callInputs/2 {
+		return
+	}
 	select {
 	case r.inputs <- in:
 	default:
-		if _, spare := in.(inCandidates); !spare {
-			r.fault(errFlooded)
-		}
+		r.fault(errFlooded)
 	}
 }
 
