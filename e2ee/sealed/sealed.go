@@ -10,7 +10,8 @@
 // What the package guarantees:
 //
 //   - Open succeeds only for an unaltered message, sealed for this identity key, by who holds the private half of the identity key in
-//     the certificate, which the trust root vouches for and which has not expired. No bit of a message can be changed.
+//     the certificate, which the trust root vouches for and which has not expired. No bit of a message can be changed on its way
+//     (for what other recipients can do in version 2, see below).
 //   - Work before that is known is bounded: two Diffie-Hellman agreements (a third multiplication in version 2), two signature checks,
 //     and time and memory in proportion to the message. Nothing is looked up or changed.
 //   - Only the recipient's private key shows the sender.
