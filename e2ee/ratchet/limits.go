@@ -17,8 +17,12 @@ const (
 	unansweredLimit    = 30 * 24 * time.Hour // age at which a session nobody answered stops sending
 )
 
-// Limits of our own: what a message may cost before it is authenticated.
+// Limits of our own. The first keeps a record small: with maxSkipped in each of its sessions whoever starts 40 of them could make it
+// weigh megabytes, which the caller stores anew with every message. The others are what a message may cost before it is
+// authenticated.
 const (
+	maxArchivedSkipped = 50 // message seeds kept per receiving chain of an archived session, and keys of the post-quantum ratchet
+
 	shortJump     = 1_000 // messages that any message may pass over in each ratchet
 	longJumps     = 4     // messages refused, of those that passed over more,
 	longJumpsTime = time.Minute

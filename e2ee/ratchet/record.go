@@ -236,6 +236,7 @@ func (r *Record) sessions() []*session {
 func (r *Record) add(s *session) {
 	if r.current != nil {
 		r.current.pending = nil // an archived session is only for receiving
+		r.current.trim(maxArchivedSkipped)
 		r.archived = slices.Insert(r.archived, 0, r.current)
 	}
 	r.current = s

@@ -239,6 +239,16 @@ func (s *session) keep(c *receivingChain) {
 	s.receiving = append(s.receiving, c)
 }
 
+// trim forgets all but the newest keys kept for overtaken messages.
+func (s *session) trim(keep int) {
+	for _, c := range s.receiving {
+		if excess := len(c.skipped) - keep; excess > 0 {
+			c.skipped = slices.Delete(c.skipped, 0, excess) // which clears what it frees at the end
+		}
+	}
+	s.pq.Trim(keep)
+}
+
 // clear forgets the session's secrets.
 func (s *session) clear() {
 	clear(s.root[:])

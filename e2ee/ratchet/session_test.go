@@ -316,6 +316,21 @@ func TestOnlyFortySessionsAreArchived(t *testing.T) {
 	bob.refuse(alice, oldest, ErrUndecryptable)
 }
 
+// Whoever starts many sessions and skips as much as it may in each does not make the record grow without measure.
+func TestRecordStaysSmall(t *testing.T) {
+	alice, bob := established(t)
+	for range maxArchived + 1 {
+		alice.initiate(bob, true)
+		for range 300 {
+			alice.encrypt(bob, "")
+		}
+		bob.expect(alice, alice.encrypt(bob, "x"), "x")
+	}
+	if size := len(bob.record.Marshal()); size > 300<<10 {
+		t.Errorf("a record of %d bytes", size)
+	}
+}
+
 func TestOneTimeKeyExhausted(t *testing.T) {
 	alice, bob := pair(t)
 	b := bob.bundle(true)

@@ -6,6 +6,8 @@
 // post-quantum key are refused. The package knows nothing of sessions and networks, and its randomness is handed in.
 package spqr
 
+import "maps"
+
 // A State is one party's side of the ratchet in one session. It is not safe for concurrent use.
 type State struct {
 	braid  braid
@@ -99,4 +101,11 @@ func (r *Received) Clear() {
 // Epoch is the number of the exchange under way, from 1.
 func (s *State) Epoch() uint64 {
 	return s.braid.epoch
+}
+
+// Trim forgets the keys of overtaken messages but for those of the last keep messages of each epoch.
+func (s *State) Trim(keep int) {
+	for _, e := range s.chains.epochs {
+		maps.DeleteFunc(e.skipped, func(i uint32, _ [32]byte) bool { return int64(e.receive.counter)-int64(i) > int64(keep) })
+	}
 }
