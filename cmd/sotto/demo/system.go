@@ -76,11 +76,11 @@ func (s *system) stop() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	var errs []error
-	if s.listener != nil {
-		errs = append(errs, s.listener.Shutdown(ctx))
-	}
 	if s.server != nil {
 		errs = append(errs, s.server.Shutdown(ctx))
+	}
+	if s.listener != nil {
+		errs = append(errs, s.listener.Shutdown(ctx))
 	}
 	if s.relay != nil {
 		errs = append(errs, s.relay.Shutdown(ctx))
