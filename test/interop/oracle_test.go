@@ -11,7 +11,6 @@ package interop
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -44,7 +43,7 @@ func startOracle(t testing.TB) *oracle {
 	t.Helper()
 	library, err := install()
 	if err != nil {
-		t.Skip("no outside peer to talk to: ", err)
+		t.Skip("no outside peer to talk to:", err)
 	}
 	cmd := exec.CommandContext(t.Context(), "node", "oracle.mjs")
 	cmd.Env = append(os.Environ(), "LIBSIGNAL_CLIENT="+library)
@@ -89,7 +88,7 @@ func (o *oracle) call(op string, a args, result any) error {
 		o.t.Fatal(err)
 	}
 	if line, err = o.out.ReadBytes('\n'); err != nil {
-		o.t.Fatal("the library's process ended: ", err)
+		o.t.Fatal("the library's process ended:", err)
 	}
 	var reply struct {
 		ID     int
@@ -128,6 +127,14 @@ var install = sync.OnceValues(func() (string, error) {
 			return "", fmt.Errorf("%s is not installed", program)
 		}
 	}
+	version, err := exec.Command("node", "--version").Output()
+	if err != nil {
+		return "", err
+	}
+	var major, minor int
+	if fmt.Sscanf(string(version), "v%d.%d", &major, &minor); major < 20 || major == 20 && minor < 11 {
+		return "", fmt.Errorf("node is %s; the library needs v20.11", bytes.TrimSpace(version))
+	}
 	cache, err := os.UserCacheDir()
 	if err != nil {
 		return "", err
@@ -157,7 +164,7 @@ var install = sync.OnceValues(func() (string, error) {
 			return "", err
 		}
 	}
-	npm := exec.CommandContext(context.Background(), "npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund")
+	npm := exec.Command("npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund")
 	npm.Dir = fresh
 	if out, err := npm.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("npm ci: %w: %s", err, lastLine(out))
