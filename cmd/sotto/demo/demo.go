@@ -41,7 +41,7 @@ type Config struct {
 
 const (
 	tail     = 400 * time.Millisecond // what is said last is in the listener's buffer for so long
-	patience = 3 * time.Second        // for pictures still missing when the cameras have finished
+	patience = 15 * time.Second       // for cameras that a busy machine slows down, and pictures still missing when they have finished
 )
 
 // A run is one demo while it runs.

@@ -143,7 +143,8 @@ func (r *run) secrets() ([]secret, error) {
 		}
 		add("speech", samples(p.mouth.said))
 		add("speech", samples(decoded))
-		for i := range p.camera.count() {
+		shown, _ := p.camera.count()
+		for i := range shown {
 			add("video", p.camera.clip[i%len(p.camera.clip)].Data)
 		}
 	}

@@ -138,7 +138,11 @@ func (p *person) inCall() bool { return !p.mediaAt.IsZero() && p.code != "" }
 func (p *person) over() bool   { return p.ended.Reason != client.NotEnded }
 
 // sees reports whether everything the other showed has arrived.
-func (p *person) sees(other *person) bool { return len(p.eye.frames()) >= other.camera.count() }
+// sees reports whether all that the other's camera will ever show has arrived.
+func (p *person) sees(other *person) bool {
+	count, finished := other.camera.count()
+	return finished && len(p.eye.frames()) >= count
+}
 
 func (p *person) close() error {
 	if p.client == nil {

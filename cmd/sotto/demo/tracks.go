@@ -64,9 +64,10 @@ type camera struct {
 	period time.Duration // of one repetition
 	length time.Duration
 
-	mu   sync.Mutex
-	next int
-	sent []fingerprint
+	mu       sync.Mutex
+	next     int
+	sent     []fingerprint
+	finished bool
 }
 
 type fingerprint [sha256.Size]byte
@@ -82,6 +83,7 @@ func (c *camera) ReadFrame() (media.VideoFrame, error) {
 	frame := c.clip[c.next%len(c.clip)]
 	frame.PTS += c.period * time.Duration(c.next/len(c.clip))
 	if frame.PTS >= c.length {
+		c.finished = true
 		return media.VideoFrame{}, io.EOF
 	}
 	c.next++
@@ -89,10 +91,11 @@ func (c *camera) ReadFrame() (media.VideoFrame, error) {
 	return frame, nil
 }
 
-func (c *camera) count() int {
+// count is how many pictures were shown, and whether those were all.
+func (c *camera) count() (sent int, finished bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return len(c.sent)
+	return len(c.sent), c.finished
 }
 
 // An eye keeps what it sees.
