@@ -215,7 +215,7 @@ func TestOffersThatMustNotRing(t *testing.T) {
 		"replayed":       offer,
 		"overtaken":      overtaken,
 		"stale":          fresh(func(o *wire.Offer) { o.Timestamp -= 61_000 }),
-		"of the future":  fresh(func(o *wire.Offer) { o.Timestamp += 61_000 }),
+		"of the future":  fresh(func(o *wire.Offer) { o.Timestamp += 90_000 }),
 		"bad KEM key":    fresh(func(o *wire.Offer) { o.KemPublicKey = o.KemPublicKey[1:] }),
 		"no commitment":  fresh(func(o *wire.Offer) { o.Commitment = nil }),
 		"unknown codec":  fresh(func(o *wire.Offer) { o.Streams[0].Codec = "PCMU" }),
