@@ -31,6 +31,8 @@ type Client struct {
 	receipts receipts
 	keyUsed  chan struct{} // a pre-key was; has room for one
 
+	longJumps ratchet.LongJumps // of all sessions: what forged messages may cost
+
 	// mu is held across every transaction that changes what is below, so that memory and disk agree.
 	mu       sync.Mutex
 	contacts map[uuid.UUID]*contact
@@ -134,6 +136,7 @@ func (c *Client) local() ratchet.Local {
 		Identity:       c.identity,
 		Address:        ratchet.Address{Account: c.account.Account, Device: c.account.Device},
 		RegistrationID: c.account.RegistrationID,
+		LongJumps:      &c.longJumps,
 	}
 }
 
