@@ -110,9 +110,6 @@ func controlError(err error, dataDirectory string) error {
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("only the user that the server runs as may invite, and root: %s is not open to you", controlSocket(dataDirectory))
 	}
-	var detail *url.Error // its own words name a request that nobody typed
-	if errors.As(err, &detail) {
-		err = detail.Err
-	}
-	return fmt.Errorf("the server on %s cannot be asked for an invitation: %w", dataDirectory, err)
+	// What package http says of a connection that ends early names a protocol that nobody asked for.
+	return fmt.Errorf("the server on %s cannot be asked for an invitation: it does not answer; try again, or look into its log", dataDirectory)
 }
