@@ -50,7 +50,8 @@ func (a *accountFlags) find() (string, error) {
 	var names []string
 	entries, _ := os.ReadDir(home)
 	for _, entry := range entries {
-		if entry.IsDir() {
+		// What a refused registration leaves behind has no records.
+		if records, _ := os.ReadDir(filepath.Join(home, entry.Name(), "state")); len(records) > 0 {
 			names = append(names, entry.Name())
 		}
 	}

@@ -37,9 +37,9 @@ func listenCommand() *command {
 		name:    "listen",
 		summary: "Receive messages and calls",
 		help: `
-Prints messages as they come and says when somebody calls: type "a" to accept or "d" to decline. With --answer every call of
-an accepted contact or a stranger is accepted at once, for machines without a person; they hear a tone, unless --audio says something else. A microphone is used
-only where you ask for it.
+Prints messages as they come and says when somebody calls: type "a" to accept or "d" to decline. Without a terminal and without
+--answer, calls are declined. With --answer every call is accepted at once, also a stranger's, for machines without a person; the
+caller hears a tone, unless --audio says something else. A microphone is used only where you ask for it.
 
 Examples:
   sotto listen

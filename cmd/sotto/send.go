@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"strings"
 	"time"
@@ -29,8 +30,8 @@ func sendCommand() *command {
 		summary: "Send a message",
 		help: `
 Sends TEXT, or what standard input holds. It is encrypted for USER's device here. "sent" means that the server keeps it until
-that device has it; "delivered" that the device has it, which people tell only their accepted contacts. What cannot be sent now
-is kept and sent by the next command that connects.
+that device has it; "delivered" that the device has it, which people tell only their accepted contacts. To somebody you have
+exchanged messages with, what cannot be sent now is kept, and sent by the next command that connects.
 
 Examples:
   sotto send bob The train is late, start without me
@@ -61,11 +62,21 @@ Examples:
 			}
 			defer c.Close()
 			if err := connect(ctx, out, c); err != nil {
-				return err
+				return keep(ctx, c, args[0], text, err)
 			}
 			return send(ctx, out, c, args[0], text, wait)
 		},
 	}
+}
+
+// keep leaves the message in the outbox although there is no server, if there is a session to encrypt it in.
+func keep(ctx context.Context, c *client.Client, to, text string, reason error) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	if _, err := c.Send(ctx, to, text); err != nil {
+		return fmt.Errorf("%w; the message is not kept", reason)
+	}
+	return fmt.Errorf("%w; the message is kept, and sent by the next command that connects", reason)
 }
 
 func readText() (string, error) {
