@@ -181,7 +181,8 @@ type Content struct {
 	//	*Content_Receipt
 	//	*Content_Call
 	Body          isContent_Body `protobuf_oneof:"body"`
-	Username      string         `protobuf:"bytes,6,opt,name=username,proto3" json:"username,omitempty"` // the sender's user name, as a claim: the recipient asks the server whether it is the sender's account's
+	Username      string         `protobuf:"bytes,6,opt,name=username,proto3" json:"username,omitempty"`                                // the sender's user name, as a claim: the recipient asks the server whether it is the sender's account's
+	DeliveryToken []byte         `protobuf:"bytes,7,opt,name=delivery_token,json=deliveryToken,proto3" json:"delivery_token,omitempty"` // [16] the sender's, to people the sender's user has accepted: with it they send to the sender unnamed
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -269,6 +270,13 @@ func (x *Content) GetUsername() string {
 		return x.Username
 	}
 	return ""
+}
+
+func (x *Content) GetDeliveryToken() []byte {
+	if x != nil {
+		return x.DeliveryToken
+	}
+	return nil
 }
 
 type isContent_Body interface {
@@ -1077,14 +1085,15 @@ var File_content_proto protoreflect.FileDescriptor
 const file_content_proto_rawDesc = "" +
 	"\n" +
 	"\rcontent.proto\x12\n" +
-	"sotto.wire\"\xe3\x01\n" +
+	"sotto.wire\"\x8a\x02\n" +
 	"\aContent\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x1c\n" +
 	"\ttimestamp\x18\x02 \x01(\x04R\ttimestamp\x12&\n" +
 	"\x04text\x18\x03 \x01(\v2\x10.sotto.wire.TextH\x00R\x04text\x12/\n" +
 	"\areceipt\x18\x04 \x01(\v2\x13.sotto.wire.ReceiptH\x00R\areceipt\x12-\n" +
 	"\x04call\x18\x05 \x01(\v2\x17.sotto.wire.CallMessageH\x00R\x04call\x12\x1a\n" +
-	"\busername\x18\x06 \x01(\tR\busernameB\x06\n" +
+	"\busername\x18\x06 \x01(\tR\busername\x12%\n" +
+	"\x0edelivery_token\x18\a \x01(\fR\rdeliveryTokenB\x06\n" +
 	"\x04body\"\x1a\n" +
 	"\x04Text\x12\x12\n" +
 	"\x04body\x18\x01 \x01(\tR\x04body\"o\n" +

@@ -30,7 +30,7 @@ const (
 	Error_UNKNOWN         Error_Code = 0
 	Error_BAD_REQUEST     Error_Code = 1
 	Error_UNAUTHENTICATED Error_Code = 2
-	Error_FORBIDDEN       Error_Code = 3 // wrong, used or missing invitation
+	Error_FORBIDDEN       Error_Code = 3 // wrong, used or missing invitation; wrong delivery token
 	Error_NOT_FOUND       Error_Code = 4
 	Error_USERNAME_TAKEN  Error_Code = 5
 	Error_RATE_LIMITED    Error_Code = 6
@@ -94,7 +94,7 @@ func (x Error_Code) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Error_Code.Descriptor instead.
 func (Error_Code) EnumDescriptor() ([]byte, []int) {
-	return file_signaling_proto_rawDescGZIP(), []int{22, 0}
+	return file_signaling_proto_rawDescGZIP(), []int{27, 0}
 }
 
 // Registration is the body of POST /v1/accounts. The answer is RegistrationResult or Error.
@@ -583,11 +583,11 @@ func (x *Bundle) GetLastResort() bool {
 type Envelope struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
 	Id              []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`                                                   // [16] random, chosen by the sender; sending twice to one device is sending once
-	Sender          []byte                 `protobuf:"bytes,2,opt,name=sender,proto3" json:"sender,omitempty"`                                           // [16] written by the server from the authenticated link
-	SenderDevice    uint32                 `protobuf:"varint,3,opt,name=sender_device,json=senderDevice,proto3" json:"sender_device,omitempty"`          // written by the server
+	Sender          []byte                 `protobuf:"bytes,2,opt,name=sender,proto3" json:"sender,omitempty"`                                           // [16] written by the server from the authenticated link; empty on what came over an anonymous one
+	SenderDevice    uint32                 `protobuf:"varint,3,opt,name=sender_device,json=senderDevice,proto3" json:"sender_device,omitempty"`          // written by the server, likewise
 	Recipient       []byte                 `protobuf:"bytes,4,opt,name=recipient,proto3" json:"recipient,omitempty"`                                     // [16]
 	RecipientDevice uint32                 `protobuf:"varint,5,opt,name=recipient_device,json=recipientDevice,proto3" json:"recipient_device,omitempty"` // 1 to 127
-	Type            uint32                 `protobuf:"varint,6,opt,name=type,proto3" json:"type,omitempty"`                                              // 2 SignalMessage, 3 PreKeySignalMessage
+	Type            uint32                 `protobuf:"varint,6,opt,name=type,proto3" json:"type,omitempty"`                                              // 2 SignalMessage, 3 PreKeySignalMessage, 6 sealed: the sender is named inside
 	Ciphertext      []byte                 `protobuf:"bytes,7,opt,name=ciphertext,proto3" json:"ciphertext,omitempty"`                                   // at most 64 KiB
 	Ttl             uint32                 `protobuf:"varint,8,opt,name=ttl,proto3" json:"ttl,omitempty"`                                                // seconds until an undelivered envelope is erased; 0 means 30 days, the most
 	AcceptedAt      uint64                 `protobuf:"varint,9,opt,name=accepted_at,json=acceptedAt,proto3" json:"accepted_at,omitempty"`                // server's clock when it accepted the envelope, Unix milliseconds; written by the server
@@ -703,6 +703,8 @@ type ServerFrame struct {
 	//	*ServerFrame_KeyCounts
 	//	*ServerFrame_RelayCredentials
 	//	*ServerFrame_Account
+	//	*ServerFrame_SenderCertificate
+	//	*ServerFrame_Done
 	Body          isServerFrame_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -833,6 +835,24 @@ func (x *ServerFrame) GetAccount() *Account {
 	return nil
 }
 
+func (x *ServerFrame) GetSenderCertificate() *SenderCertificate {
+	if x != nil {
+		if x, ok := x.Body.(*ServerFrame_SenderCertificate); ok {
+			return x.SenderCertificate
+		}
+	}
+	return nil
+}
+
+func (x *ServerFrame) GetDone() *Done {
+	if x != nil {
+		if x, ok := x.Body.(*ServerFrame_Done); ok {
+			return x.Done
+		}
+	}
+	return nil
+}
+
 type isServerFrame_Body interface {
 	isServerFrame_Body()
 }
@@ -873,6 +893,14 @@ type ServerFrame_Account struct {
 	Account *Account `protobuf:"bytes,10,opt,name=account,proto3,oneof"`
 }
 
+type ServerFrame_SenderCertificate struct {
+	SenderCertificate *SenderCertificate `protobuf:"bytes,11,opt,name=sender_certificate,json=senderCertificate,proto3,oneof"`
+}
+
+type ServerFrame_Done struct {
+	Done *Done `protobuf:"bytes,12,opt,name=done,proto3,oneof"`
+}
+
 func (*ServerFrame_Hello) isServerFrame_Body() {}
 
 func (*ServerFrame_Welcome) isServerFrame_Body() {}
@@ -891,6 +919,10 @@ func (*ServerFrame_RelayCredentials) isServerFrame_Body() {}
 
 func (*ServerFrame_Account) isServerFrame_Body() {}
 
+func (*ServerFrame_SenderCertificate) isServerFrame_Body() {}
+
+func (*ServerFrame_Done) isServerFrame_Body() {}
+
 // ClientFrame is one binary websocket message from a device.
 type ClientFrame struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -904,6 +936,9 @@ type ClientFrame struct {
 	//	*ClientFrame_FetchBundles
 	//	*ClientFrame_LookUp
 	//	*ClientFrame_GetRelay
+	//	*ClientFrame_GetSenderCertificate
+	//	*ClientFrame_SetDeliveryToken
+	//	*ClientFrame_SendSealed
 	Body          isClientFrame_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1016,6 +1051,33 @@ func (x *ClientFrame) GetGetRelay() *GetRelayCredentials {
 	return nil
 }
 
+func (x *ClientFrame) GetGetSenderCertificate() *GetSenderCertificate {
+	if x != nil {
+		if x, ok := x.Body.(*ClientFrame_GetSenderCertificate); ok {
+			return x.GetSenderCertificate
+		}
+	}
+	return nil
+}
+
+func (x *ClientFrame) GetSetDeliveryToken() *SetDeliveryToken {
+	if x != nil {
+		if x, ok := x.Body.(*ClientFrame_SetDeliveryToken); ok {
+			return x.SetDeliveryToken
+		}
+	}
+	return nil
+}
+
+func (x *ClientFrame) GetSendSealed() *SendSealed {
+	if x != nil {
+		if x, ok := x.Body.(*ClientFrame_SendSealed); ok {
+			return x.SendSealed
+		}
+	}
+	return nil
+}
+
 type isClientFrame_Body interface {
 	isClientFrame_Body()
 }
@@ -1048,6 +1110,18 @@ type ClientFrame_GetRelay struct {
 	GetRelay *GetRelayCredentials `protobuf:"bytes,8,opt,name=get_relay,json=getRelay,proto3,oneof"` // answered by RelayCredentials or Error
 }
 
+type ClientFrame_GetSenderCertificate struct {
+	GetSenderCertificate *GetSenderCertificate `protobuf:"bytes,9,opt,name=get_sender_certificate,json=getSenderCertificate,proto3,oneof"` // answered by SenderCertificate or Error
+}
+
+type ClientFrame_SetDeliveryToken struct {
+	SetDeliveryToken *SetDeliveryToken `protobuf:"bytes,10,opt,name=set_delivery_token,json=setDeliveryToken,proto3,oneof"` // answered by Done or Error
+}
+
+type ClientFrame_SendSealed struct {
+	SendSealed *SendSealed `protobuf:"bytes,11,opt,name=send_sealed,json=sendSealed,proto3,oneof"` // only on an anonymous link; answered by Sent or Error
+}
+
 func (*ClientFrame_Authenticate) isClientFrame_Body() {}
 
 func (*ClientFrame_Send) isClientFrame_Body() {}
@@ -1061,6 +1135,12 @@ func (*ClientFrame_FetchBundles) isClientFrame_Body() {}
 func (*ClientFrame_LookUp) isClientFrame_Body() {}
 
 func (*ClientFrame_GetRelay) isClientFrame_Body() {}
+
+func (*ClientFrame_GetSenderCertificate) isClientFrame_Body() {}
+
+func (*ClientFrame_SetDeliveryToken) isClientFrame_Body() {}
+
+func (*ClientFrame_SendSealed) isClientFrame_Body() {}
 
 // Hello is the server's first frame.
 type Hello struct {
@@ -1282,7 +1362,7 @@ func (x *KeyCounts) GetOneTimeKyber() uint32 {
 
 type Ack struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Sender        []byte                 `protobuf:"bytes,1,opt,name=sender,proto3" json:"sender,omitempty"`
+	Sender        []byte                 `protobuf:"bytes,1,opt,name=sender,proto3" json:"sender,omitempty"` // as in the envelope: empty if that names none
 	EnvelopeId    []byte                 `protobuf:"bytes,2,opt,name=envelope_id,json=envelopeId,proto3" json:"envelope_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1372,7 +1452,8 @@ func (*Sent) Descriptor() ([]byte, []int) {
 type FetchBundles struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Account       []byte                 `protobuf:"bytes,1,opt,name=account,proto3" json:"account,omitempty"`
-	Device        uint32                 `protobuf:"varint,2,opt,name=device,proto3" json:"device,omitempty"` // 0: all devices
+	Device        uint32                 `protobuf:"varint,2,opt,name=device,proto3" json:"device,omitempty"`                                   // 0: all devices
+	DeliveryToken []byte                 `protobuf:"bytes,3,opt,name=delivery_token,json=deliveryToken,proto3" json:"delivery_token,omitempty"` // [16] the account's; only on an anonymous link
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1419,6 +1500,13 @@ func (x *FetchBundles) GetDevice() uint32 {
 		return x.Device
 	}
 	return 0
+}
+
+func (x *FetchBundles) GetDeliveryToken() []byte {
+	if x != nil {
+		return x.DeliveryToken
+	}
+	return nil
 }
 
 type Bundles struct {
@@ -1666,6 +1754,230 @@ func (x *RelayCredentials) GetExpiresAt() uint64 {
 	return 0
 }
 
+type GetSenderCertificate struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetSenderCertificate) Reset() {
+	*x = GetSenderCertificate{}
+	mi := &file_signaling_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetSenderCertificate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetSenderCertificate) ProtoMessage() {}
+
+func (x *GetSenderCertificate) ProtoReflect() protoreflect.Message {
+	mi := &file_signaling_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetSenderCertificate.ProtoReflect.Descriptor instead.
+func (*GetSenderCertificate) Descriptor() ([]byte, []int) {
+	return file_signaling_proto_rawDescGZIP(), []int{22}
+}
+
+// SenderCertificate is what a device seals its messages with (package sealedwire): it says whose the device's identity key is.
+type SenderCertificate struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Certificate   []byte                 `protobuf:"bytes,1,opt,name=certificate,proto3" json:"certificate,omitempty"`              // valid for 24 hours
+	TrustRoot     []byte                 `protobuf:"bytes,2,opt,name=trust_root,json=trustRoot,proto3" json:"trust_root,omitempty"` // [33] the key that all sender certificates of this server go back to
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SenderCertificate) Reset() {
+	*x = SenderCertificate{}
+	mi := &file_signaling_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SenderCertificate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SenderCertificate) ProtoMessage() {}
+
+func (x *SenderCertificate) ProtoReflect() protoreflect.Message {
+	mi := &file_signaling_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SenderCertificate.ProtoReflect.Descriptor instead.
+func (*SenderCertificate) Descriptor() ([]byte, []int) {
+	return file_signaling_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *SenderCertificate) GetCertificate() []byte {
+	if x != nil {
+		return x.Certificate
+	}
+	return nil
+}
+
+func (x *SenderCertificate) GetTrustRoot() []byte {
+	if x != nil {
+		return x.TrustRoot
+	}
+	return nil
+}
+
+// SetDeliveryToken says what an anonymous sender must show: who knows the token may send this account envelopes that name no sender.
+// The server holds its hash alone. An earlier one is void at once.
+type SetDeliveryToken struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Hash          []byte                 `protobuf:"bytes,1,opt,name=hash,proto3" json:"hash,omitempty"` // [32] SHA-256("Sotto delivery token v1" 00 || token [16])
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetDeliveryToken) Reset() {
+	*x = SetDeliveryToken{}
+	mi := &file_signaling_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetDeliveryToken) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetDeliveryToken) ProtoMessage() {}
+
+func (x *SetDeliveryToken) ProtoReflect() protoreflect.Message {
+	mi := &file_signaling_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetDeliveryToken.ProtoReflect.Descriptor instead.
+func (*SetDeliveryToken) Descriptor() ([]byte, []int) {
+	return file_signaling_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *SetDeliveryToken) GetHash() []byte {
+	if x != nil {
+		return x.Hash
+	}
+	return nil
+}
+
+// SendSealed brings an envelope of type 6 that names no sender.
+type SendSealed struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Envelope      *Envelope              `protobuf:"bytes,1,opt,name=envelope,proto3" json:"envelope,omitempty"`
+	DeliveryToken []byte                 `protobuf:"bytes,2,opt,name=delivery_token,json=deliveryToken,proto3" json:"delivery_token,omitempty"` // [16] the recipient's; it is neither stored nor delivered
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SendSealed) Reset() {
+	*x = SendSealed{}
+	mi := &file_signaling_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SendSealed) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SendSealed) ProtoMessage() {}
+
+func (x *SendSealed) ProtoReflect() protoreflect.Message {
+	mi := &file_signaling_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SendSealed.ProtoReflect.Descriptor instead.
+func (*SendSealed) Descriptor() ([]byte, []int) {
+	return file_signaling_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *SendSealed) GetEnvelope() *Envelope {
+	if x != nil {
+		return x.Envelope
+	}
+	return nil
+}
+
+func (x *SendSealed) GetDeliveryToken() []byte {
+	if x != nil {
+		return x.DeliveryToken
+	}
+	return nil
+}
+
+type Done struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Done) Reset() {
+	*x = Done{}
+	mi := &file_signaling_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Done) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Done) ProtoMessage() {}
+
+func (x *Done) ProtoReflect() protoreflect.Message {
+	mi := &file_signaling_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Done.ProtoReflect.Descriptor instead.
+func (*Done) Descriptor() ([]byte, []int) {
+	return file_signaling_proto_rawDescGZIP(), []int{26}
+}
+
 type Error struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Code          Error_Code             `protobuf:"varint,1,opt,name=code,proto3,enum=sotto.wire.Error_Code" json:"code,omitempty"`
@@ -1677,7 +1989,7 @@ type Error struct {
 
 func (x *Error) Reset() {
 	*x = Error{}
-	mi := &file_signaling_proto_msgTypes[22]
+	mi := &file_signaling_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1689,7 +2001,7 @@ func (x *Error) String() string {
 func (*Error) ProtoMessage() {}
 
 func (x *Error) ProtoReflect() protoreflect.Message {
-	mi := &file_signaling_proto_msgTypes[22]
+	mi := &file_signaling_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1702,7 +2014,7 @@ func (x *Error) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error.ProtoReflect.Descriptor instead.
 func (*Error) Descriptor() ([]byte, []int) {
-	return file_signaling_proto_rawDescGZIP(), []int{22}
+	return file_signaling_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Error) GetCode() Error_Code {
@@ -1785,7 +2097,7 @@ const file_signaling_proto_rawDesc = "" +
 	"ciphertext\x12\x10\n" +
 	"\x03ttl\x18\b \x01(\rR\x03ttl\x12\x1f\n" +
 	"\vaccepted_at\x18\t \x01(\x04R\n" +
-	"acceptedAt\"\xf8\x03\n" +
+	"acceptedAt\"\xf0\x04\n" +
 	"\vServerFrame\x12\x19\n" +
 	"\breply_to\x18\x01 \x01(\x04R\areplyTo\x12)\n" +
 	"\x05hello\x18\x02 \x01(\v2\x11.sotto.wire.HelloH\x00R\x05hello\x12/\n" +
@@ -1798,8 +2110,10 @@ const file_signaling_proto_rawDesc = "" +
 	"key_counts\x18\b \x01(\v2\x15.sotto.wire.KeyCountsH\x00R\tkeyCounts\x12K\n" +
 	"\x11relay_credentials\x18\t \x01(\v2\x1c.sotto.wire.RelayCredentialsH\x00R\x10relayCredentials\x12/\n" +
 	"\aaccount\x18\n" +
-	" \x01(\v2\x13.sotto.wire.AccountH\x00R\aaccountB\x06\n" +
-	"\x04body\"\xa5\x03\n" +
+	" \x01(\v2\x13.sotto.wire.AccountH\x00R\aaccount\x12N\n" +
+	"\x12sender_certificate\x18\v \x01(\v2\x1d.sotto.wire.SenderCertificateH\x00R\x11senderCertificate\x12&\n" +
+	"\x04done\x18\f \x01(\v2\x10.sotto.wire.DoneH\x00R\x04doneB\x06\n" +
+	"\x04body\"\x88\x05\n" +
 	"\vClientFrame\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12>\n" +
 	"\fauthenticate\x18\x02 \x01(\v2\x18.sotto.wire.AuthenticateH\x00R\fauthenticate\x12*\n" +
@@ -1808,7 +2122,12 @@ const file_signaling_proto_rawDesc = "" +
 	"\x0fupload_pre_keys\x18\x05 \x01(\v2\x13.sotto.wire.PreKeysH\x00R\ruploadPreKeys\x12?\n" +
 	"\rfetch_bundles\x18\x06 \x01(\v2\x18.sotto.wire.FetchBundlesH\x00R\ffetchBundles\x12-\n" +
 	"\alook_up\x18\a \x01(\v2\x12.sotto.wire.LookUpH\x00R\x06lookUp\x12>\n" +
-	"\tget_relay\x18\b \x01(\v2\x1f.sotto.wire.GetRelayCredentialsH\x00R\bgetRelayB\x06\n" +
+	"\tget_relay\x18\b \x01(\v2\x1f.sotto.wire.GetRelayCredentialsH\x00R\bgetRelay\x12X\n" +
+	"\x16get_sender_certificate\x18\t \x01(\v2 .sotto.wire.GetSenderCertificateH\x00R\x14getSenderCertificate\x12L\n" +
+	"\x12set_delivery_token\x18\n" +
+	" \x01(\v2\x1c.sotto.wire.SetDeliveryTokenH\x00R\x10setDeliveryToken\x129\n" +
+	"\vsend_sealed\x18\v \x01(\v2\x16.sotto.wire.SendSealedH\x00R\n" +
+	"sendSealedB\x06\n" +
 	"\x04body\"\x1d\n" +
 	"\x05Hello\x12\x14\n" +
 	"\x05nonce\x18\x01 \x01(\fR\x05nonce\"^\n" +
@@ -1829,10 +2148,11 @@ const file_signaling_proto_rawDesc = "" +
 	"\x06sender\x18\x01 \x01(\fR\x06sender\x12\x1f\n" +
 	"\venvelope_id\x18\x02 \x01(\fR\n" +
 	"envelopeId\"\x06\n" +
-	"\x04Sent\"@\n" +
+	"\x04Sent\"g\n" +
 	"\fFetchBundles\x12\x18\n" +
 	"\aaccount\x18\x01 \x01(\fR\aaccount\x12\x16\n" +
-	"\x06device\x18\x02 \x01(\rR\x06device\"7\n" +
+	"\x06device\x18\x02 \x01(\rR\x06device\x12%\n" +
+	"\x0edelivery_token\x18\x03 \x01(\fR\rdeliveryToken\"7\n" +
 	"\aBundles\x12,\n" +
 	"\abundles\x18\x01 \x03(\v2\x12.sotto.wire.BundleR\abundles\"$\n" +
 	"\x06LookUp\x12\x1a\n" +
@@ -1846,7 +2166,19 @@ const file_signaling_proto_rawDesc = "" +
 	"\busername\x18\x02 \x01(\tR\busername\x12\x1a\n" +
 	"\bpassword\x18\x03 \x01(\tR\bpassword\x12\x1d\n" +
 	"\n" +
-	"expires_at\x18\x04 \x01(\x04R\texpiresAt\"\xae\x02\n" +
+	"expires_at\x18\x04 \x01(\x04R\texpiresAt\"\x16\n" +
+	"\x14GetSenderCertificate\"T\n" +
+	"\x11SenderCertificate\x12 \n" +
+	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12\x1d\n" +
+	"\n" +
+	"trust_root\x18\x02 \x01(\fR\ttrustRoot\"&\n" +
+	"\x10SetDeliveryToken\x12\x12\n" +
+	"\x04hash\x18\x01 \x01(\fR\x04hash\"e\n" +
+	"\n" +
+	"SendSealed\x120\n" +
+	"\benvelope\x18\x01 \x01(\v2\x14.sotto.wire.EnvelopeR\benvelope\x12%\n" +
+	"\x0edelivery_token\x18\x02 \x01(\fR\rdeliveryToken\"\x06\n" +
+	"\x04Done\"\xae\x02\n" +
 	"\x05Error\x12*\n" +
 	"\x04code\x18\x01 \x01(\x0e2\x16.sotto.wire.Error.CodeR\x04code\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x1f\n" +
@@ -1880,32 +2212,37 @@ func file_signaling_proto_rawDescGZIP() []byte {
 }
 
 var file_signaling_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_signaling_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_signaling_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_signaling_proto_goTypes = []any{
-	(Error_Code)(0),             // 0: sotto.wire.Error.Code
-	(*Registration)(nil),        // 1: sotto.wire.Registration
-	(*RegistrationResult)(nil),  // 2: sotto.wire.RegistrationResult
-	(*PreKeys)(nil),             // 3: sotto.wire.PreKeys
-	(*PreKey)(nil),              // 4: sotto.wire.PreKey
-	(*SignedPreKey)(nil),        // 5: sotto.wire.SignedPreKey
-	(*KyberPreKey)(nil),         // 6: sotto.wire.KyberPreKey
-	(*Bundle)(nil),              // 7: sotto.wire.Bundle
-	(*Envelope)(nil),            // 8: sotto.wire.Envelope
-	(*ServerFrame)(nil),         // 9: sotto.wire.ServerFrame
-	(*ClientFrame)(nil),         // 10: sotto.wire.ClientFrame
-	(*Hello)(nil),               // 11: sotto.wire.Hello
-	(*Authenticate)(nil),        // 12: sotto.wire.Authenticate
-	(*Welcome)(nil),             // 13: sotto.wire.Welcome
-	(*KeyCounts)(nil),           // 14: sotto.wire.KeyCounts
-	(*Ack)(nil),                 // 15: sotto.wire.Ack
-	(*Sent)(nil),                // 16: sotto.wire.Sent
-	(*FetchBundles)(nil),        // 17: sotto.wire.FetchBundles
-	(*Bundles)(nil),             // 18: sotto.wire.Bundles
-	(*LookUp)(nil),              // 19: sotto.wire.LookUp
-	(*Account)(nil),             // 20: sotto.wire.Account
-	(*GetRelayCredentials)(nil), // 21: sotto.wire.GetRelayCredentials
-	(*RelayCredentials)(nil),    // 22: sotto.wire.RelayCredentials
-	(*Error)(nil),               // 23: sotto.wire.Error
+	(Error_Code)(0),              // 0: sotto.wire.Error.Code
+	(*Registration)(nil),         // 1: sotto.wire.Registration
+	(*RegistrationResult)(nil),   // 2: sotto.wire.RegistrationResult
+	(*PreKeys)(nil),              // 3: sotto.wire.PreKeys
+	(*PreKey)(nil),               // 4: sotto.wire.PreKey
+	(*SignedPreKey)(nil),         // 5: sotto.wire.SignedPreKey
+	(*KyberPreKey)(nil),          // 6: sotto.wire.KyberPreKey
+	(*Bundle)(nil),               // 7: sotto.wire.Bundle
+	(*Envelope)(nil),             // 8: sotto.wire.Envelope
+	(*ServerFrame)(nil),          // 9: sotto.wire.ServerFrame
+	(*ClientFrame)(nil),          // 10: sotto.wire.ClientFrame
+	(*Hello)(nil),                // 11: sotto.wire.Hello
+	(*Authenticate)(nil),         // 12: sotto.wire.Authenticate
+	(*Welcome)(nil),              // 13: sotto.wire.Welcome
+	(*KeyCounts)(nil),            // 14: sotto.wire.KeyCounts
+	(*Ack)(nil),                  // 15: sotto.wire.Ack
+	(*Sent)(nil),                 // 16: sotto.wire.Sent
+	(*FetchBundles)(nil),         // 17: sotto.wire.FetchBundles
+	(*Bundles)(nil),              // 18: sotto.wire.Bundles
+	(*LookUp)(nil),               // 19: sotto.wire.LookUp
+	(*Account)(nil),              // 20: sotto.wire.Account
+	(*GetRelayCredentials)(nil),  // 21: sotto.wire.GetRelayCredentials
+	(*RelayCredentials)(nil),     // 22: sotto.wire.RelayCredentials
+	(*GetSenderCertificate)(nil), // 23: sotto.wire.GetSenderCertificate
+	(*SenderCertificate)(nil),    // 24: sotto.wire.SenderCertificate
+	(*SetDeliveryToken)(nil),     // 25: sotto.wire.SetDeliveryToken
+	(*SendSealed)(nil),           // 26: sotto.wire.SendSealed
+	(*Done)(nil),                 // 27: sotto.wire.Done
+	(*Error)(nil),                // 28: sotto.wire.Error
 }
 var file_signaling_proto_depIdxs = []int32{
 	5,  // 0: sotto.wire.PreKeys.signed_pre_key:type_name -> sotto.wire.SignedPreKey
@@ -1917,28 +2254,34 @@ var file_signaling_proto_depIdxs = []int32{
 	6,  // 6: sotto.wire.Bundle.kyber:type_name -> sotto.wire.KyberPreKey
 	11, // 7: sotto.wire.ServerFrame.hello:type_name -> sotto.wire.Hello
 	13, // 8: sotto.wire.ServerFrame.welcome:type_name -> sotto.wire.Welcome
-	23, // 9: sotto.wire.ServerFrame.error:type_name -> sotto.wire.Error
+	28, // 9: sotto.wire.ServerFrame.error:type_name -> sotto.wire.Error
 	8,  // 10: sotto.wire.ServerFrame.deliver:type_name -> sotto.wire.Envelope
 	16, // 11: sotto.wire.ServerFrame.sent:type_name -> sotto.wire.Sent
 	18, // 12: sotto.wire.ServerFrame.bundles:type_name -> sotto.wire.Bundles
 	14, // 13: sotto.wire.ServerFrame.key_counts:type_name -> sotto.wire.KeyCounts
 	22, // 14: sotto.wire.ServerFrame.relay_credentials:type_name -> sotto.wire.RelayCredentials
 	20, // 15: sotto.wire.ServerFrame.account:type_name -> sotto.wire.Account
-	12, // 16: sotto.wire.ClientFrame.authenticate:type_name -> sotto.wire.Authenticate
-	8,  // 17: sotto.wire.ClientFrame.send:type_name -> sotto.wire.Envelope
-	15, // 18: sotto.wire.ClientFrame.ack:type_name -> sotto.wire.Ack
-	3,  // 19: sotto.wire.ClientFrame.upload_pre_keys:type_name -> sotto.wire.PreKeys
-	17, // 20: sotto.wire.ClientFrame.fetch_bundles:type_name -> sotto.wire.FetchBundles
-	19, // 21: sotto.wire.ClientFrame.look_up:type_name -> sotto.wire.LookUp
-	21, // 22: sotto.wire.ClientFrame.get_relay:type_name -> sotto.wire.GetRelayCredentials
-	14, // 23: sotto.wire.Welcome.key_counts:type_name -> sotto.wire.KeyCounts
-	7,  // 24: sotto.wire.Bundles.bundles:type_name -> sotto.wire.Bundle
-	0,  // 25: sotto.wire.Error.code:type_name -> sotto.wire.Error.Code
-	26, // [26:26] is the sub-list for method output_type
-	26, // [26:26] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	24, // 16: sotto.wire.ServerFrame.sender_certificate:type_name -> sotto.wire.SenderCertificate
+	27, // 17: sotto.wire.ServerFrame.done:type_name -> sotto.wire.Done
+	12, // 18: sotto.wire.ClientFrame.authenticate:type_name -> sotto.wire.Authenticate
+	8,  // 19: sotto.wire.ClientFrame.send:type_name -> sotto.wire.Envelope
+	15, // 20: sotto.wire.ClientFrame.ack:type_name -> sotto.wire.Ack
+	3,  // 21: sotto.wire.ClientFrame.upload_pre_keys:type_name -> sotto.wire.PreKeys
+	17, // 22: sotto.wire.ClientFrame.fetch_bundles:type_name -> sotto.wire.FetchBundles
+	19, // 23: sotto.wire.ClientFrame.look_up:type_name -> sotto.wire.LookUp
+	21, // 24: sotto.wire.ClientFrame.get_relay:type_name -> sotto.wire.GetRelayCredentials
+	23, // 25: sotto.wire.ClientFrame.get_sender_certificate:type_name -> sotto.wire.GetSenderCertificate
+	25, // 26: sotto.wire.ClientFrame.set_delivery_token:type_name -> sotto.wire.SetDeliveryToken
+	26, // 27: sotto.wire.ClientFrame.send_sealed:type_name -> sotto.wire.SendSealed
+	14, // 28: sotto.wire.Welcome.key_counts:type_name -> sotto.wire.KeyCounts
+	7,  // 29: sotto.wire.Bundles.bundles:type_name -> sotto.wire.Bundle
+	8,  // 30: sotto.wire.SendSealed.envelope:type_name -> sotto.wire.Envelope
+	0,  // 31: sotto.wire.Error.code:type_name -> sotto.wire.Error.Code
+	32, // [32:32] is the sub-list for method output_type
+	32, // [32:32] is the sub-list for method input_type
+	32, // [32:32] is the sub-list for extension type_name
+	32, // [32:32] is the sub-list for extension extendee
+	0,  // [0:32] is the sub-list for field type_name
 }
 
 func init() { file_signaling_proto_init() }
@@ -1956,6 +2299,8 @@ func file_signaling_proto_init() {
 		(*ServerFrame_KeyCounts)(nil),
 		(*ServerFrame_RelayCredentials)(nil),
 		(*ServerFrame_Account)(nil),
+		(*ServerFrame_SenderCertificate)(nil),
+		(*ServerFrame_Done)(nil),
 	}
 	file_signaling_proto_msgTypes[9].OneofWrappers = []any{
 		(*ClientFrame_Authenticate)(nil),
@@ -1965,6 +2310,9 @@ func file_signaling_proto_init() {
 		(*ClientFrame_FetchBundles)(nil),
 		(*ClientFrame_LookUp)(nil),
 		(*ClientFrame_GetRelay)(nil),
+		(*ClientFrame_GetSenderCertificate)(nil),
+		(*ClientFrame_SetDeliveryToken)(nil),
+		(*ClientFrame_SendSealed)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1972,7 +2320,7 @@ func file_signaling_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_signaling_proto_rawDesc), len(file_signaling_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   23,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

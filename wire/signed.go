@@ -16,12 +16,14 @@ import (
 const (
 	registrationLabel   = "Sotto registration v1"
 	authenticationLabel = "Sotto authenticate v1"
+	deliveryTokenLabel  = "Sotto delivery token v1\x00"
 )
 
 // Sizes in bytes of what the signed strings hold.
 const (
 	NonceSize          = 32
 	ChannelBindingSize = 32
+	DeliveryTokenSize  = 16
 )
 
 // RegistrationToSign returns the bytes that Registration.signature signs:
@@ -108,3 +110,8 @@ func ServerName(s string) (string, error) {
 }
 
 var errServerName = errors.New("not a server name: want a host name or an IP address (international names in their xn-- form)")
+
+// DeliveryTokenHash is what the server holds of a delivery token (SetDeliveryToken).
+func DeliveryTokenHash(token []byte) [sha256.Size]byte {
+	return sha256.Sum256(append([]byte(deliveryTokenLabel), token...))
+}
