@@ -1,10 +1,9 @@
 package ratchet
 
 import (
-	"crypto/aes"
-	"crypto/cipher"
 	"slices"
 
+	"sotto/e2ee/internal/cbc"
 	"sotto/e2ee/internal/kdf"
 )
 
@@ -56,8 +55,8 @@ type advance struct {
 	position int      // of the skipped seed
 }
 
-// at finds the seed for counter. It fails with ErrDuplicate or errFar. It takes one HMAC for each message passed over, and *work of them at most; the seeds of those
-// are not made before commit, when the message is authenticated.
+// at finds the seed for counter. It fails with ErrDuplicate or errFar. It takes one HMAC for each message passed over, and *work of them
+// at most; the seeds of those are not made before commit, when the message is authenticated.
 func (c *receivingChain) at(counter uint32, work *int) (*advance, error) {
 	a := &advance{chain: c, counter: counter}
 	if counter < c.index {
@@ -139,39 +138,10 @@ func (k *messageKeys) mac(sender, recipient PublicKey, authenticated []byte) [ma
 }
 
 func (k *messageKeys) encrypt(plaintext []byte) []byte {
-	padding := aes.BlockSize - len(plaintext)%aes.BlockSize
-	b := make([]byte, len(plaintext)+padding)
-	copy(b, plaintext)
-	for i := len(plaintext); i < len(b); i++ {
-		b[i] = byte(padding) // PKCS#7, RFC 5652 section 6.3
-	}
-	cipher.NewCBCEncrypter(k.block(), k.out[64:]).CryptBlocks(b, b)
-	return b
+	return cbc.Encrypt(k.out[:32], k.out[64:], plaintext)
 }
 
 // decrypt is for authenticated ciphertext only: it returns early on bad padding.
 func (k *messageKeys) decrypt(ciphertext []byte) ([]byte, error) {
-	if len(ciphertext) == 0 || len(ciphertext)%aes.BlockSize != 0 {
-		return nil, ErrUndecryptable
-	}
-	b := make([]byte, len(ciphertext))
-	cipher.NewCBCDecrypter(k.block(), k.out[64:]).CryptBlocks(b, ciphertext)
-	padding := int(b[len(b)-1])
-	if padding < 1 || padding > aes.BlockSize {
-		return nil, ErrUndecryptable
-	}
-	for _, p := range b[len(b)-padding:] {
-		if int(p) != padding {
-			return nil, ErrUndecryptable
-		}
-	}
-	return b[:len(b)-padding], nil
-}
-
-func (k *messageKeys) block() cipher.Block {
-	block, err := aes.NewCipher(k.out[:32])
-	if err != nil {
-		panic("ratchet: " + err.Error()) // only for another key length than 16, 24, 32
-	}
-	return block
+	return cbc.Decrypt(k.out[:32], k.out[64:], ciphertext)
 }

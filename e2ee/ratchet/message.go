@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"math"
 
-	"google.golang.org/protobuf/encoding/protowire"
+	"sotto/internal/protofield"
 )
 
 // versionByte: the high nibble is the version of the message, the low one the highest its sender knows.
@@ -45,13 +45,13 @@ type preKeyMessage struct {
 func (m *signalMessage) encode() []byte {
 	b := make([]byte, 0, 1+2+PublicKeySize+6+6+5+len(m.ciphertext)+5+len(m.pq)+2+len(m.addresses)+macSize)
 	b = append(b, versionByte)
-	b = appendBytes(b, 1, m.ratchetKey.bytes[:])
-	b = appendVarint(b, 2, uint64(m.counter))
-	b = appendVarint(b, 3, uint64(m.previousCounter))
-	b = appendBytes(b, 4, m.ciphertext)
-	b = appendBytes(b, 5, m.pq)
+	b = protofield.AppendBytes(b, 1, m.ratchetKey.bytes[:])
+	b = protofield.AppendVarint(b, 2, uint64(m.counter))
+	b = protofield.AppendVarint(b, 3, uint64(m.previousCounter))
+	b = protofield.AppendBytes(b, 4, m.ciphertext)
+	b = protofield.AppendBytes(b, 5, m.pq)
 	if len(m.addresses) > 0 {
-		b = appendBytes(b, 6, m.addresses)
+		b = protofield.AppendBytes(b, 6, m.addresses)
 	}
 	return b
 }
@@ -60,15 +60,15 @@ func (m *preKeyMessage) encode() []byte {
 	b := make([]byte, 0, 1+6*6+2*(2+PublicKeySize)+5+len(m.message)+4+len(m.kyberCiphertext))
 	b = append(b, versionByte)
 	if m.hasOneTime {
-		b = appendVarint(b, 1, uint64(m.oneTimeID))
+		b = protofield.AppendVarint(b, 1, uint64(m.oneTimeID))
 	}
-	b = appendBytes(b, 2, m.baseKey.bytes[:])
-	b = appendBytes(b, 3, m.identity.bytes[:])
-	b = appendBytes(b, 4, m.message)
-	b = appendVarint(b, 5, uint64(m.registrationID))
-	b = appendVarint(b, 6, uint64(m.signedID))
-	b = appendVarint(b, 7, uint64(m.kyberID))
-	return appendBytes(b, 8, m.kyberCiphertext)
+	b = protofield.AppendBytes(b, 2, m.baseKey.bytes[:])
+	b = protofield.AppendBytes(b, 3, m.identity.bytes[:])
+	b = protofield.AppendBytes(b, 4, m.message)
+	b = protofield.AppendVarint(b, 5, uint64(m.registrationID))
+	b = protofield.AppendVarint(b, 6, uint64(m.signedID))
+	b = protofield.AppendVarint(b, 7, uint64(m.kyberID))
+	return protofield.AppendBytes(b, 8, m.kyberCiphertext)
 }
 
 // parseSignalMessage accepts the one encoding that encode gives: no unknown, repeated, missing or misplaced field, no padded varint.
@@ -78,14 +78,14 @@ func parseSignalMessage(b []byte) (*signalMessage, error) {
 	}
 	body := b[:len(b)-macSize]
 	m := &signalMessage{authenticated: body, mac: b[len(b)-macSize:]}
-	err := eachField(body[1:], func(number protowire.Number, varint uint64, value []byte) (err error) {
+	err := protofield.Each(body[1:], func(number int, integer uint64, value []byte) (err error) {
 		switch number {
 		case 1:
 			m.ratchetKey, err = ParsePublicKey(value)
 		case 2:
-			m.counter = uint32(varint)
+			m.counter = uint32(integer)
 		case 3:
-			m.previousCounter = uint32(varint)
+			m.previousCounter = uint32(integer)
 		case 4:
 			m.ciphertext = value
 		case 5:
@@ -107,10 +107,10 @@ func parsePreKeyMessage(b []byte) (*preKeyMessage, error) {
 		return nil, ErrUndecryptable
 	}
 	m := new(preKeyMessage)
-	err := eachField(b[1:], func(number protowire.Number, varint uint64, value []byte) (err error) {
+	err := protofield.Each(b[1:], func(number int, integer uint64, value []byte) (err error) {
 		switch number {
 		case 1:
-			m.hasOneTime, m.oneTimeID = true, uint32(varint)
+			m.hasOneTime, m.oneTimeID = true, uint32(integer)
 		case 2:
 			m.baseKey, err = ParsePublicKey(value)
 		case 3:
@@ -118,11 +118,11 @@ func parsePreKeyMessage(b []byte) (*preKeyMessage, error) {
 		case 4:
 			m.message = value
 		case 5:
-			m.registrationID = uint32(varint)
+			m.registrationID = uint32(integer)
 		case 6:
-			m.signedID = uint32(varint)
+			m.signedID = uint32(integer)
 		case 7:
-			m.kyberID = uint32(varint)
+			m.kyberID = uint32(integer)
 		case 8:
 			m.kyberCiphertext = value
 		}

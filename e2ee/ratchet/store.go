@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"sotto/e2ee/spqr"
+	"sotto/internal/protofield"
 )
 
 // A stored record is a version byte and a protobuf:
@@ -27,7 +28,7 @@ const skippedSize = 4 + 32
 func (r *Record) Marshal() []byte {
 	b := []byte{recordVersion}
 	for i, s := range r.sessions() {
-		b = appendBytes(b, protowire.Number(min(i, 1)+1), s.marshal())
+		b = protofield.AppendBytes(b, min(i, 1)+1, s.marshal())
 	}
 	return b
 }
@@ -38,7 +39,7 @@ func UnmarshalRecord(b []byte) (*Record, error) {
 	if len(b) == 0 || b[0] != recordVersion {
 		return nil, ErrBadRecord
 	}
-	err := eachField(b[1:], func(number protowire.Number, _ uint64, value []byte) error {
+	err := protofield.Each(b[1:], func(number int, _ uint64, value []byte) error {
 		s, err := unmarshalSession(value)
 		switch {
 		case err != nil:
@@ -59,36 +60,36 @@ func UnmarshalRecord(b []byte) (*Record, error) {
 }
 
 func (s *session) marshal() []byte {
-	b := appendVarint(nil, 1, uint64(s.created.Unix()))
-	b = appendBytes(b, 2, s.identity.bytes[:])
+	b := protofield.AppendVarint(nil, 1, uint64(s.created.Unix()))
+	b = protofield.AppendBytes(b, 2, s.identity.bytes[:])
 	if !s.baseKey.IsZero() {
-		b = appendBytes(b, 3, s.baseKey.bytes[:])
-		b = appendBytes(b, 4, s.outer[:])
+		b = protofield.AppendBytes(b, 3, s.baseKey.bytes[:])
+		b = protofield.AppendBytes(b, 4, s.outer[:])
 	}
 	if s.pending != nil {
-		b = appendBytes(b, 5, s.pending.encode())
+		b = protofield.AppendBytes(b, 5, s.pending.encode())
 	}
-	b = appendBytes(b, 6, s.root[:])
-	b = appendBytes(b, 7, s.ratchet.private[:])
-	b = appendBytes(b, 8, s.ratchet.public.bytes[:])
-	b = appendBytes(b, 9, s.sending.key[:])
-	b = appendVarint(b, 10, uint64(s.sending.index))
-	b = appendVarint(b, 11, uint64(s.previousCounter))
+	b = protofield.AppendBytes(b, 6, s.root[:])
+	b = protofield.AppendBytes(b, 7, s.ratchet.private[:])
+	b = protofield.AppendBytes(b, 8, s.ratchet.public.bytes[:])
+	b = protofield.AppendBytes(b, 9, s.sending.key[:])
+	b = protofield.AppendVarint(b, 10, uint64(s.sending.index))
+	b = protofield.AppendVarint(b, 11, uint64(s.previousCounter))
 	for _, c := range s.receiving {
-		b = appendBytes(b, 12, c.marshal())
+		b = protofield.AppendBytes(b, 12, c.marshal())
 	}
-	return appendBytes(b, 13, s.pq.Marshal())
+	return protofield.AppendBytes(b, 13, s.pq.Marshal())
 }
 
 func unmarshalSession(b []byte) (*session, error) {
 	s := new(session)
-	err := eachField(b, func(number protowire.Number, varint uint64, value []byte) (err error) {
+	err := protofield.Each(b, func(number int, integer uint64, value []byte) (err error) {
 		switch number {
 		case 1:
-			if varint > math.MaxInt64 {
+			if integer > math.MaxInt64 {
 				return ErrBadRecord
 			}
-			s.created = time.Unix(int64(varint), 0)
+			s.created = time.Unix(int64(integer), 0)
 		case 2:
 			s.identity, err = ParsePublicKey(value)
 		case 3:
@@ -106,9 +107,9 @@ func unmarshalSession(b []byte) (*session, error) {
 		case 9:
 			err = copyKey(&s.sending.key, value)
 		case 10:
-			s.sending.index, err = toUint32(varint)
+			s.sending.index, err = toUint32(integer)
 		case 11:
-			s.previousCounter, err = toUint32(varint)
+			s.previousCounter, err = toUint32(integer)
 		case 12:
 			var c *receivingChain
 			if c, err = unmarshalChain(value); err == nil {
@@ -132,9 +133,9 @@ func unmarshalSession(b []byte) (*session, error) {
 
 func (c *receivingChain) marshal() []byte {
 	b := make([]byte, 0, 2*(2+PublicKeySize)+6+4+len(c.skipped)*skippedSize)
-	b = appendBytes(b, 1, c.ratchetKey.bytes[:])
-	b = appendBytes(b, 2, c.key[:])
-	b = appendVarint(b, 3, uint64(c.index))
+	b = protofield.AppendBytes(b, 1, c.ratchetKey.bytes[:])
+	b = protofield.AppendBytes(b, 2, c.key[:])
+	b = protofield.AppendVarint(b, 3, uint64(c.index))
 	b = protowire.AppendTag(b, 4, protowire.BytesType)
 	b = protowire.AppendVarint(b, uint64(len(c.skipped)*skippedSize))
 	for i := range c.skipped {
@@ -146,14 +147,14 @@ func (c *receivingChain) marshal() []byte {
 
 func unmarshalChain(b []byte) (*receivingChain, error) {
 	c := new(receivingChain)
-	err := eachField(b, func(number protowire.Number, varint uint64, value []byte) (err error) {
+	err := protofield.Each(b, func(number int, integer uint64, value []byte) (err error) {
 		switch number {
 		case 1:
 			c.ratchetKey, err = ParsePublicKey(value)
 		case 2:
 			err = copyKey(&c.key, value)
 		case 3:
-			c.index, err = toUint32(varint)
+			c.index, err = toUint32(integer)
 		case 4:
 			c.skipped, err = unmarshalSkipped(value)
 		default:

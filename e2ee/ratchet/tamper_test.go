@@ -9,7 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"google.golang.org/protobuf/encoding/protowire"
+	"sotto/internal/protofield"
 )
 
 // tamper tries single-bit flips, all truncations and a few extensions of a message, and returns the flipped bits that were accepted.
@@ -105,8 +105,7 @@ func TestAlteredForeignFirstMessage(t *testing.T) {
 		_, err := new(Record).Decrypt(local, c.remote(t), TypePreKeyMessage, message, keys, start)
 		return err
 	})
-	id := protowire.AppendTag(nil, 5, protowire.VarintType)
-	id = protowire.AppendVarint(id, uint64(c.Them.RegistrationID))
+	id := protofield.AppendVarint(nil, 5, uint64(c.Them.RegistrationID))
 	first := 8 * (bytes.LastIndex(message, id) + 1)
 	for _, i := range accepted {
 		if i < first || i >= first+8*(len(id)-1) {
@@ -127,17 +126,17 @@ func TestOneEncoding(t *testing.T) {
 	}
 	b := outer.encode()
 	fields := b[1:]
-	id := appendVarint(nil, 7, uint64(outer.kyberID))
+	id := protofield.AppendVarint(nil, 7, uint64(outer.kyberID))
 	at := bytes.LastIndex(b[:len(b)-kyberCiphertextSize], id)
 	for name, b := range map[string][]byte{
 		"version 3":      append([]byte{0x34}, fields...),
 		"newer sender":   append([]byte{0x45}, fields...),
 		"older sender":   append([]byte{0x43}, fields...),
-		"repeated field": appendVarint(bytes.Clone(b), 5, uint64(outer.registrationID)),
-		"unknown field":  appendVarint(bytes.Clone(b), 9, 1),
-		"wrong order":    append(appendVarint([]byte{versionByte}, 7, uint64(outer.kyberID)), fields...),
+		"repeated field": protofield.AppendVarint(bytes.Clone(b), 5, uint64(outer.registrationID)),
+		"unknown field":  protofield.AppendVarint(bytes.Clone(b), 9, 1),
+		"wrong order":    append(protofield.AppendVarint([]byte{versionByte}, 7, uint64(outer.kyberID)), fields...),
 		"padded varint":  append(append(bytes.Clone(b[:at]), 7<<3, byte(outer.kyberID)|0x80, 0), b[at+len(id):]...),
-		"wide varint":    append(append(bytes.Clone(b[:at]), appendVarint(nil, 7, 1<<32+uint64(outer.kyberID))...), b[at+len(id):]...),
+		"wide varint":    append(append(bytes.Clone(b[:at]), protofield.AppendVarint(nil, 7, 1<<32+uint64(outer.kyberID))...), b[at+len(id):]...),
 		"no field":       append(bytes.Clone(b[:at]), b[at+len(id):]...),
 		"empty":          nil,
 	} {
