@@ -10,8 +10,9 @@ import (
 	"sotto/e2ee/xeddsa"
 )
 
-// Record holds the sessions with one remote device: the current one, and up to 40 archived ones whose messages may still be on
-// their way (the Sesame specification, section 3). The zero value has none. A Record is for one goroutine at a time.
+// Record holds the sessions with one remote device: the current one, unless Archive has ended it, and up to 40 archived ones whose
+// messages may still be on their way (the Sesame specification, section 3). The zero value has none. A Record is for one goroutine at a
+// time.
 type Record struct {
 	current  *session
 	archived []*session // newest first
@@ -225,23 +226,31 @@ func (r *Record) begunBy(baseKey PublicKey) *session {
 	return nil
 }
 
+// sessions returns the current session, if there is one, and then the archived ones. It must not be kept.
 func (r *Record) sessions() []*session {
 	if r.current == nil {
-		return nil
+		return r.archived
 	}
 	return append([]*session{r.current}, r.archived...)
 }
 
 // add makes a new session current.
 func (r *Record) add(s *session) {
-	if r.current != nil {
-		r.current.pending = nil // an archived session is only for receiving
-		r.current.trim(maxArchivedSkipped)
-		r.archived = slices.Insert(r.archived, 0, r.current)
-	}
+	r.Archive()
 	r.current = s
-	for len(r.archived) > maxArchived {
-		last := len(r.archived) - 1
+}
+
+// Archive ends the current session for sending: Encrypt fails with ErrNoSession until Initiate, or a message from the other side, makes
+// another one current. Messages of the archived session still decrypt. Beyond maxArchived the oldest is forgotten.
+func (r *Record) Archive() {
+	if r.current == nil {
+		return
+	}
+	r.current.pending = nil // an archived session is only for receiving
+	r.current.trim(maxArchivedSkipped)
+	r.archived = slices.Insert(r.archived, 0, r.current)
+	r.current = nil
+	if last := len(r.archived) - 1; last == maxArchived {
 		r.archived[last].clear()
 		r.archived = slices.Delete(r.archived, last, last+1)
 	}

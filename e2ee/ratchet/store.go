@@ -14,7 +14,7 @@ import (
 
 // A stored record is a version byte and a protobuf:
 //
-//	record   1 current session, 2 archived session (repeated, newest first)
+//	record   1 current session (absent once archived), 2 archived session (repeated, newest first)
 //	session  1 created (Unix seconds) 2 remote identity key 3 base key 4 outer digest (recipient only, as 3)
 //	         5 pending pre-key message with an empty field 4 (initiator only, until answered)
 //	         6 root key 7 ratchet private key 8 ratchet public key 9 sending chain key 10 sending index 11 previous counter
@@ -27,8 +27,12 @@ const skippedSize = 4 + 32
 // Marshal returns the record for an encrypted store: it holds the sessions' secrets.
 func (r *Record) Marshal() []byte {
 	b := []byte{recordVersion}
-	for i, s := range r.sessions() {
-		b = protofield.AppendBytes(b, min(i, 1)+1, s.marshal())
+	for _, s := range r.sessions() {
+		number := 2
+		if s == r.current {
+			number = 1
+		}
+		b = protofield.AppendBytes(b, number, s.marshal())
 	}
 	return b
 }
@@ -44,9 +48,9 @@ func UnmarshalRecord(b []byte) (*Record, error) {
 		switch {
 		case err != nil:
 			return err
-		case number == 1 && r.current == nil:
+		case number == 1 && r.current == nil && r.archived == nil:
 			r.current = s
-		case number == 2 && r.current != nil && len(r.archived) < maxArchived:
+		case number == 2 && len(r.archived) < maxArchived:
 			r.archived = append(r.archived, s)
 		default:
 			return ErrBadRecord
