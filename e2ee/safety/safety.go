@@ -1,7 +1,8 @@
 // Package safety makes safety numbers: 60 digits that two people compare, aloud or side by side, to know that each has the other's
-// real identity key and nobody's in between. Both see the same number. It changes when either identity key does.
+// real identity key and nobody's in between. Both see the same number. It changes when either identity key does. A Code is the same
+// for cameras: the content of a QR code that one device shows and the other compares.
 //
-// The numbers are Signal's (version 2: the identifier is the account's raw UUID), byte for byte: 5200 rounds of SHA-512 make a
+// Numbers and codes are Signal's (version 2: the identifier is the account's raw UUID), byte for byte: 5200 rounds of SHA-512 make a
 // search for another key with the same digits costly.
 package safety
 
@@ -37,6 +38,20 @@ func Format(number string) string {
 
 // digits are one party's 30.
 func digits(key [33]byte, id []byte) string {
+	fingerprint := fingerprint(key, id)
+	var b strings.Builder
+	for i := range groups {
+		var n uint64
+		for _, c := range fingerprint[i*groupSize : (i+1)*groupSize] {
+			n = n<<8 | uint64(c)
+		}
+		fmt.Fprintf(&b, "%05d", n%100000)
+	}
+	return b.String()
+}
+
+// fingerprint stands for one party, in digits and in codes.
+func fingerprint(key [33]byte, id []byte) []byte {
 	h := sha512.New()
 	h.Write([]byte{0, 0}) // version of the hash
 	h.Write(key[:])
@@ -49,13 +64,5 @@ func digits(key [33]byte, id []byte) string {
 		h.Write(key[:])
 		fingerprint = h.Sum(fingerprint[:0])
 	}
-	var b strings.Builder
-	for i := range groups {
-		var n uint64
-		for _, c := range fingerprint[i*groupSize : (i+1)*groupSize] {
-			n = n<<8 | uint64(c)
-		}
-		fmt.Fprintf(&b, "%05d", n%100000)
-	}
-	return b.String()
+	return fingerprint
 }

@@ -95,7 +95,7 @@ func BenchmarkNumber(b *testing.B) {
 	}
 }
 
-func key(t *testing.T, s string) (k [33]byte) {
+func key(t testing.TB, s string) (k [33]byte) {
 	t.Helper()
 	b, err := hex.DecodeString(s)
 	if err != nil || len(b) != len(k) {
