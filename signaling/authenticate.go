@@ -28,7 +28,7 @@ const (
 
 func (s *Server) handleLink(w http.ResponseWriter, r *http.Request) {
 	from := sourceOf(r.RemoteAddr)
-	server, binding, err := s.admitLink(r, from)
+	server, binding, err := s.admit(r, from, s.strangers)
 	if err != nil {
 		f := s.asFailure(err)
 		respond(w, httpStatus(f.code), f.wire())
@@ -55,8 +55,8 @@ func (s *Server) handleLink(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-// admitLink is step 1. A nil error counts the link as a stranger.
-func (s *Server) admitLink(r *http.Request, from source) (server string, binding [wire.ChannelBindingSize]byte, err error) {
+// admit is step 1 but for the Origin, which the handshake looks at. A nil error counts the source into the crowd.
+func (s *Server) admit(r *http.Request, from source, into *crowd) (server string, binding [wire.ChannelBindingSize]byte, err error) {
 	if wait := s.attempts.take(from, s.now()); wait > 0 {
 		return "", binding, rateLimited(wait)
 	}
@@ -66,7 +66,7 @@ func (s *Server) admitLink(r *http.Request, from source) (server string, binding
 	if binding, err = wire.ChannelBinding(r.TLS); err != nil {
 		return "", binding, badRequest("The link needs TLS 1.3.")
 	}
-	if !s.strangers.enter(from) {
+	if !into.enter(from) {
 		return "", binding, errTooManyLinks
 	}
 	return server, binding, nil

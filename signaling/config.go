@@ -11,7 +11,7 @@ import (
 
 // Config says how a server runs. Fields without a default are marked "required".
 type Config struct {
-	// DataDir is the directory of the store. Required. It is made if it does not exist, readable by its owner only, and belongs to
+	// DataDir is the directory of the store, and of the keys that sender certificates are made with. Required. It is made if it does not exist, readable by its owner only, and belongs to
 	// one process at a time.
 	DataDir string
 
@@ -60,6 +60,8 @@ type Limits struct {
 	UnauthenticatedPer int  // links not yet authenticated, per address. Default 20
 	Unauthenticated    int  // links not yet authenticated in all. Default 2000
 	Links              int  // links in all. Default 100000
+	AnonymousPer       int  // anonymous links per address. Default 20
+	Anonymous          int  // anonymous links in all. Default 20000
 
 	Frames        Rate // per link, a frame counting once and once more for each KiB; above it the link is read more slowly. Default 1000, then one a millisecond
 	Sends         Rate // per device. Default 200, then one each 20 ms
@@ -68,8 +70,16 @@ type Limits struct {
 	PairFetches   Rate // per account and target account: each fetch uses up one-time keys. Default 5, then one an hour
 	Uploads       Rate // per device. Default 10, then one each 30 s
 	Relays        Rate // relay credentials per account. Default 20, then one each 5 s
+	Tokens        Rate // delivery tokens set, per account. Default 30, then one each 10 s
+	Certificates  Rate // sender certificates per account. Default 30, then one each 10 s
 
-	// One account has at most a quarter of what is left free of these (store.Limits): a fifth of an empty mailbox.
+	SealedSends   Rate // over anonymous links, per address. Default 400, then one each 10 ms
+	SealedTo      Rate // over anonymous links with the right token, per recipient device. Default 200, then one each 20 ms
+	SealedFetches Rate // of bundles, over anonymous links, per address. Default 60, then one each 2 s
+	FetchedFrom   Rate // over anonymous links with the right token, per target account: uses up one-time keys. Default 30, then one each 10 minutes
+
+	// One account has at most a quarter of what is left free of these (store.Limits): a fifth of an empty mailbox. Senders without a name
+	// have half of an empty mailbox, all of them together.
 	Mailbox      int   // envelopes waiting for one device. Default 2000
 	MailboxBytes int64 // bytes waiting for one device. Default 32 MiB
 }
@@ -95,6 +105,8 @@ func (l Limits) withDefaults() Limits {
 		UnauthenticatedPer: or(l.UnauthenticatedPer, 20),
 		Unauthenticated:    or(l.Unauthenticated, 2000),
 		Links:              or(l.Links, 100_000),
+		AnonymousPer:       or(l.AnonymousPer, 20),
+		Anonymous:          or(l.Anonymous, 20_000),
 		Frames:             orRate(l.Frames, Rate{1000, time.Millisecond}),
 		Sends:              orRate(l.Sends, Rate{200, 20 * time.Millisecond}),
 		LookUps:            orRate(l.LookUps, Rate{30, 2 * time.Second}),
@@ -102,6 +114,12 @@ func (l Limits) withDefaults() Limits {
 		PairFetches:        orRate(l.PairFetches, Rate{5, time.Hour}),
 		Uploads:            orRate(l.Uploads, Rate{10, 30 * time.Second}),
 		Relays:             orRate(l.Relays, Rate{20, 5 * time.Second}),
+		Tokens:             orRate(l.Tokens, Rate{30, 10 * time.Second}),
+		Certificates:       orRate(l.Certificates, Rate{30, 10 * time.Second}),
+		SealedSends:        orRate(l.SealedSends, Rate{400, 10 * time.Millisecond}),
+		SealedTo:           orRate(l.SealedTo, Rate{200, 20 * time.Millisecond}),
+		SealedFetches:      orRate(l.SealedFetches, Rate{60, 2 * time.Second}),
+		FetchedFrom:        orRate(l.FetchedFrom, Rate{30, 10 * time.Minute}),
 		Mailbox:            or(l.Mailbox, 2000),
 		MailboxBytes:       or(l.MailboxBytes, 32<<20),
 	}

@@ -111,7 +111,7 @@ func TestOneSubscriberIsNotTheWorld(t *testing.T) {
 	attempt := func(address string) error {
 		r := httptest.NewRequest("GET", "/v1/link", nil)
 		r.Host, r.RemoteAddr = "127.0.0.1", address
-		_, _, err := s.admitLink(r, sourceOf(address))
+		_, _, err := s.admit(r, sourceOf(address), s.strangers)
 		return err
 	}
 	register := func(address string) error {

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -77,7 +78,11 @@ func (s *testServer) open(t testing.TB) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.Server = newServer(cfg, db, s.t)
+	keys, err := openIssuer(filepath.Join(cfg.DataDir, "certificates"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Server = newServer(cfg, db, keys, s.t)
 	s.Server.now = func() time.Time { return time.Now().Add(time.Duration(s.skew.Load())) }
 	s.Server.start()
 	s.http = httptest.NewServer(s.Handler())
@@ -440,7 +445,7 @@ func serveUntilKilled(dir string) {
 	if err != nil {
 		panic(err)
 	}
-	s := newServer(cfg, db, defaultTiming)
+	s := newServer(cfg, db, nil, defaultTiming)
 	s.start()
 	fmt.Println(httptest.NewServer(s.Handler()).URL)
 	select {}

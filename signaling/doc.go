@@ -5,6 +5,7 @@
 //
 //	POST /v1/accounts   registration, protobuf in and out
 //	GET  /v1/link       the websocket of one device; everything else goes over it
+//	GET  /v1/anonymous  the websocket of somebody who sends envelopes that name no sender
 //	GET  /healthz       200 while the store takes writes
 //
 // What it guarantees:

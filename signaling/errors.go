@@ -36,6 +36,7 @@ var (
 	errSignature     = &failure{code: wire.Error_UNAUTHENTICATED, message: "The signature does not fit. Check the server's address and the account."}
 	errForbidden     = &failure{code: wire.Error_FORBIDDEN, message: "The invitation is not valid: it may be mistyped, used up or expired."}
 	errInvitation    = &failure{code: wire.Error_FORBIDDEN, message: "This server takes new accounts by invitation only."}
+	errToken         = &failure{code: wire.Error_FORBIDDEN, message: "The delivery token is not valid: the recipient may have a new one."}
 	errTaken         = &failure{code: wire.Error_USERNAME_TAKEN, message: "That user name is taken."}
 	errNotFound      = &failure{code: wire.Error_NOT_FOUND, message: "There is no such user or device."}
 	errTooLarge      = &failure{code: wire.Error_TOO_LARGE, message: "The message is too large."}

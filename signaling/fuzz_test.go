@@ -32,7 +32,7 @@ func FuzzRegistration(f *testing.F) {
 
 // FuzzFrame: whatever a device sends, it is answered or ignored, and an envelope that passes fits the store.
 func FuzzFrame(f *testing.F) {
-	l := &link{server: newServer(Config{Limits: Limits{}.withDefaults()}, nil, defaultTiming)}
+	s := newServer(Config{Limits: Limits{}.withDefaults()}, nil, nil, defaultTiming)
 	d := newDevice(nil, "alice")
 	d.account = make([]byte, 16)
 	for _, frame := range []*wire.ClientFrame{
@@ -54,8 +54,10 @@ func FuzzFrame(f *testing.F) {
 			return
 		}
 		if send := frame.GetSend(); send != nil {
-			e, err := l.envelope(send)
-			if err == nil && (e.To.Device < 1 || e.To.Device > 127 || !e.Expires.After(e.Accepted) || len(e.Body) > maxCiphertext+256) {
+			if err := checkEnvelope(send); err != nil {
+				return
+			}
+			if e := s.stamped(send, d.storeAddress()); e.To.Device < 1 || e.To.Device > 127 || !e.Expires.After(e.Accepted) || len(e.Body) > maxCiphertext+256 {
 				t.Errorf("accepted %v", send)
 			}
 		}

@@ -2,6 +2,7 @@ package signaling
 
 import (
 	"errors"
+	"time"
 
 	"github.com/gorilla/websocket"
 	"google.golang.org/protobuf/proto"
@@ -42,10 +43,11 @@ func parseFrame(kind int, message []byte) (*wire.ClientFrame, error) {
 func (l *link) answer(frame *wire.ClientFrame) (*wire.ServerFrame, error) {
 	switch body := frame.GetBody().(type) {
 	case *wire.ClientFrame_Ack:
-		if len(body.Ack.GetSender()) != 16 || len(body.Ack.GetEnvelopeId()) != 16 {
-			return nil, errMalformed
+		id, err := parseAck(body.Ack)
+		if err != nil {
+			return nil, err
 		}
-		return nil, l.acknowledge(envelopeID{store.UUID(body.Ack.Sender), [16]byte(body.Ack.EnvelopeId)})
+		return nil, l.acknowledge(id)
 	case *wire.ClientFrame_UploadPreKeys:
 		return l.upload(body.UploadPreKeys)
 	case *wire.ClientFrame_FetchBundles:
@@ -54,8 +56,21 @@ func (l *link) answer(frame *wire.ClientFrame) (*wire.ServerFrame, error) {
 		return l.lookUp(body.LookUp)
 	case *wire.ClientFrame_GetRelay:
 		return l.relay()
+	case *wire.ClientFrame_SetDeliveryToken:
+		return l.setDeliveryToken(body.SetDeliveryToken)
+	case *wire.ClientFrame_GetSenderCertificate:
+		return l.senderCertificate()
 	}
-	return nil, errMalformed
+	return nil, errMalformed // send_sealed among them: it would come from somebody
+}
+
+// parseAck reads which envelope is meant. One that names no sender is From zero.
+func parseAck(a *wire.Ack) (id envelopeID, err error) {
+	if n := len(a.GetSender()); n != 16 && n != 0 || len(a.GetEnvelopeId()) != 16 {
+		return id, errMalformed
+	}
+	copy(id.from[:], a.Sender)
+	return envelopeID{id.from, [16]byte(a.EnvelopeId)}, nil
 }
 
 func (l *link) upload(k *wire.PreKeys) (*wire.ServerFrame, error) {
@@ -80,28 +95,33 @@ func wireCounts(c store.Counts) *wire.KeyCounts {
 
 func (l *link) fetch(f *wire.FetchBundles) (*wire.ServerFrame, error) {
 	s := l.server
-	if len(f.GetAccount()) != 16 || f.GetDevice() > 127 {
+	if len(f.GetAccount()) != 16 || f.GetDevice() > 127 || len(f.GetDeliveryToken()) > 0 { // a token is for who is not known
 		return nil, errMalformed
 	}
 	own, target := l.device.Address.Account, store.UUID(f.Account)
 	if wait := s.bundleFetches.take(own, s.now()); wait > 0 {
 		return nil, rateLimited(wait)
 	}
+	// Each fetch uses up keys of the target: nobody may drain them.
+	return s.bundles(target, f.Device, func() time.Duration { return s.pairFetches.take([2]store.UUID{own, target}, s.now()) })
+}
+
+// bundles takes keys of one device, or of all for 0, if there is any and take says that they may be used up.
+func (s *Server) bundles(target store.UUID, device uint32, take func() (wait time.Duration)) (*wire.ServerFrame, error) {
 	devices, err := s.store.Devices(target)
 	if err != nil {
 		return nil, err
 	}
 	var addresses []store.Address
 	for _, d := range devices {
-		if f.Device == 0 || uint32(d.Address.Device) == f.Device {
+		if device == 0 || uint32(d.Address.Device) == device {
 			addresses = append(addresses, d.Address)
 		}
 	}
 	if len(addresses) == 0 {
 		return nil, errNotFound
 	}
-	// Each fetch uses up keys of the target: nobody may drain them.
-	if wait := s.pairFetches.take([2]store.UUID{own, target}, s.now()); wait > 0 {
+	if wait := take(); wait > 0 {
 		return nil, rateLimited(wait)
 	}
 	bundles := &wire.Bundles{}
@@ -140,4 +160,31 @@ func (l *link) lookUp(q *wire.LookUp) (*wire.ServerFrame, error) {
 		return nil, err
 	}
 	return &wire.ServerFrame{Body: &wire.ServerFrame_Account{Account: &wire.Account{Account: account.ID[:], Username: account.Username}}}, nil
+}
+
+func (l *link) setDeliveryToken(m *wire.SetDeliveryToken) (*wire.ServerFrame, error) {
+	s := l.server
+	account := l.device.Address.Account
+	if len(m.GetHash()) != 32 {
+		return nil, errMalformed
+	}
+	if wait := s.tokens.take(account, s.now()); wait > 0 {
+		return nil, rateLimited(wait)
+	}
+	if err := s.store.SetDeliveryToken(account, [32]byte(m.Hash)); err != nil {
+		return nil, err
+	}
+	return &wire.ServerFrame{Body: &wire.ServerFrame_Done{Done: &wire.Done{}}}, nil
+}
+
+func (l *link) senderCertificate() (*wire.ServerFrame, error) {
+	s := l.server
+	if wait := s.certificates.take(l.device.Address.Account, s.now()); wait > 0 {
+		return nil, rateLimited(wait)
+	}
+	certificate, err := s.issuer.certificate(l.device, s.now())
+	if err != nil {
+		return nil, err
+	}
+	return &wire.ServerFrame{Body: &wire.ServerFrame_SenderCertificate{SenderCertificate: certificate}}, nil
 }

@@ -30,7 +30,7 @@ func TestFullLimiterLooksRarely(t *testing.T) {
 // TestLargeFramesCountMore: of the largest frames a link may send three at once and then four a second.
 func TestLargeFramesCountMore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newServer(Config{Limits: Limits{}.withDefaults()}, nil, defaultTiming)
+		s := newServer(Config{Limits: Limits{}.withDefaults()}, nil, nil, defaultTiming)
 		for _, c := range []struct {
 			size, frames int
 			want         time.Duration
@@ -40,7 +40,7 @@ func TestLargeFramesCountMore(t *testing.T) {
 			{maxFrame, 3, 0},
 			{maxFrame, 23, (23*257 - 1000) * time.Millisecond},
 		} {
-			l := &link{server: s}
+			l := &socket{server: s}
 			start := time.Now()
 			for range c.frames {
 				l.slow(c.size)

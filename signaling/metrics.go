@@ -15,8 +15,10 @@ type metrics struct {
 	registry      *prometheus.Registry
 	links         prometheus.Gauge
 	pending       prometheus.Gauge
+	anonymous     prometheus.Gauge
 	registrations prometheus.Counter
-	accepted      *prometheus.CounterVec // by path: straight or stored
+	accepted      *prometheus.CounterVec // by path: straight or stored; and by sender: named or nameless
+	refusedTokens prometheus.Counter
 	delivered     prometheus.Counter
 	expired       prometheus.Counter
 	bundles       *prometheus.CounterVec // by kyber: one_time or last_resort
@@ -32,11 +34,15 @@ func newMetrics() *metrics {
 			Name: "sotto_signaling_links", Help: "Authenticated links."}),
 		pending: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "sotto_signaling_links_unauthenticated", Help: "Links that have not authenticated yet."}),
+		anonymous: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "sotto_signaling_links_anonymous", Help: "Links that sealed envelopes come over."}),
 		registrations: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "sotto_signaling_registrations_total", Help: "Accounts registered."}),
 		accepted: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "sotto_signaling_envelopes_accepted_total", Help: "Envelopes answered with Sent: handed straight to the device, or stored."},
-			[]string{"path"}),
+			[]string{"path", "sender"}),
+		refusedTokens: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "sotto_signaling_delivery_tokens_refused_total", Help: "Requests of anonymous links refused because their delivery token was wrong."}),
 		delivered: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "sotto_signaling_envelopes_acknowledged_total", Help: "Envelopes acknowledged by their device, and erased."}),
 		expired: prometheus.NewCounter(prometheus.CounterOpts{
@@ -54,13 +60,17 @@ func newMetrics() *metrics {
 			Name: "sotto_signaling_erase_seconds", Help: "Time taken to remove erased envelopes from the store's files.",
 			Buckets: prometheus.ExponentialBuckets(0.001, 4, 10)}),
 	}
-	m.registry.MustRegister(m.links, m.pending, m.registrations, m.accepted, m.delivered, m.expired, m.bundles, m.errors,
+	m.registry.MustRegister(m.links, m.pending, m.anonymous, m.registrations, m.accepted, m.refusedTokens, m.delivered, m.expired, m.bundles, m.errors,
 		m.sendSeconds, m.scrubSeconds)
 	return m
 }
 
-func (m *metrics) sent(path string, since time.Time) {
-	m.accepted.WithLabelValues(path).Inc()
+func (m *metrics) sent(path string, named bool, since time.Time) {
+	sender := "nameless"
+	if named {
+		sender = "named"
+	}
+	m.accepted.WithLabelValues(path, sender).Inc()
 	m.sendSeconds.Observe(time.Since(since).Seconds())
 }
 

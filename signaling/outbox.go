@@ -9,7 +9,7 @@ import (
 	"sotto/wire"
 )
 
-// An outbox queues what is to be written to a link. A goroutine writes while there is something to write: an idle link has none.
+// An outbox queues what is to be written to a socket. A goroutine writes while there is something to write: an idle one has none.
 type outbox struct {
 	mu      sync.Mutex
 	queue   [][]byte
@@ -25,50 +25,50 @@ const (
 )
 
 // push queues a frame for the device.
-func (l *link) push(f *wire.ServerFrame) { l.pushBytes(known(f)) }
+func (k *socket) push(f *wire.ServerFrame) { k.pushBytes(known(f)) }
 
-func (l *link) reply(to uint64, f *wire.ServerFrame) {
+func (k *socket) reply(to uint64, f *wire.ServerFrame) {
 	f.ReplyTo = to
-	l.push(f)
+	k.push(f)
 }
 
-func (l *link) fail(to uint64, f *failure) {
-	l.reply(to, &wire.ServerFrame{Body: &wire.ServerFrame_Error{Error: f.wire()}})
+func (k *socket) fail(to uint64, f *failure) {
+	k.reply(to, &wire.ServerFrame{Body: &wire.ServerFrame_Error{Error: f.wire()}})
 }
 
-func (l *link) pushBytes(frame []byte) {
-	o := &l.out
+func (k *socket) pushBytes(frame []byte) {
+	o := &k.out
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.drained != nil {
 		return
 	}
 	if len(o.queue) >= maxQueue || o.bytes+len(frame) > maxQueuedBytes {
-		l.conn.Close() // run sees it and ends the link
+		k.conn.Close() // serve sees it, and the link ends
 		return
 	}
 	o.queue = append(o.queue, frame)
 	o.bytes += len(frame)
 	if !o.writing {
 		o.writing = true
-		l.server.running.Go(l.write)
+		k.server.running.Go(k.write)
 	}
 }
 
 // write sends the queue until it is empty. After an error it only empties it.
-func (l *link) write() {
+func (k *socket) write() {
 	var err error
 	for {
-		frame := l.out.next()
+		frame := k.out.next()
 		if frame == nil {
 			return
 		}
 		if err != nil {
 			continue
 		}
-		l.conn.SetWriteDeadline(time.Now().Add(l.server.timing.write))
-		if err = l.conn.WriteMessage(websocket.BinaryMessage, frame); err != nil {
-			l.conn.Close()
+		k.conn.SetWriteDeadline(time.Now().Add(k.server.timing.write))
+		if err = k.conn.WriteMessage(websocket.BinaryMessage, frame); err != nil {
+			k.conn.Close()
 		}
 	}
 }

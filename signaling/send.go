@@ -12,11 +12,11 @@ const (
 	maxTTL        = 30 * 24 * time.Hour
 )
 
-// send accepts an envelope, in order with the others of this link, and answers it when it is durable or acknowledged.
+// send accepts an envelope in the device's name.
 func (l *link) send(request uint64, e *wire.Envelope) {
 	s := l.server
 	start := time.Now()
-	envelope, err := l.envelope(e)
+	err := checkEnvelope(e)
 	if err == nil {
 		if wait := s.sends.take(l.device.Address, s.now()); wait > 0 {
 			err = rateLimited(wait)
@@ -26,71 +26,63 @@ func (l *link) send(request uint64, e *wire.Envelope) {
 		l.fail(request, s.asFailure(err))
 		return
 	}
-	l.slots <- struct{}{} // given back within timing.straight and a sync
-	wait, err := s.route(envelope)
-	if err != nil {
-		<-l.slots
-		l.fail(request, s.asFailure(err))
-		return
-	}
-	l.answers.Add(1) // handle holds one, so this is no new work
-	s.running.Go(func() {
-		defer l.answers.Done()
-		defer func() { <-l.slots }()
-		path, err := wait()
-		if err != nil {
-			l.fail(request, s.asFailure(err))
-			return
-		}
-		s.metrics.sent(path, start)
-		l.reply(request, &wire.ServerFrame{Body: &wire.ServerFrame_Sent{Sent: &wire.Sent{}}})
-	})
+	l.accept(request, s.stamped(e, l.device.Address), start)
 }
 
-// envelope checks what the device sends and writes the fields that are the server's.
-func (l *link) envelope(e *wire.Envelope) (store.Envelope, error) {
+// checkEnvelope checks the form of what a device sends.
+func checkEnvelope(e *wire.Envelope) error {
 	switch {
 	case len(e.GetId()) != 16 || len(e.GetRecipient()) != 16 || e.GetRecipientDevice() < 1 || e.GetRecipientDevice() > 127:
-		return store.Envelope{}, badRequest("The envelope's id or recipient is malformed.")
-	case e.GetType() != typeSignalMessage && e.GetType() != typePreKeySignalMessage:
-		return store.Envelope{}, badRequest("The envelope's type is unknown.")
+		return badRequest("The envelope's id or recipient is malformed.")
+	case e.GetType() != typeSignalMessage && e.GetType() != typePreKeySignalMessage && e.GetType() != typeSealed:
+		return badRequest("The envelope's type is unknown.")
 	case len(e.GetCiphertext()) == 0:
-		return store.Envelope{}, badRequest("The envelope is empty.")
+		return badRequest("The envelope is empty.")
 	case len(e.GetCiphertext()) > maxCiphertext:
-		return store.Envelope{}, errTooLarge
+		return errTooLarge
 	case time.Duration(e.GetTtl())*time.Second > maxTTL:
-		return store.Envelope{}, badRequest("An envelope waits for 30 days at most.")
+		return badRequest("An envelope waits for 30 days at most.")
 	}
-	ttl := time.Duration(e.GetTtl()) * time.Second
+	return nil
+}
+
+// nameless is the sender of what came over an anonymous link.
+var nameless store.Address
+
+// stamped is an envelope that passed checkEnvelope, with the fields that are the server's.
+func (s *Server) stamped(e *wire.Envelope, from store.Address) store.Envelope {
+	ttl := time.Duration(e.Ttl) * time.Second
 	if ttl == 0 {
 		ttl = maxTTL
 	}
-	now := l.server.now()
-	from := l.device.Address
+	now := s.now()
+	stamped := &wire.Envelope{
+		Id:              e.Id,
+		Recipient:       e.Recipient,
+		RecipientDevice: e.RecipientDevice,
+		Type:            e.Type,
+		Ciphertext:      e.Ciphertext,
+		Ttl:             uint32(ttl / time.Second),
+		AcceptedAt:      uint64(now.UnixMilli()),
+	}
+	if from != nameless {
+		stamped.Sender, stamped.SenderDevice = from.Account[:], uint32(from.Device)
+	}
 	return store.Envelope{
 		To:       store.Address{Account: store.UUID(e.Recipient), Device: uint8(e.RecipientDevice)},
 		From:     from.Account,
 		ID:       [16]byte(e.Id),
 		Accepted: now,
 		Expires:  now.Add(ttl),
-		Body: known(&wire.Envelope{
-			Id:              e.Id,
-			Sender:          from.Account[:],
-			SenderDevice:    uint32(from.Device),
-			Recipient:       e.Recipient,
-			RecipientDevice: e.RecipientDevice,
-			Type:            e.Type,
-			Ciphertext:      e.Ciphertext,
-			Ttl:             uint32(ttl / time.Second),
-			AcceptedAt:      uint64(now.UnixMilli()),
-		}),
-	}, nil
+		Body:     known(stamped),
+	}
 }
 
-// The types of ciphertext, as the session layer numbers them.
+// The types of ciphertext, as Signal numbers them.
 const (
 	typeSignalMessage       = 2
 	typePreKeySignalMessage = 3
+	typeSealed              = 6 // names its sender inside
 )
 
 // route hands an envelope to the recipient's link, or else stores it. When it returns, the envelope has its place in the order;

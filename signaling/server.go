@@ -25,6 +25,7 @@ type Server struct {
 	cfg     Config
 	log     *slog.Logger
 	store   store.Store
+	issuer  *issuer
 	metrics *metrics
 	hub     *hub
 	now     func() time.Time
@@ -38,9 +39,16 @@ type Server struct {
 	bundleFetches *limiter[store.UUID]
 	pairFetches   *limiter[[2]store.UUID]
 	relays        *limiter[store.UUID]
+	tokens        *limiter[store.UUID]
+	certificates  *limiter[store.UUID]
+	sealedSends   sourceLimiter
+	sealedTo      *limiter[store.Address]
+	sealedFetches sourceLimiter
+	fetchedFrom   *limiter[store.UUID]
 
 	upgrader  websocket.Upgrader
 	strangers *crowd // links not yet authenticated
+	anonymous *crowd // links that never are
 	health    health
 	erased    atomic.Bool // something was erased since the last scrub
 
@@ -59,6 +67,7 @@ type timing struct {
 	straight     time.Duration // for the recipient's acknowledgement, before the envelope is stored
 	ping         time.Duration
 	silence      time.Duration // after which a link is dead
+	idle         time.Duration // after which an anonymous link that is not used ends
 	write        time.Duration // for one frame
 	closing      time.Duration // for the device to answer a close frame
 	sweep        time.Duration
@@ -69,6 +78,7 @@ var defaultTiming = timing{
 	straight:     250 * time.Millisecond,
 	ping:         30 * time.Second,
 	silence:      75 * time.Second, // two pings and a half
+	idle:         10 * time.Minute,
 	write:        10 * time.Second,
 	closing:      2 * time.Second,
 	sweep:        30 * time.Second,
@@ -83,17 +93,22 @@ func New(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := newServer(cfg, db, defaultTiming)
+	keys, err := openIssuer(filepath.Join(cfg.DataDir, "certificates"))
+	if err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	s := newServer(cfg, db, keys, defaultTiming)
 	s.start()
 	return s, nil
 }
 
-func newServer(cfg Config, db store.Store, t timing) *Server {
+func newServer(cfg Config, db store.Store, keys *issuer, t timing) *Server {
 	m := newMetrics()
 	s := &Server{
 		cfg:           cfg,
 		log:           cfg.Logger,
 		store:         db,
+		issuer:        keys,
 		metrics:       m,
 		hub:           newHub(cfg.Limits.Links, m.links),
 		now:           time.Now,
@@ -106,6 +121,13 @@ func newServer(cfg Config, db store.Store, t timing) *Server {
 		bundleFetches: newLimiter[store.UUID](cfg.Limits.BundleFetches),
 		pairFetches:   newLimiter[[2]store.UUID](cfg.Limits.PairFetches),
 		relays:        newLimiter[store.UUID](cfg.Limits.Relays),
+		tokens:        newLimiter[store.UUID](cfg.Limits.Tokens),
+		certificates:  newLimiter[store.UUID](cfg.Limits.Certificates),
+		sealedSends:   newSourceLimiter(cfg.Limits.SealedSends),
+		sealedTo:      newLimiter[store.Address](cfg.Limits.SealedTo),
+		sealedFetches: newSourceLimiter(cfg.Limits.SealedFetches),
+		fetchedFrom:   newLimiter[store.UUID](cfg.Limits.FetchedFrom),
+		anonymous:     newCrowd(cfg.Limits.AnonymousPer, cfg.Limits.Anonymous),
 		strangers:     newCrowd(cfg.Limits.UnauthenticatedPer, cfg.Limits.Unauthenticated),
 	}
 	s.upgrader = websocket.Upgrader{
@@ -127,11 +149,12 @@ func (s *Server) start() {
 	s.running.Go(s.sweeping)
 }
 
-// Handler serves devices: POST /v1/accounts and GET /v1/link; and GET /healthz.
+// Handler serves devices: POST /v1/accounts, GET /v1/link and GET /v1/anonymous; and GET /healthz.
 func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /v1/accounts", s.counted(s.handleRegistration))
 	mux.HandleFunc("GET /v1/link", s.counted(s.handleLink))
+	mux.HandleFunc("GET /v1/anonymous", s.counted(s.handleAnonymous))
 	mux.HandleFunc("GET /healthz", s.counted(s.handleHealth))
 	return mux
 }

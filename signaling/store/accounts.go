@@ -108,3 +108,35 @@ func (p *Pebble) Devices(account UUID) ([]Device, error) {
 	})
 	return list, err
 }
+
+// SetDeliveryToken holds a lock until the hash is durable: what another call finds equal is durable too.
+func (p *Pebble) SetDeliveryToken(account UUID, hash [32]byte) error {
+	defer p.device(Address{Account: account})()
+	held, err := p.DeliveryToken(account)
+	if err == nil && held == hash {
+		return nil
+	}
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		return err
+	}
+	b := p.db.NewBatch()
+	b.Set(tokenKey(account), hash[:], nil)
+	wait, err := p.apply(b)
+	if err != nil {
+		return err
+	}
+	return wait()
+}
+
+func (p *Pebble) DeliveryToken(account UUID) (hash [32]byte, err error) {
+	v, err := p.get(tokenKey(account))
+	switch {
+	case err != nil:
+		return hash, err
+	case v == nil:
+		return hash, ErrNotFound
+	case len(v) != len(hash):
+		return hash, errDamaged
+	}
+	return [32]byte(v), nil
+}

@@ -19,6 +19,7 @@ import (
 //	                                 bytes [8]; stays when the mailbox is empty
 //	m address place [8]            → from [16] id [16] accepted [8] expires [8] body
 //	s address mark [16]            → seen: place [8], 0 when not (or no longer) in the mailbox
+//	t account [16]                 → SHA-256 of its delivery token [32]
 //	x expires [8] key              → what to delete then: a key of kind i, m or s
 //
 // The mark is SHA-256(from || id) cut to 16 bytes: id is random, so a mark names no sender to whoever reads it. No other key names a
@@ -32,6 +33,7 @@ const (
 	kindHead       = 'h'
 	kindEnvelope   = 'm'
 	kindSeen       = 's'
+	kindToken      = 't'
 	kindExpiry     = 'x'
 )
 
@@ -47,6 +49,8 @@ func keyOf(kind byte, a Address) []byte {
 func accountKey(username string) []byte { return append([]byte{kindAccount}, username...) }
 
 func invitationKey(hash [32]byte) []byte { return append([]byte{kindInvitation}, hash[:]...) }
+
+func tokenKey(account UUID) []byte { return append([]byte{kindToken}, account[:]...) }
 
 func oneTimeKey(a Address, kind byte, id uint32) []byte {
 	return binary.BigEndian.AppendUint32(append(keyOf(kindOneTime, a), kind), id)

@@ -24,7 +24,7 @@ func (p *Pebble) Put(e Envelope, limits Limits) (wait func() error, err error) {
 	}
 	total, sender := head.total(), head.of(e.From)
 	total.add(1, len(e.Body))
-	if !limits.allow(total, *sender) {
+	if !limits.allow(total, *sender, shareOf(e.From)) {
 		return nil, ErrMailboxFull
 	}
 	sender.add(1, len(e.Body))
@@ -39,10 +39,19 @@ func (p *Pebble) Put(e Envelope, limits Limits) (wait func() error, err error) {
 	return p.apply(b)
 }
 
-// allow says whether a mailbox may become as full as total, when its newest sender had this much in it before.
-func (l Limits) allow(total tally, sender tally) bool {
+// allow says whether a mailbox may become as full as total, when its newest sender had this much in it before and may have one part in
+// share of what is left free.
+func (l Limits) allow(total, sender tally, share int64) bool {
 	free, freeBytes := int64(l.Count)-int64(total.count), l.Bytes-int64(total.bytes)
-	return free >= 0 && freeBytes >= 0 && int64(sender.count) <= free/senderShare && int64(sender.bytes) <= freeBytes/senderShare
+	return free >= 0 && freeBytes >= 0 && int64(sender.count) <= free/share && int64(sender.bytes) <= freeBytes/share
+}
+
+// shareOf is what Limits grants a sender.
+func shareOf(from UUID) int64 {
+	if from == (UUID{}) {
+		return 1
+	}
+	return 4
 }
 
 // waitingMarkExpires is when the mark of an envelope in the mailbox goes. Not before the envelope does: Erase finds it by its mark.

@@ -80,7 +80,7 @@ type Taken struct {
 // An Envelope waits in a mailbox. Body is opaque. From and ID name it within the mailbox.
 type Envelope struct {
 	To       Address
-	From     UUID
+	From     UUID // zero: the sender is not named
 	ID       [16]byte
 	Body     []byte
 	Accepted time.Time
@@ -96,12 +96,13 @@ type Stored struct {
 // Limits of one mailbox, in envelopes and bytes of Body. A sender who has more in it already than a quarter of what is left free is
 // refused: so nobody fills a mailbox alone, each further sender of a crowd gets less, and one who has nothing waiting there gets an
 // envelope in until it is full.
+//
+// Senders who are not named count as one, who may have as much as is left free: half of an empty mailbox. They are many, and people the
+// recipient has accepted. The other half stays for senders with a name, who thus get an envelope in whatever one of those does.
 type Limits struct {
 	Count int
 	Bytes int64
 }
-
-const senderShare = 4
 
 // Store is safe for concurrent use.
 type Store interface {
@@ -121,6 +122,12 @@ type Store interface {
 
 	// Devices returns the devices of an account, none if there is no such account.
 	Devices(UUID) ([]Device, error)
+
+	// SetDeliveryToken keeps the hash of an account's delivery token in place of the one before, and writes nothing if it is that one.
+	SetDeliveryToken(account UUID, hash [32]byte) error
+
+	// DeliveryToken returns ErrNotFound for an account without one, as for no account.
+	DeliveryToken(account UUID) (hash [32]byte, err error)
 
 	// AddKeys adds an upload, holding at most limit one-time keys of each kind; those of the lowest IDs are added first.
 	AddKeys(a Address, k Keys, limit int) (Counts, error)
