@@ -109,7 +109,7 @@ func (x Stream_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Stream_Kind.Descriptor instead.
 func (Stream_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_content_proto_rawDescGZIP(), []int{9, 0}
+	return file_content_proto_rawDescGZIP(), []int{10, 0}
 }
 
 type Hangup_Reason int32
@@ -121,6 +121,8 @@ const (
 	Hangup_ACCEPTED_ELSEWHERE Hangup_Reason = 3
 	Hangup_TIMEOUT            Hangup_Reason = 4
 	Hangup_FAILED             Hangup_Reason = 5
+	Hangup_DECLINED_ELSEWHERE Hangup_Reason = 6
+	Hangup_LOST               Hangup_Reason = 7 // no path was found again
 )
 
 // Enum value maps for Hangup_Reason.
@@ -132,6 +134,8 @@ var (
 		3: "ACCEPTED_ELSEWHERE",
 		4: "TIMEOUT",
 		5: "FAILED",
+		6: "DECLINED_ELSEWHERE",
+		7: "LOST",
 	}
 	Hangup_Reason_value = map[string]int32{
 		"NORMAL":             0,
@@ -140,6 +144,8 @@ var (
 		"ACCEPTED_ELSEWHERE": 3,
 		"TIMEOUT":            4,
 		"FAILED":             5,
+		"DECLINED_ELSEWHERE": 6,
+		"LOST":               7,
 	}
 )
 
@@ -167,7 +173,7 @@ func (x Hangup_Reason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Hangup_Reason.Descriptor instead.
 func (Hangup_Reason) EnumDescriptor() ([]byte, []int) {
-	return file_content_proto_rawDescGZIP(), []int{12, 0}
+	return file_content_proto_rawDescGZIP(), []int{15, 0}
 }
 
 // Content is serialised, padded to a multiple of 160 bytes (ISO/IEC 7816-4: 0x80 then zeros) and encrypted by the session.
@@ -180,6 +186,7 @@ type Content struct {
 	//	*Content_Text
 	//	*Content_Receipt
 	//	*Content_Call
+	//	*Content_MissedCall
 	Body          isContent_Body `protobuf_oneof:"body"`
 	Username      string         `protobuf:"bytes,6,opt,name=username,proto3" json:"username,omitempty"`                                // the sender's user name, as a claim: the recipient asks the server whether it is the sender's account's
 	DeliveryToken []byte         `protobuf:"bytes,7,opt,name=delivery_token,json=deliveryToken,proto3" json:"delivery_token,omitempty"` // [16] the sender's, to people the sender's user has accepted: with it they send to the sender unnamed
@@ -265,6 +272,15 @@ func (x *Content) GetCall() *CallMessage {
 	return nil
 }
 
+func (x *Content) GetMissedCall() *MissedCall {
+	if x != nil {
+		if x, ok := x.Body.(*Content_MissedCall); ok {
+			return x.MissedCall
+		}
+	}
+	return nil
+}
+
 func (x *Content) GetUsername() string {
 	if x != nil {
 		return x.Username
@@ -295,11 +311,17 @@ type Content_Call struct {
 	Call *CallMessage `protobuf:"bytes,5,opt,name=call,proto3,oneof"`
 }
 
+type Content_MissedCall struct {
+	MissedCall *MissedCall `protobuf:"bytes,8,opt,name=missed_call,json=missedCall,proto3,oneof"`
+}
+
 func (*Content_Text) isContent_Body() {}
 
 func (*Content_Receipt) isContent_Body() {}
 
 func (*Content_Call) isContent_Body() {}
+
+func (*Content_MissedCall) isContent_Body() {}
 
 type Text struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -410,6 +432,9 @@ type CallMessage struct {
 	//	*CallMessage_Accept
 	//	*CallMessage_Hangup
 	//	*CallMessage_Reveal
+	//	*CallMessage_Confirm
+	//	*CallMessage_MediaState
+	//	*CallMessage_Path
 	Body          isCallMessage_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -522,6 +547,33 @@ func (x *CallMessage) GetReveal() *Reveal {
 	return nil
 }
 
+func (x *CallMessage) GetConfirm() *Confirm {
+	if x != nil {
+		if x, ok := x.Body.(*CallMessage_Confirm); ok {
+			return x.Confirm
+		}
+	}
+	return nil
+}
+
+func (x *CallMessage) GetMediaState() *MediaState {
+	if x != nil {
+		if x, ok := x.Body.(*CallMessage_MediaState); ok {
+			return x.MediaState
+		}
+	}
+	return nil
+}
+
+func (x *CallMessage) GetPath() *Path {
+	if x != nil {
+		if x, ok := x.Body.(*CallMessage_Path); ok {
+			return x.Path
+		}
+	}
+	return nil
+}
+
 type isCallMessage_Body interface {
 	isCallMessage_Body()
 }
@@ -554,6 +606,18 @@ type CallMessage_Reveal struct {
 	Reveal *Reveal `protobuf:"bytes,8,opt,name=reveal,proto3,oneof"`
 }
 
+type CallMessage_Confirm struct {
+	Confirm *Confirm `protobuf:"bytes,9,opt,name=confirm,proto3,oneof"`
+}
+
+type CallMessage_MediaState struct {
+	MediaState *MediaState `protobuf:"bytes,10,opt,name=media_state,json=mediaState,proto3,oneof"`
+}
+
+type CallMessage_Path struct {
+	Path *Path `protobuf:"bytes,11,opt,name=path,proto3,oneof"`
+}
+
 func (*CallMessage_Offer) isCallMessage_Body() {}
 
 func (*CallMessage_Answer) isCallMessage_Body() {}
@@ -567,6 +631,12 @@ func (*CallMessage_Accept) isCallMessage_Body() {}
 func (*CallMessage_Hangup) isCallMessage_Body() {}
 
 func (*CallMessage_Reveal) isCallMessage_Body() {}
+
+func (*CallMessage_Confirm) isCallMessage_Body() {}
+
+func (*CallMessage_MediaState) isCallMessage_Body() {}
+
+func (*CallMessage_Path) isCallMessage_Body() {}
 
 type Offer struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -829,6 +899,7 @@ func (x *IceParameters) GetPassword() string {
 type Candidates struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Candidates    []string               `protobuf:"bytes,1,rep,name=candidates,proto3" json:"candidates,omitempty"`
+	Generation    uint32                 `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"` // of the path they belong to; 0 is the one of offer and answer
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -870,6 +941,66 @@ func (x *Candidates) GetCandidates() []string {
 	return nil
 }
 
+func (x *Candidates) GetGeneration() uint32 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+// Path is an end's half of a new path beside the old one (an ICE restart, RFC 8445 section 9). The keys of the media stay.
+type Path struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Generation    uint32                 `protobuf:"varint,1,opt,name=generation,proto3" json:"generation,omitempty"` // from 1. The higher one is newer; each end sends each generation once
+	Ice           *IceParameters         `protobuf:"bytes,2,opt,name=ice,proto3" json:"ice,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Path) Reset() {
+	*x = Path{}
+	mi := &file_content_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Path) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Path) ProtoMessage() {}
+
+func (x *Path) ProtoReflect() protoreflect.Message {
+	mi := &file_content_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Path.ProtoReflect.Descriptor instead.
+func (*Path) Descriptor() ([]byte, []int) {
+	return file_content_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Path) GetGeneration() uint32 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *Path) GetIce() *IceParameters {
+	if x != nil {
+		return x.Ice
+	}
+	return nil
+}
+
 // Stream announces what the sender of this description will send.
 type Stream struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
@@ -885,7 +1016,7 @@ type Stream struct {
 
 func (x *Stream) Reset() {
 	*x = Stream{}
-	mi := &file_content_proto_msgTypes[9]
+	mi := &file_content_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -897,7 +1028,7 @@ func (x *Stream) String() string {
 func (*Stream) ProtoMessage() {}
 
 func (x *Stream) ProtoReflect() protoreflect.Message {
-	mi := &file_content_proto_msgTypes[9]
+	mi := &file_content_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -910,7 +1041,7 @@ func (x *Stream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stream.ProtoReflect.Descriptor instead.
 func (*Stream) Descriptor() ([]byte, []int) {
-	return file_content_proto_rawDescGZIP(), []int{9}
+	return file_content_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Stream) GetKind() Stream_Kind {
@@ -963,7 +1094,7 @@ type Ringing struct {
 
 func (x *Ringing) Reset() {
 	*x = Ringing{}
-	mi := &file_content_proto_msgTypes[10]
+	mi := &file_content_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -975,7 +1106,7 @@ func (x *Ringing) String() string {
 func (*Ringing) ProtoMessage() {}
 
 func (x *Ringing) ProtoReflect() protoreflect.Message {
-	mi := &file_content_proto_msgTypes[10]
+	mi := &file_content_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -988,7 +1119,7 @@ func (x *Ringing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ringing.ProtoReflect.Descriptor instead.
 func (*Ringing) Descriptor() ([]byte, []int) {
-	return file_content_proto_rawDescGZIP(), []int{10}
+	return file_content_proto_rawDescGZIP(), []int{11}
 }
 
 // Accept begins the call, and opens the commitment of the answer.
@@ -1001,7 +1132,7 @@ type Accept struct {
 
 func (x *Accept) Reset() {
 	*x = Accept{}
-	mi := &file_content_proto_msgTypes[11]
+	mi := &file_content_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1013,7 +1144,7 @@ func (x *Accept) String() string {
 func (*Accept) ProtoMessage() {}
 
 func (x *Accept) ProtoReflect() protoreflect.Message {
-	mi := &file_content_proto_msgTypes[11]
+	mi := &file_content_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1026,7 +1157,7 @@ func (x *Accept) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Accept.ProtoReflect.Descriptor instead.
 func (*Accept) Descriptor() ([]byte, []int) {
-	return file_content_proto_rawDescGZIP(), []int{11}
+	return file_content_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Accept) GetVerification() []byte {
@@ -1034,6 +1165,120 @@ func (x *Accept) GetVerification() []byte {
 		return x.Verification
 	}
 	return nil
+}
+
+// Confirm tells the callee's device that its accept, and no other device's, was taken.
+type Confirm struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Confirm) Reset() {
+	*x = Confirm{}
+	mi := &file_content_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Confirm) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Confirm) ProtoMessage() {}
+
+func (x *Confirm) ProtoReflect() protoreflect.Message {
+	mi := &file_content_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Confirm.ProtoReflect.Descriptor instead.
+func (*Confirm) Descriptor() ([]byte, []int) {
+	return file_content_proto_rawDescGZIP(), []int{13}
+}
+
+// MediaState is what its sender sends now. The one with the highest sequence counts.
+type MediaState struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Sequence      uint32                 `protobuf:"varint,1,opt,name=sequence,proto3" json:"sequence,omitempty"` // from 1, increasing over the call
+	Muted         bool                   `protobuf:"varint,2,opt,name=muted,proto3" json:"muted,omitempty"`
+	Held          bool                   `protobuf:"varint,3,opt,name=held,proto3" json:"held,omitempty"` // neither sends nor plays
+	Video         bool                   `protobuf:"varint,4,opt,name=video,proto3" json:"video,omitempty"`
+	Screen        bool                   `protobuf:"varint,5,opt,name=screen,proto3" json:"screen,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MediaState) Reset() {
+	*x = MediaState{}
+	mi := &file_content_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MediaState) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MediaState) ProtoMessage() {}
+
+func (x *MediaState) ProtoReflect() protoreflect.Message {
+	mi := &file_content_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MediaState.ProtoReflect.Descriptor instead.
+func (*MediaState) Descriptor() ([]byte, []int) {
+	return file_content_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *MediaState) GetSequence() uint32 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
+func (x *MediaState) GetMuted() bool {
+	if x != nil {
+		return x.Muted
+	}
+	return false
+}
+
+func (x *MediaState) GetHeld() bool {
+	if x != nil {
+		return x.Held
+	}
+	return false
+}
+
+func (x *MediaState) GetVideo() bool {
+	if x != nil {
+		return x.Video
+	}
+	return false
+}
+
+func (x *MediaState) GetScreen() bool {
+	if x != nil {
+		return x.Screen
+	}
+	return false
 }
 
 type Hangup struct {
@@ -1045,7 +1290,7 @@ type Hangup struct {
 
 func (x *Hangup) Reset() {
 	*x = Hangup{}
-	mi := &file_content_proto_msgTypes[12]
+	mi := &file_content_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1057,7 +1302,7 @@ func (x *Hangup) String() string {
 func (*Hangup) ProtoMessage() {}
 
 func (x *Hangup) ProtoReflect() protoreflect.Message {
-	mi := &file_content_proto_msgTypes[12]
+	mi := &file_content_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1070,7 +1315,7 @@ func (x *Hangup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hangup.ProtoReflect.Descriptor instead.
 func (*Hangup) Descriptor() ([]byte, []int) {
-	return file_content_proto_rawDescGZIP(), []int{12}
+	return file_content_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Hangup) GetReason() Hangup_Reason {
@@ -1080,18 +1325,81 @@ func (x *Hangup) GetReason() Hangup_Reason {
 	return Hangup_NORMAL
 }
 
+// MissedCall is left for every device of somebody who was called and neither accepted nor declined.
+type MissedCall struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	CallId        []byte                 `protobuf:"bytes,1,opt,name=call_id,json=callId,proto3" json:"call_id,omitempty"` // [16]
+	Timestamp     uint64                 `protobuf:"varint,2,opt,name=timestamp,proto3" json:"timestamp,omitempty"`        // that of the offer
+	Video         bool                   `protobuf:"varint,3,opt,name=video,proto3" json:"video,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MissedCall) Reset() {
+	*x = MissedCall{}
+	mi := &file_content_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MissedCall) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MissedCall) ProtoMessage() {}
+
+func (x *MissedCall) ProtoReflect() protoreflect.Message {
+	mi := &file_content_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MissedCall.ProtoReflect.Descriptor instead.
+func (*MissedCall) Descriptor() ([]byte, []int) {
+	return file_content_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *MissedCall) GetCallId() []byte {
+	if x != nil {
+		return x.CallId
+	}
+	return nil
+}
+
+func (x *MissedCall) GetTimestamp() uint64 {
+	if x != nil {
+		return x.Timestamp
+	}
+	return 0
+}
+
+func (x *MissedCall) GetVideo() bool {
+	if x != nil {
+		return x.Video
+	}
+	return false
+}
+
 var File_content_proto protoreflect.FileDescriptor
 
 const file_content_proto_rawDesc = "" +
 	"\n" +
 	"\rcontent.proto\x12\n" +
-	"sotto.wire\"\x8a\x02\n" +
+	"sotto.wire\"\xc5\x02\n" +
 	"\aContent\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x1c\n" +
 	"\ttimestamp\x18\x02 \x01(\x04R\ttimestamp\x12&\n" +
 	"\x04text\x18\x03 \x01(\v2\x10.sotto.wire.TextH\x00R\x04text\x12/\n" +
 	"\areceipt\x18\x04 \x01(\v2\x13.sotto.wire.ReceiptH\x00R\areceipt\x12-\n" +
-	"\x04call\x18\x05 \x01(\v2\x17.sotto.wire.CallMessageH\x00R\x04call\x12\x1a\n" +
+	"\x04call\x18\x05 \x01(\v2\x17.sotto.wire.CallMessageH\x00R\x04call\x129\n" +
+	"\vmissed_call\x18\b \x01(\v2\x16.sotto.wire.MissedCallH\x00R\n" +
+	"missedCall\x12\x1a\n" +
 	"\busername\x18\x06 \x01(\tR\busername\x12%\n" +
 	"\x0edelivery_token\x18\a \x01(\fR\rdeliveryTokenB\x06\n" +
 	"\x04body\"\x1a\n" +
@@ -1102,7 +1410,7 @@ const file_content_proto_rawDesc = "" +
 	"\vmessage_ids\x18\x02 \x03(\fR\n" +
 	"messageIds\"\x15\n" +
 	"\x04Kind\x12\r\n" +
-	"\tDELIVERED\x10\x00\"\xd5\x02\n" +
+	"\tDELIVERED\x10\x00\"\xe9\x03\n" +
 	"\vCallMessage\x12\x17\n" +
 	"\acall_id\x18\x01 \x01(\fR\x06callId\x12\x16\n" +
 	"\x05offer\x18\x02 \x01(\fH\x00R\x05offer\x12\x18\n" +
@@ -1113,7 +1421,12 @@ const file_content_proto_rawDesc = "" +
 	"\aringing\x18\x05 \x01(\v2\x13.sotto.wire.RingingH\x00R\aringing\x12,\n" +
 	"\x06accept\x18\x06 \x01(\v2\x12.sotto.wire.AcceptH\x00R\x06accept\x12,\n" +
 	"\x06hangup\x18\a \x01(\v2\x12.sotto.wire.HangupH\x00R\x06hangup\x12,\n" +
-	"\x06reveal\x18\b \x01(\v2\x12.sotto.wire.RevealH\x00R\x06revealB\x06\n" +
+	"\x06reveal\x18\b \x01(\v2\x12.sotto.wire.RevealH\x00R\x06reveal\x12/\n" +
+	"\aconfirm\x18\t \x01(\v2\x13.sotto.wire.ConfirmH\x00R\aconfirm\x129\n" +
+	"\vmedia_state\x18\n" +
+	" \x01(\v2\x16.sotto.wire.MediaStateH\x00R\n" +
+	"mediaState\x12&\n" +
+	"\x04path\x18\v \x01(\v2\x10.sotto.wire.PathH\x00R\x04pathB\x06\n" +
 	"\x04body\"\xde\x01\n" +
 	"\x05Offer\x12$\n" +
 	"\x0ekem_public_key\x18\x01 \x01(\fR\fkemPublicKey\x12\x16\n" +
@@ -1136,12 +1449,20 @@ const file_content_proto_rawDesc = "" +
 	"\fverification\x18\x01 \x01(\fR\fverification\"A\n" +
 	"\rIceParameters\x12\x14\n" +
 	"\x05ufrag\x18\x01 \x01(\tR\x05ufrag\x12\x1a\n" +
-	"\bpassword\x18\x02 \x01(\tR\bpassword\",\n" +
+	"\bpassword\x18\x02 \x01(\tR\bpassword\"L\n" +
 	"\n" +
 	"Candidates\x12\x1e\n" +
 	"\n" +
 	"candidates\x18\x01 \x03(\tR\n" +
-	"candidates\"\xe5\x01\n" +
+	"candidates\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x02 \x01(\rR\n" +
+	"generation\"S\n" +
+	"\x04Path\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x01 \x01(\rR\n" +
+	"generation\x12+\n" +
+	"\x03ice\x18\x02 \x01(\v2\x19.sotto.wire.IceParametersR\x03ice\"\xe5\x01\n" +
 	"\x06Stream\x12+\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x17.sotto.wire.Stream.KindR\x04kind\x12\x14\n" +
 	"\x05codec\x18\x02 \x01(\tR\x05codec\x12!\n" +
@@ -1154,9 +1475,17 @@ const file_content_proto_rawDesc = "" +
 	"\x05VIDEO\x10\x01\"\t\n" +
 	"\aRinging\",\n" +
 	"\x06Accept\x12\"\n" +
-	"\fverification\x18\x01 \x01(\fR\fverification\"\x9a\x01\n" +
+	"\fverification\x18\x01 \x01(\fR\fverification\"\t\n" +
+	"\aConfirm\"\x80\x01\n" +
+	"\n" +
+	"MediaState\x12\x1a\n" +
+	"\bsequence\x18\x01 \x01(\rR\bsequence\x12\x14\n" +
+	"\x05muted\x18\x02 \x01(\bR\x05muted\x12\x12\n" +
+	"\x04held\x18\x03 \x01(\bR\x04held\x12\x14\n" +
+	"\x05video\x18\x04 \x01(\bR\x05video\x12\x16\n" +
+	"\x06screen\x18\x05 \x01(\bR\x06screen\"\xbc\x01\n" +
 	"\x06Hangup\x121\n" +
-	"\x06reason\x18\x01 \x01(\x0e2\x19.sotto.wire.Hangup.ReasonR\x06reason\"]\n" +
+	"\x06reason\x18\x01 \x01(\x0e2\x19.sotto.wire.Hangup.ReasonR\x06reason\"\x7f\n" +
 	"\x06Reason\x12\n" +
 	"\n" +
 	"\x06NORMAL\x10\x00\x12\f\n" +
@@ -1165,7 +1494,14 @@ const file_content_proto_rawDesc = "" +
 	"\x12ACCEPTED_ELSEWHERE\x10\x03\x12\v\n" +
 	"\aTIMEOUT\x10\x04\x12\n" +
 	"\n" +
-	"\x06FAILED\x10\x05B\fZ\n" +
+	"\x06FAILED\x10\x05\x12\x16\n" +
+	"\x12DECLINED_ELSEWHERE\x10\x06\x12\b\n" +
+	"\x04LOST\x10\a\"Y\n" +
+	"\n" +
+	"MissedCall\x12\x17\n" +
+	"\acall_id\x18\x01 \x01(\fR\x06callId\x12\x1c\n" +
+	"\ttimestamp\x18\x02 \x01(\x04R\ttimestamp\x12\x14\n" +
+	"\x05video\x18\x03 \x01(\bR\x05videoB\fZ\n" +
 	"sotto/wireb\x06proto3"
 
 var (
@@ -1181,7 +1517,7 @@ func file_content_proto_rawDescGZIP() []byte {
 }
 
 var file_content_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_content_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_content_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_content_proto_goTypes = []any{
 	(Receipt_Kind)(0),     // 0: sotto.wire.Receipt.Kind
 	(Stream_Kind)(0),      // 1: sotto.wire.Stream.Kind
@@ -1195,32 +1531,41 @@ var file_content_proto_goTypes = []any{
 	(*Reveal)(nil),        // 9: sotto.wire.Reveal
 	(*IceParameters)(nil), // 10: sotto.wire.IceParameters
 	(*Candidates)(nil),    // 11: sotto.wire.Candidates
-	(*Stream)(nil),        // 12: sotto.wire.Stream
-	(*Ringing)(nil),       // 13: sotto.wire.Ringing
-	(*Accept)(nil),        // 14: sotto.wire.Accept
-	(*Hangup)(nil),        // 15: sotto.wire.Hangup
+	(*Path)(nil),          // 12: sotto.wire.Path
+	(*Stream)(nil),        // 13: sotto.wire.Stream
+	(*Ringing)(nil),       // 14: sotto.wire.Ringing
+	(*Accept)(nil),        // 15: sotto.wire.Accept
+	(*Confirm)(nil),       // 16: sotto.wire.Confirm
+	(*MediaState)(nil),    // 17: sotto.wire.MediaState
+	(*Hangup)(nil),        // 18: sotto.wire.Hangup
+	(*MissedCall)(nil),    // 19: sotto.wire.MissedCall
 }
 var file_content_proto_depIdxs = []int32{
 	4,  // 0: sotto.wire.Content.text:type_name -> sotto.wire.Text
 	5,  // 1: sotto.wire.Content.receipt:type_name -> sotto.wire.Receipt
 	6,  // 2: sotto.wire.Content.call:type_name -> sotto.wire.CallMessage
-	0,  // 3: sotto.wire.Receipt.kind:type_name -> sotto.wire.Receipt.Kind
-	11, // 4: sotto.wire.CallMessage.candidates:type_name -> sotto.wire.Candidates
-	13, // 5: sotto.wire.CallMessage.ringing:type_name -> sotto.wire.Ringing
-	14, // 6: sotto.wire.CallMessage.accept:type_name -> sotto.wire.Accept
-	15, // 7: sotto.wire.CallMessage.hangup:type_name -> sotto.wire.Hangup
-	9,  // 8: sotto.wire.CallMessage.reveal:type_name -> sotto.wire.Reveal
-	10, // 9: sotto.wire.Offer.ice:type_name -> sotto.wire.IceParameters
-	12, // 10: sotto.wire.Offer.streams:type_name -> sotto.wire.Stream
-	10, // 11: sotto.wire.Answer.ice:type_name -> sotto.wire.IceParameters
-	12, // 12: sotto.wire.Answer.streams:type_name -> sotto.wire.Stream
-	1,  // 13: sotto.wire.Stream.kind:type_name -> sotto.wire.Stream.Kind
-	2,  // 14: sotto.wire.Hangup.reason:type_name -> sotto.wire.Hangup.Reason
-	15, // [15:15] is the sub-list for method output_type
-	15, // [15:15] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	19, // 3: sotto.wire.Content.missed_call:type_name -> sotto.wire.MissedCall
+	0,  // 4: sotto.wire.Receipt.kind:type_name -> sotto.wire.Receipt.Kind
+	11, // 5: sotto.wire.CallMessage.candidates:type_name -> sotto.wire.Candidates
+	14, // 6: sotto.wire.CallMessage.ringing:type_name -> sotto.wire.Ringing
+	15, // 7: sotto.wire.CallMessage.accept:type_name -> sotto.wire.Accept
+	18, // 8: sotto.wire.CallMessage.hangup:type_name -> sotto.wire.Hangup
+	9,  // 9: sotto.wire.CallMessage.reveal:type_name -> sotto.wire.Reveal
+	16, // 10: sotto.wire.CallMessage.confirm:type_name -> sotto.wire.Confirm
+	17, // 11: sotto.wire.CallMessage.media_state:type_name -> sotto.wire.MediaState
+	12, // 12: sotto.wire.CallMessage.path:type_name -> sotto.wire.Path
+	10, // 13: sotto.wire.Offer.ice:type_name -> sotto.wire.IceParameters
+	13, // 14: sotto.wire.Offer.streams:type_name -> sotto.wire.Stream
+	10, // 15: sotto.wire.Answer.ice:type_name -> sotto.wire.IceParameters
+	13, // 16: sotto.wire.Answer.streams:type_name -> sotto.wire.Stream
+	10, // 17: sotto.wire.Path.ice:type_name -> sotto.wire.IceParameters
+	1,  // 18: sotto.wire.Stream.kind:type_name -> sotto.wire.Stream.Kind
+	2,  // 19: sotto.wire.Hangup.reason:type_name -> sotto.wire.Hangup.Reason
+	20, // [20:20] is the sub-list for method output_type
+	20, // [20:20] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_content_proto_init() }
@@ -1232,6 +1577,7 @@ func file_content_proto_init() {
 		(*Content_Text)(nil),
 		(*Content_Receipt)(nil),
 		(*Content_Call)(nil),
+		(*Content_MissedCall)(nil),
 	}
 	file_content_proto_msgTypes[3].OneofWrappers = []any{
 		(*CallMessage_Offer)(nil),
@@ -1241,6 +1587,9 @@ func file_content_proto_init() {
 		(*CallMessage_Accept)(nil),
 		(*CallMessage_Hangup)(nil),
 		(*CallMessage_Reveal)(nil),
+		(*CallMessage_Confirm)(nil),
+		(*CallMessage_MediaState)(nil),
+		(*CallMessage_Path)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1248,7 +1597,7 @@ func file_content_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_content_proto_rawDesc), len(file_content_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   13,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
