@@ -26,6 +26,7 @@ type Contact struct {
 	Account  uuid.UUID
 	Accepted bool // added, written to or called by this account's user: they learn when a message was delivered, and addresses in a call
 	Changed  bool // another identity key appeared: nothing is sent until Client.AcceptIdentity
+	Verified bool // the user has compared the safety number (Client.VerifyNumber, VerifyCode), and no other identity key has appeared since
 	Added    time.Time
 }
 
@@ -50,11 +51,12 @@ type contact struct {
 	Identity []byte // pinned
 	Accepted bool
 	Appeared []byte `json:",omitempty"` // another identity key, until it is accepted
+	Verified bool   `json:",omitempty"` // of Identity, while no other has appeared
 	Added    time.Time
 }
 
 func (p *contact) public() Contact {
-	return Contact{Username: p.Username, Account: p.Account, Accepted: p.Accepted, Changed: p.Appeared != nil, Added: p.Added}
+	return Contact{Username: p.Username, Account: p.Account, Accepted: p.Accepted, Changed: p.Appeared != nil, Verified: p.Verified, Added: p.Added}
 }
 
 // remote is the contact's device to the session layer.
@@ -220,9 +222,13 @@ func (c *Client) pin(username, safetyNumber string) error {
 	if p.Appeared == nil {
 		return nil // it was pinned before
 	}
-	// The sessions were with the old key.
-	_, err = c.changeContact(p, func(p *contact) { p.Identity, p.Appeared = p.Appeared, nil }, func(t *tx) error {
-		t.delete(recordSession + p.Account.String())
+	return c.pinAppeared(p, false)
+}
+
+// pinAppeared takes the key that appeared for the contact's. c.mu is held.
+func (c *Client) pinAppeared(p *contact, verified bool) error {
+	_, err := c.changeContact(p, func(p *contact) { p.Identity, p.Appeared, p.Verified = p.Appeared, nil, verified }, func(t *tx) error {
+		t.delete(recordSession + p.Account.String()) // it was with the old key
 		return nil
 	})
 	return err
@@ -233,7 +239,7 @@ func (c *Client) identityAppeared(p *contact, key ratchet.PublicKey) error {
 	if string(p.Appeared) == string(key.Bytes()) {
 		return nil
 	}
-	p, err := c.changeContact(p, func(p *contact) { p.Appeared = key.Bytes() }, nil)
+	p, err := c.changeContact(p, func(p *contact) { p.Appeared, p.Verified = key.Bytes(), false }, nil)
 	if err != nil {
 		return err
 	}
@@ -256,13 +262,21 @@ func (c *Client) SafetyNumber(username string) (string, error) {
 
 // safetyNumber is the number without spaces. c.mu is held.
 func (c *Client) safetyNumber(p *contact) (string, error) {
-	theirs := p.Identity
+	ours, theirs, err := c.comparedKeys(p)
+	if err != nil {
+		return "", err
+	}
+	return safety.Number(ours, theirs, c.account.Account[:], p.Account[:]), nil
+}
+
+// comparedKeys are this account's identity key and the contact's: the one that appeared, if another did.
+func (c *Client) comparedKeys(p *contact) (ours, theirs [33]byte, err error) {
+	ours, key := [33]byte(c.identity.Public().Bytes()), p.Identity
 	if p.Appeared != nil {
-		theirs = p.Appeared
+		key = p.Appeared
 	}
-	ours := c.identity.Public()
-	if len(theirs) != len(ours.Bytes()) {
-		return "", errDamaged
+	if len(key) != len(theirs) {
+		return ours, theirs, errDamaged
 	}
-	return safety.Number([33]byte(ours.Bytes()), [33]byte(theirs), c.account.Account[:], p.Account[:]), nil
+	return ours, [33]byte(key), nil
 }
