@@ -201,10 +201,10 @@ func barePionRace(t *testing.T) {
 
 // TestLateCreationIsWaitedFor is the earlier half of the same instant: forget comes before publish.
 func TestLateCreationIsWaitedFor(t *testing.T) {
-	r := &relay{started: make(map[netip.Addr]chan struct{})}
+	r := &relay{permissions: make(map[netip.Addr]*permission)}
 	done := make(chan struct{})
 	go func() { r.forget(fromIP(net.IPv4(9, 9, 9, 9))); close(done) }()
-	eventually(t, "forget waits", func() bool { r.mu.RLock(); defer r.mu.RUnlock(); return len(r.started) == 1 })
+	eventually(t, "forget waits", func() bool { r.mu.RLock(); defer r.mu.RUnlock(); return len(r.permissions) == 1 })
 	select {
 	case <-done:
 		t.Fatal("forget did not wait")
@@ -275,7 +275,7 @@ func TestPortsRunOut(t *testing.T) {
 func TestOtherErrorsEndTheSearchForAPort(t *testing.T) {
 	s := startRelay(t, func(c *Config) { c.RelayPorts = PortRange{} })
 	at := s.relays[0]
-	if _, err := s.table.open(s, relayAddr{netip.MustParseAddr("192.0.2.77"), at.public}, 0); !errors.Is(err, syscall.EADDRNOTAVAIL) {
+	if _, err := s.table.open(s, relayAddr{netip.MustParseAddr("192.0.2.77"), at.public}, 0, openUDPPort); !errors.Is(err, syscall.EADDRNOTAVAIL) {
 		t.Errorf("%v, want the first port's error", err)
 	} else if strings.Contains(err.Error(), "192.0.2.77") {
 		t.Errorf("%v: this will be logged", err)

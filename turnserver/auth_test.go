@@ -21,7 +21,7 @@ func TestCallOutlivesItsCredential(t *testing.T) {
 	c.advance(turncred.MaxTTL + time.Second)
 	alice.mustSucceed(stun.MethodRefresh)
 	alice.mustSucceed(stun.MethodCreatePermission, peer("127.0.0.2:9"))
-	alice.mustSucceed(stun.MethodChannelBind, channel(0x4000), peer("127.0.0.2:9"))
+	alice.mustSucceed(stun.MethodChannelBind, channelAttr(0x4000), peer("127.0.0.2:9"))
 	if code := codeOf(late.request(stun.MethodAllocate, udpTransport)); code != 400 {
 		t.Errorf("a new allocation with the expired credential: code %d", code)
 	}

@@ -31,8 +31,8 @@ func BenchmarkForward(b *testing.B) {
 			alice, bob := newRawClient(b, s, "alice"), newRawClient(b, s, "bob")
 			atAlice := relayedAddr(b, alice.mustSucceed(stun.MethodAllocate, udpTransport))
 			atBob := relayedAddr(b, bob.mustSucceed(stun.MethodAllocate, udpTransport))
-			alice.mustSucceed(stun.MethodChannelBind, channel(0x4000), peerAttr(atBob))
-			bob.mustSucceed(stun.MethodChannelBind, channel(0x4000), peerAttr(atAlice))
+			alice.mustSucceed(stun.MethodChannelBind, channelAttr(0x4000), peerAttr(atBob))
+			bob.mustSucceed(stun.MethodChannelBind, channelAttr(0x4000), peerAttr(atAlice))
 			pump(b, size, alice.conn.Write, bob.conn, 4)
 		})
 	}
@@ -43,7 +43,7 @@ func boundChannel(b *testing.B) (client *rawClient, relayed netip.AddrPort, peer
 	client = newRawClient(b, startRelay(b, nil), "alice")
 	relayed = relayedAddr(b, client.mustSucceed(stun.MethodAllocate, udpTransport))
 	peer = listenOn(b, "127.0.0.2")
-	client.mustSucceed(stun.MethodChannelBind, channel(0x4000), peerAttr(addrPort(peer.LocalAddr())))
+	client.mustSucceed(stun.MethodChannelBind, channelAttr(0x4000), peerAttr(addrPort(peer.LocalAddr())))
 	return client, relayed, peer
 }
 

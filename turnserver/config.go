@@ -85,6 +85,7 @@ const (
 	writeTimeout    = 5 * time.Second // of one message to a client on a connection
 	credentialGrace = 24 * time.Hour  // how long an allocation may live on the credential it was made with
 	maxPeers        = 1024            // permissions, and channels, of one allocation
+	maxDatagram     = 1600            // messages and packets of this length or more are dropped: it is all that pion reads
 )
 
 // withDefaults checks the configuration and fills in what was left out.

@@ -39,14 +39,14 @@ func TestCoturnClient(t *testing.T) {
 		port uint16
 		args []string
 	}{
-		{"UDP, channels", s.Addrs().UDP[0].Port(), toPeer(echo)},
-		{"UDP, Send indications", s.Addrs().UDP[0].Port(), append(toPeer(echo), "-s")},
-		{"UDP, extra requests", s.Addrs().UDP[0].Port(), append(toPeer(echo), "-G")},
+		{"UDP, channels", s.Addrs().UDP[0].Port(), echoAt(echo)},
+		{"UDP, Send indications", s.Addrs().UDP[0].Port(), append(echoAt(echo), "-s")},
+		{"UDP, extra requests", s.Addrs().UDP[0].Port(), append(echoAt(echo), "-G")},
 		{"UDP, client to client", s.Addrs().UDP[0].Port(), []string{"-y"}},
 		{"UDP, IPv6, client to client", s.Addrs().UDP[1].Port(), []string{"-y", "-x"}},
-		{"TCP, channels", s.Addrs().TCP[0].Port(), append(toPeer(echo), "-t")},
-		{"TCP, Send indications", s.Addrs().TCP[0].Port(), append(toPeer(echo), "-t", "-s")},
-		{"TLS, channels", s.Addrs().TLS[0].Port(), append(toPeer(echo), "-t", "-S", "-i", certificate, "-k", key)},
+		{"TCP, channels", s.Addrs().TCP[0].Port(), append(echoAt(echo), "-t")},
+		{"TCP, Send indications", s.Addrs().TCP[0].Port(), append(echoAt(echo), "-t", "-s")},
+		{"TLS, channels", s.Addrs().TLS[0].Port(), append(echoAt(echo), "-t", "-S", "-i", certificate, "-k", key)},
 	} {
 		server := "127.0.0.1"
 		if c.port == s.Addrs().UDP[1].Port() {
@@ -71,7 +71,7 @@ func TestCoturnClient(t *testing.T) {
 	clients.Wait()
 }
 
-func toPeer(at *net.UDPAddr) []string {
+func echoAt(at *net.UDPAddr) []string {
 	return []string{"-e", at.IP.String(), "-r", strconv.Itoa(at.Port)}
 }
 

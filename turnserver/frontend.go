@@ -34,7 +34,8 @@ type frontend struct {
 type socket interface {
 	read(b []byte) (n int, client netip.AddrPort, err error)
 	write(b []byte, client netip.AddrPort)
-	idle() // the socket's client holds no allocation any more
+	open(r *relay) error // gives a relay its port
+	idle()               // the socket's client holds no allocation any more
 	close()
 	ended() // read has failed and nothing will follow
 }
@@ -64,7 +65,7 @@ func (f *frontend) ReadFrom(b []byte) (int, net.Addr, error) {
 			f.socket.ended()
 			return 0, nil, err
 		}
-		if n == len(b) { // cut short by the buffer
+		if n >= maxDatagram { // pion would not take it
 			f.s.metrics.droppedSize.Inc()
 			continue
 		}
@@ -106,9 +107,13 @@ func (f *frontend) admit(client netip.AddrPort, b []byte) (ok bool) {
 		}
 	}()
 	r := f.relayOf(client)
-	if isChannelData(b) {
+	if number, _, ok := channelData(b); ok {
 		if r == nil {
 			m.droppedNoAllocation.Inc()
+			return false
+		}
+		if r.channel(number) == nil {
+			m.droppedNoChannel.Inc()
 			return false
 		}
 		f.exchange = exchange{client: client, relay: r}

@@ -32,7 +32,7 @@ func seeds() [][]byte {
 		request(stun.MethodAllocate, udpTransport, stun.RawAttribute{Type: stun.AttrEvenPort, Value: []byte{0x80}}),
 		request(stun.MethodRefresh, lifetime(0)),
 		request(stun.MethodCreatePermission, peer("9.9.9.9:1"), peer("[2600::1]:2"), peer("[::ffff:10.0.0.1]:3")),
-		request(stun.MethodChannelBind, channel(0x4000), peer("9.9.9.9:1")),
+		request(stun.MethodChannelBind, channelAttr(0x4000), peer("9.9.9.9:1")),
 		build(stun.NewType(stun.MethodSend, stun.ClassIndication), peer("9.9.9.9:1"), stun.RawAttribute{Type: stun.AttrData, Value: []byte("data")}),
 		// The datagram that kills pion/turn v3: a Send indication with an empty XOR-PEER-ADDRESS.
 		build(stun.NewType(stun.MethodSend, stun.ClassIndication), stun.RawAttribute{Type: stun.AttrXORPeerAddress}, stun.RawAttribute{Type: stun.AttrData, Value: []byte("data")}),
@@ -93,7 +93,7 @@ func FuzzDatagram(f *testing.F) {
 	alice := newRawClient(f, s, "alice")
 	relayed := relayedAddr(f, alice.mustSucceed(stun.MethodAllocate, udpTransport))
 	from := listenOn(f, "127.0.0.2")
-	alice.mustSucceed(stun.MethodChannelBind, channel(0x4000), peerAttr(addrPort(from.LocalAddr())))
+	alice.mustSucceed(stun.MethodChannelBind, channelAttr(0x4000), peerAttr(addrPort(from.LocalAddr())))
 	stranger, err := net.Dial("udp4", s.Addrs().UDP[0].String())
 	if err != nil {
 		f.Fatal(err)

@@ -88,7 +88,7 @@ func (f *frontend) grant(_ net.Addr, peerIP net.IP) bool {
 func (f *frontend) mayReach(peer netip.AddrPort) bool {
 	r, bind := f.exchange.relay, f.exchange.method == stun.MethodChannelBind
 	switch {
-	case !f.s.policy.allows(peer.Addr()) || !r.hasRoom(peer.Addr()) || bind && (peer.Port() == 0 || r.channels.Load() >= maxPeers):
+	case !f.s.policy.allows(peer.Addr()) || !r.hasRoom(peer.Addr(), bind) || bind && peer.Port() == 0:
 		return false
 	case !f.s.policy.isOwn(peer.Addr()):
 		return true
@@ -112,16 +112,16 @@ func (f *frontend) permissionDeleted(_, _ net.Addr, _, _, _ string, relayAddr ne
 	}
 }
 
-func (f *frontend) channelCreated(_, _ net.Addr, _, _, _ string, relayAddr, _ net.Addr, _ uint16) {
+func (f *frontend) channelCreated(_, _ net.Addr, _, _, _ string, relayAddr, peer net.Addr, number uint16) {
 	f.settlePermission()
 	if r := f.s.table.byPublic(addrPort(relayAddr)); r != nil {
-		r.channels.Add(1)
+		r.bind(number, addrPort(peer))
 	}
 }
 
-func (f *frontend) channelDeleted(_, _ net.Addr, _, _, _ string, relayAddr, _ net.Addr, _ uint16) {
+func (f *frontend) channelDeleted(_, _ net.Addr, _, _, _ string, relayAddr, _ net.Addr, number uint16) {
 	if r := f.s.table.byPublic(addrPort(relayAddr)); r != nil {
-		r.channels.Add(-1)
+		r.unbind(number)
 	}
 }
 
@@ -136,7 +136,7 @@ func (f *frontend) AllocatePacketConn(c turn.AllocateListenerConfig) (net.Packet
 	if !ok {
 		return nil, nil, errNoFamily
 	}
-	r, err := f.s.table.open(f.s, at, c.RequestedPort)
+	r, err := f.s.table.open(f.s, at, c.RequestedPort, f.socket.open)
 	if err != nil {
 		f.s.metrics.refusedPorts.Inc()
 		f.s.log.Warn("no relayed port could be opened", "error", err)

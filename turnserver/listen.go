@@ -21,7 +21,7 @@ func (d *datagrams) read(b []byte) (int, netip.AddrPort, error) {
 	for {
 		n, client, err := d.conn.ReadFromUDPAddrPort(b)
 		if err == nil {
-			return n, netip.AddrPortFrom(client.Addr().Unmap().WithZone(""), client.Port()), nil
+			return n, plain(client), nil
 		}
 		if errors.Is(err, net.ErrClosed) || errors.Is(err, os.ErrDeadlineExceeded) {
 			return 0, client, err
@@ -34,7 +34,8 @@ func (d *datagrams) read(b []byte) (int, netip.AddrPort, error) {
 func (d *datagrams) write(b []byte, client netip.AddrPort) {
 	_, _ = d.conn.WriteToUDPAddrPort(b, client)
 }
-func (d *datagrams) idle() {}
+func (d *datagrams) open(r *relay) error { return openUDPPort(r) }
+func (d *datagrams) idle()               {}
 
 // close ends reading only: the answer to the request that ended the last call is perhaps still to be written.
 func (d *datagrams) close() { _ = d.conn.SetReadDeadline(time.Unix(1, 0)) }

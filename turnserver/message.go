@@ -24,6 +24,7 @@ type message struct {
 const (
 	headerSize    = 20 // RFC 8489 section 5
 	magicCookie   = 0x2112A442
+	channelHeader = 4 // RFC 8656 section 12.4
 	integritySize = 4 + sha1.Size
 	fingerprint   = 0x5354554e // RFC 8489 section 14.7
 	maxPeersOnce  = 32         // XOR-PEER-ADDRESS attributes in one request
@@ -148,9 +149,16 @@ func (m message) authentic(key []byte) bool {
 	return hmac.Equal(mac.Sum(nil), m.raw[m.integrity+4:m.integrity+integritySize])
 }
 
-// isChannelData says whether b is one whole ChannelData message (RFC 8656 section 12.4), padded or not.
-func isChannelData(b []byte) bool {
-	return len(b) >= 4 && b[0]&0xC0 == 0x40 && 4+int(binary.BigEndian.Uint16(b[2:])) <= len(b)
+// channelData reads one whole ChannelData message (RFC 8656 section 12.4), padded or not.
+func channelData(b []byte) (number uint16, data []byte, ok bool) {
+	if len(b) < channelHeader || b[0]&0xC0 != 0x40 {
+		return 0, nil, false
+	}
+	size := int(binary.BigEndian.Uint16(b[2:]))
+	if size > len(b)-channelHeader {
+		return 0, nil, false
+	}
+	return binary.BigEndian.Uint16(b), b[channelHeader : channelHeader+size], true
 }
 
 // A reply is what pion answers: a response, of which it matters whether its client was authenticated, or data on its way to the client.

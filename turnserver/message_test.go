@@ -68,8 +68,8 @@ func TestParseRefuses(t *testing.T) {
 		"a peer of no family":               build(request(stun.MethodCreatePermission), attr(stun.AttrXORPeerAddress, "\x00\x03\x00\x01abcd"), signed),
 		"an IPv6 peer of four bytes":        build(request(stun.MethodCreatePermission), attr(stun.AttrXORPeerAddress, "\x00\x02\x00\x01abcd"), signed),
 		"an attribute after the signature":  build(request(stun.MethodCreatePermission), peer("9.9.9.9:1"), signed, peer("8.8.8.8:1")),
-		"two peers for a channel":           build(request(stun.MethodChannelBind), channel(0x4000), peer("9.9.9.9:1"), peer("8.8.8.8:1"), signed),
-		"a channel number that is none":     build(request(stun.MethodChannelBind), channel(0x3fff), peer("9.9.9.9:1"), signed),
+		"two peers for a channel":           build(request(stun.MethodChannelBind), channelAttr(0x4000), peer("9.9.9.9:1"), peer("8.8.8.8:1"), signed),
+		"a channel number that is none":     build(request(stun.MethodChannelBind), channelAttr(0x3fff), peer("9.9.9.9:1"), signed),
 		"an indication without peer":        build(indication(stun.MethodSend), data),
 		"an indication with an empty peer":  build(indication(stun.MethodSend), attr(stun.AttrXORPeerAddress, ""), data), // kills pion/turn v3
 		"an indication without data":        build(indication(stun.MethodSend), peer("9.9.9.9:1")),

@@ -17,7 +17,7 @@ type metrics struct {
 
 	refusedAuth, refusedQuota, refusedPeer, refusedPorts, refusedConnection prometheus.Counter
 
-	droppedMalformed, droppedSilenced, droppedNoAllocation, droppedPeer, droppedPermission, droppedBandwidth, droppedSize prometheus.Counter
+	droppedMalformed, droppedSilenced, droppedNoAllocation, droppedNoChannel, droppedPeer, droppedPermission, droppedBandwidth, droppedSize prometheus.Counter
 }
 
 func newMetrics() *metrics {
@@ -53,6 +53,7 @@ func newMetrics() *metrics {
 	m.droppedMalformed = dropped.WithLabelValues("malformed")
 	m.droppedSilenced = dropped.WithLabelValues("silenced")
 	m.droppedNoAllocation = dropped.WithLabelValues("no_allocation")
+	m.droppedNoChannel = dropped.WithLabelValues("no_channel")
 	m.droppedPeer = dropped.WithLabelValues("peer")
 	m.droppedPermission = dropped.WithLabelValues("no_permission")
 	m.droppedBandwidth = dropped.WithLabelValues("bandwidth")

@@ -87,7 +87,7 @@ func TestForbiddenPeers(t *testing.T) {
 				if code := codeOf(c.request(stun.MethodCreatePermission, to)); code != 403 && code != 443 {
 					t.Errorf("CreatePermission, family %d: code %d", family, code)
 				}
-				if code := codeOf(c.request(stun.MethodChannelBind, channel(0x4000), to)); code != 403 && code != 443 {
+				if code := codeOf(c.request(stun.MethodChannelBind, channelAttr(0x4000), to)); code != 403 && code != 443 {
 					t.Errorf("ChannelBind, family %d: code %d", family, code)
 				}
 			}
@@ -157,7 +157,7 @@ func TestOwnServicesStayOutOfReach(t *testing.T) {
 	b := relayedAddr(t, bob.mustSucceed(stun.MethodAllocate, udpTransport))
 	alice.mustSucceed(stun.MethodCreatePermission, peerAttr(b)) // now it must be given, and names no port
 	for _, to := range []netip.AddrPort{at, s.Addrs().UDP[0]} {
-		if code := codeOf(alice.request(stun.MethodChannelBind, channel(0x4000), peerAttr(to))); code == 0 {
+		if code := codeOf(alice.request(stun.MethodChannelBind, channelAttr(0x4000), peerAttr(to))); code == 0 {
 			t.Errorf("a channel was bound to a port that is no allocation")
 		}
 		send(alice, to, "to the service")
@@ -194,7 +194,7 @@ func TestLoopbackIsThisMachine(t *testing.T) {
 		if code := codeOf(alice.request(stun.MethodCreatePermission, peerAttr(at))); code != 403 {
 			t.Errorf("%s: CreatePermission: code %d", bound, code)
 		}
-		if code := codeOf(alice.request(stun.MethodChannelBind, channel(0x4000), peerAttr(at))); code != 403 {
+		if code := codeOf(alice.request(stun.MethodChannelBind, channelAttr(0x4000), peerAttr(at))); code != 403 {
 			t.Errorf("%s: ChannelBind: code %d", bound, code)
 		}
 		// As if a permission had slipped through.
@@ -247,7 +247,7 @@ func TestPermissionsExpire(t *testing.T) {
 		_, _ = other.WriteToUDPAddrPort([]byte("data"), relayed)
 		return err == nil && alice.next() != nil
 	}
-	alice.mustSucceed(stun.MethodChannelBind, channel(0x4000), peerAttr(at))
+	alice.mustSucceed(stun.MethodChannelBind, channelAttr(0x4000), peerAttr(at))
 	if !hears() {
 		t.Fatal("nothing passes a fresh channel")
 	}

@@ -5,14 +5,13 @@ import (
 	"net"
 	"net/netip"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
 // relay is one allocation's relayed transport address: the net.PacketConn that pion reads from peers and writes to them with.
 //
-//  1. pion allocates it (frontend.AllocatePacketConn), then says whose it is (own).
-//  2. Each CreatePermission or ChannelBind that succeeded opens a peer for five minutes (permit).
+//  1. pion allocates it (frontend.AllocatePacketConn), then says whose it is (created).
+//  2. Requests that succeed open peers: see channel.go.
 //  3. WriteTo: a packet of the client leaves for a peer that is permitted and that policy allows.
 //  4. ReadFrom: a packet of a peer passes under the same two conditions.
 //  5. Close: pion ends the allocation; port, quota and entries are given back.
@@ -24,7 +23,7 @@ import (
 // timer, and forget waits until creation is over. See publish.
 type relay struct {
 	s             *Server
-	conn          *net.UDPConn
+	port          port
 	local, public netip.AddrPort
 
 	// whose it is; set once, before any request of the client can refer to it
@@ -34,16 +33,23 @@ type relay struct {
 	credential credential
 	born       time.Time
 
-	mu       sync.RWMutex
-	peers    map[netip.Addr]time.Time     // permitted until
-	started  map[netip.Addr]chan struct{} // closed once pion's timer for that permission exists
-	channels atomic.Int32
+	mu          sync.RWMutex
+	permissions map[netip.Addr]*permission // kept until the relay closes
+	byNumber    map[uint16]*channel
+	byPeer      map[netip.AddrPort]*channel
 
 	stranger bucket    // answers to unauthenticated requests from the client's 5-tuple
-	rate     [2]bucket // bytes to peers, from peers
+	rate     [2]bucket // bytes, by direction
 
 	live   sync.RWMutex // held for reading while another relay sends to ours
 	closed bool
+}
+
+// port is a bound relayed port. It is the only part of a relay that depends on how packets are carried.
+type port interface {
+	read(b []byte) (n int, from netip.AddrPort, err error) // the next packet; net.ErrClosed after close
+	write(b []byte, to netip.AddrPort) error
+	close()
 }
 
 // neverExpires is the permission lifetime that pion is given.
@@ -57,12 +63,11 @@ func (r *relay) publish(peer netip.Addr) chan struct{} {
 }
 
 func (r *relay) start(peer netip.Addr) chan struct{} {
-	c, ok := r.started[peer]
-	if !ok {
-		c = make(chan struct{})
-		r.started[peer] = c
+	p := r.permission(peer)
+	if p.started == nil {
+		p.started = make(chan struct{})
 	}
-	return c
+	return p.started
 }
 
 // forget returns when pion may stop the timer of a permission that it has published. It runs on the goroutine that closes the allocation, while the one
@@ -74,46 +79,20 @@ func (r *relay) forget(peer netip.Addr) {
 	<-c
 }
 
-// hasRoom says whether one more permission fits.
-func (r *relay) hasRoom(peer netip.Addr) bool {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	_, known := r.started[peer]
-	return known || len(r.started) < maxPeers
-}
-
-func (r *relay) permit(peer netip.Addr, until time.Time) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.peers[peer] = until
-}
-
-func (r *relay) permits(peer netip.Addr, now time.Time) bool {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	return now.Before(r.peers[peer])
-}
-
 // WriteTo sends a client's packet to a peer. What may not be sent is lost silently, as RFC 8656 section 11.2 wants.
 func (r *relay) WriteTo(b []byte, addr net.Addr) (int, error) {
-	m, now, to := r.s.metrics, r.s.now(), addrPort(addr)
-	switch {
-	case to.Port() == 0 || !r.s.policy.allows(to.Addr()):
-		m.droppedPeer.Inc()
-		return len(b), nil
-	case !r.permits(to.Addr(), now):
-		m.droppedPermission.Inc()
-		return len(b), nil
-	case !r.spend(0, len(b), now):
-		m.droppedBandwidth.Inc()
+	m, to := r.s.metrics, addrPort(addr)
+	j, dropped := r.passes(toPeer, to, r.channelTo(to), len(b), r.s.now())
+	if dropped != nil {
+		dropped.Inc()
 		return len(b), nil
 	}
-	if r.s.policy.isOwn(to.Addr()) {
+	if j.own {
 		if target := r.s.table.byPublic(to); target == nil || !target.receive(r, b) {
 			m.droppedPeer.Inc()
 			return len(b), nil
 		}
-	} else if _, err := r.conn.WriteToUDPAddrPort(b, to); err != nil {
+	} else if r.port.write(b, to) != nil {
 		m.droppedPeer.Inc() // no route, or the system's buffer is full
 		return len(b), nil
 	}
@@ -127,18 +106,14 @@ func (r *relay) WriteTo(b []byte, addr net.Addr) (int, error) {
 func (r *relay) receive(from *relay, b []byte) bool {
 	r.live.RLock()
 	defer r.live.RUnlock()
-	if r.closed {
-		return false
-	}
-	_, err := from.conn.WriteToUDPAddrPort(b, r.local)
-	return err == nil
+	return !r.closed && from.port.write(b, r.local) == nil
 }
 
 // ReadFrom gives pion the next packet that a peer may send to the client.
 func (r *relay) ReadFrom(b []byte) (int, net.Addr, error) {
 	m := r.s.metrics
 	for {
-		n, from, err := r.conn.ReadFromUDPAddrPort(b)
+		n, from, err := r.port.read(b)
 		if errors.Is(err, net.ErrClosed) {
 			return 0, nil, err
 		}
@@ -146,39 +121,19 @@ func (r *relay) ReadFrom(b []byte) (int, net.Addr, error) {
 			time.Sleep(time.Millisecond)
 			continue
 		}
-		from = netip.AddrPortFrom(from.Addr().Unmap().WithZone(""), from.Port())
-		if r.s.policy.isOwn(from.Addr()) { // another relay, or else something on this machine that no client may hear
-			sender := r.s.table.byLocal(from)
-			if sender == nil {
-				m.droppedPeer.Inc()
-				continue
-			}
-			from = sender.public
-		}
-		now := r.s.now()
-		switch {
-		case n == len(b): // cut short by the buffer
-			m.droppedSize.Inc()
-		case !r.s.policy.allows(from.Addr()):
+		from, ch, ok := r.sender(from)
+		if !ok {
 			m.droppedPeer.Inc()
-		case !r.permits(from.Addr(), now):
-			m.droppedPermission.Inc()
-		case !r.spend(1, n, now):
-			m.droppedBandwidth.Inc()
-		default:
-			m.fromPeer.Inc()
-			m.fromPeerBytes.Add(float64(n))
-			return n, net.UDPAddrFromAddrPort(from), nil
+			continue
 		}
+		if _, dropped := r.passes(fromPeer, from, ch, n, r.s.now()); dropped != nil {
+			dropped.Inc()
+			continue
+		}
+		m.fromPeer.Inc()
+		m.fromPeerBytes.Add(float64(n))
+		return n, net.UDPAddrFromAddrPort(from), nil
 	}
-}
-
-func (r *relay) spend(direction, n int, now time.Time) bool {
-	if r.s.cfg.Bandwidth <= 0 {
-		return true
-	}
-	perByte := time.Second / time.Duration(r.s.cfg.Bandwidth)
-	return r.rate[direction].take(now, n, r.s.cfg.Bandwidth, max(perByte, 1))
 }
 
 // Close gives everything back. pion may call it more than once and must never see an error: one would keep it from closing the rest.
@@ -190,7 +145,7 @@ func (r *relay) Close() error {
 	if closed {
 		return nil
 	}
-	_ = r.conn.Close()
+	r.port.close()
 	if r.frontend != nil {
 		r.frontend.release(r)
 	}
@@ -198,10 +153,36 @@ func (r *relay) Close() error {
 	return nil
 }
 
-func (r *relay) LocalAddr() net.Addr                { return net.UDPAddrFromAddrPort(r.public) }
-func (r *relay) SetDeadline(t time.Time) error      { return r.conn.SetDeadline(t) }
-func (r *relay) SetReadDeadline(t time.Time) error  { return r.conn.SetReadDeadline(t) }
-func (r *relay) SetWriteDeadline(t time.Time) error { return r.conn.SetWriteDeadline(t) }
+// LocalAddr implements net.PacketConn.
+func (r *relay) LocalAddr() net.Addr { return net.UDPAddrFromAddrPort(r.public) }
+
+// SetDeadline, SetReadDeadline and SetWriteDeadline complete net.PacketConn; pion calls none of them.
+func (r *relay) SetDeadline(time.Time) error      { return nil }
+func (r *relay) SetReadDeadline(time.Time) error  { return nil }
+func (r *relay) SetWriteDeadline(time.Time) error { return nil }
+
+// udpPort is a port in the portable data plane.
+type udpPort struct{ conn *net.UDPConn }
+
+func openUDPPort(r *relay) (err error) {
+	conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(r.local))
+	if err == nil {
+		r.port = udpPort{conn}
+	}
+	return err
+}
+
+func (p udpPort) read(b []byte) (int, netip.AddrPort, error) {
+	n, from, err := p.conn.ReadFromUDPAddrPort(b)
+	return n, plain(from), err
+}
+
+func (p udpPort) write(b []byte, to netip.AddrPort) error {
+	_, err := p.conn.WriteToUDPAddrPort(b, to)
+	return err
+}
+
+func (p udpPort) close() { _ = p.conn.Close() }
 
 // addrPort is a UDP address of pion's in our form.
 func addrPort(a net.Addr) netip.AddrPort {
@@ -209,6 +190,10 @@ func addrPort(a net.Addr) netip.AddrPort {
 	if !ok {
 		return netip.AddrPort{}
 	}
-	p := u.AddrPort()
-	return netip.AddrPortFrom(p.Addr().Unmap().WithZone(""), p.Port())
+	return plain(u.AddrPort())
+}
+
+// plain is an address without the ways of the socket it came by.
+func plain(a netip.AddrPort) netip.AddrPort {
+	return netip.AddrPortFrom(a.Addr().Unmap().WithZone(""), a.Port())
 }

@@ -96,8 +96,8 @@ func TestRelayToRelayBehindNAT(t *testing.T) {
 	if a.Addr().String() != "127.0.0.3" {
 		t.Fatalf("relayed address %v, want the external one", a)
 	}
-	alice.mustSucceed(stun.MethodChannelBind, channel(0x4000), peerAttr(b))
-	bob.mustSucceed(stun.MethodChannelBind, channel(0x4001), peerAttr(a))
+	alice.mustSucceed(stun.MethodChannelBind, channelAttr(0x4000), peerAttr(b))
+	bob.mustSucceed(stun.MethodChannelBind, channelAttr(0x4001), peerAttr(a))
 	_, _ = alice.conn.Write([]byte{0x40, 0x00, 0, 2, 'h', 'i', 0, 0})
 	if got := bob.next(); !bytes.Equal(got, []byte{0x40, 0x01, 0, 2, 'h', 'i', 0, 0}) {
 		t.Errorf("got % x", got)

@@ -228,7 +228,7 @@ func lifetime(seconds uint32) stun.Setter {
 	return stun.RawAttribute{Type: stun.AttrLifetime, Value: binary.BigEndian.AppendUint32(nil, seconds)}
 }
 
-func channel(n uint16) stun.Setter {
+func channelAttr(n uint16) stun.Setter {
 	return stun.RawAttribute{Type: stun.AttrChannelNumber, Value: binary.BigEndian.AppendUint32(nil, uint32(n)<<16)}
 }
 

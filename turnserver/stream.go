@@ -133,6 +133,8 @@ func (st *stream) write(b []byte, _ netip.AddrPort) {
 	}
 }
 
+func (st *stream) open(r *relay) error { return openUDPPort(r) }
+
 func (st *stream) idle() { _ = st.conn.SetReadDeadline(time.Now().Add(st.s.cfg.tune.idle)) }
 
 // close makes read fail; pion then ends the allocation.
@@ -152,6 +154,5 @@ func tcpAddrPort(a net.Addr) netip.AddrPort {
 	if !ok {
 		return netip.AddrPort{}
 	}
-	p := t.AddrPort()
-	return netip.AddrPortFrom(p.Addr().Unmap().WithZone(""), p.Port())
+	return plain(t.AddrPort())
 }

@@ -192,7 +192,7 @@ func TestFramesInPieces(t *testing.T) {
 	c.conn = conn
 	other := listenOn(t, "127.0.0.2")
 	c.mustSucceed(stun.MethodAllocate, udpTransport)
-	c.mustSucceed(stun.MethodChannelBind, channel(0x4000), peerAttr(addrPort(other.LocalAddr())))
+	c.mustSucceed(stun.MethodChannelBind, channelAttr(0x4000), peerAttr(addrPort(other.LocalAddr())))
 	joined := []byte{0x40, 0, 0, 1, 'a', 0, 0, 0, 0x40, 0, 0, 0, 0x40, 0, 0, 5, 'b', 'c', 'd', 'e', 'f', 0, 0, 0}
 	for split := range joined {
 		_, _ = conn.Write(joined[:split])

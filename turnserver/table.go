@@ -4,11 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"net/netip"
 	"sync"
 	"syscall"
-	"time"
 )
 
 var (
@@ -60,7 +58,8 @@ func (t *table) hasAnother(public netip.Addr) bool {
 }
 
 // open binds a relayed port: the one asked for, or an unpredictable free one of the range (RFC 6056).
-func (t *table) open(s *Server, at relayAddr, want int) (*relay, error) {
+// bind gives the relay a port at its local address.
+func (t *table) open(s *Server, at relayAddr, want int, bind func(*relay) error) (*relay, error) {
 	ports := s.cfg.RelayPorts
 	size := int(ports.Max) - int(ports.Min) + 1
 	first, tries := rand.IntN(size), size
@@ -74,20 +73,19 @@ func (t *table) open(s *Server, at relayAddr, want int) (*relay, error) {
 		if t.byPublic(netip.AddrPortFrom(at.public, port)) != nil {
 			continue
 		}
-		local := netip.AddrPortFrom(at.local, port)
-		conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(local))
+		r := &relay{
+			s: s, local: netip.AddrPortFrom(at.local, port), public: netip.AddrPortFrom(at.public, port),
+			permissions: make(map[netip.Addr]*permission),
+		}
+		err := bind(r)
 		if portTaken(err) {
 			continue
 		}
 		if err != nil { // no descriptor, no such address: no other port would do better, and clients wait meanwhile
 			return nil, cannotOpen(err)
 		}
-		r := &relay{
-			s: s, conn: conn, local: local, public: netip.AddrPortFrom(at.public, port),
-			peers: make(map[netip.Addr]time.Time), started: make(map[netip.Addr]chan struct{}),
-		}
 		if err := t.add(r); err != nil {
-			_ = conn.Close()
+			r.port.close()
 			return nil, err
 		}
 		return r, nil

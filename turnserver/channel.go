@@ -1,0 +1,168 @@
+package turnserver
+
+import (
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// What an allocation may exchange with which peer. pion says what its client asked for and was granted; every packet is held to it here, whichever way it is
+// carried:
+//
+//  1. bind: a ChannelBind made a channel (frontend.channelCreated). unbind: its ten minutes passed, or the allocation ended.
+//  2. permit: the ChannelBind or CreatePermission succeeded, and the peer is open for five minutes (frontend.succeeded).
+//  3. passes: is this packet between client and peer allowed now?
+//  4. relay.Close: the allocation is over, after unbind for each of its channels.
+
+// permission is an opened peer address.
+type permission struct {
+	until   atomic.Int64  // Unix nanoseconds; what was never granted is over
+	started chan struct{} // closed once pion's timer for it exists; nil before pion has one
+}
+
+// channel is a bound channel.
+type channel struct {
+	number     uint16
+	peer       netip.AddrPort
+	permission *permission
+	judged     atomic.Pointer[judgement]
+}
+
+// judgement is what policy says of a peer.
+type judgement struct {
+	by           *localAddrs // what it was based on; the rest of policy never changes
+	allowed, own bool
+}
+
+func (p *policy) judge(a netip.Addr) *judgement {
+	by := p.local.Load()
+	return &judgement{by: by, allowed: p.allows(a), own: p.isOwn(a)}
+}
+
+func (r *relay) bind(number uint16, peer netip.AddrPort) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	ch := &channel{number: number, peer: peer, permission: r.permission(peer.Addr())}
+	if r.byNumber == nil {
+		r.byNumber, r.byPeer = make(map[uint16]*channel), make(map[netip.AddrPort]*channel)
+	}
+	r.byNumber[number], r.byPeer[peer] = ch, ch
+}
+
+func (r *relay) unbind(number uint16) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if ch := r.byNumber[number]; ch != nil {
+		delete(r.byNumber, number)
+		delete(r.byPeer, ch.peer)
+	}
+}
+
+func (r *relay) channel(number uint16) *channel {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.byNumber[number]
+}
+
+func (r *relay) channelTo(peer netip.AddrPort) *channel {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.byPeer[peer]
+}
+
+// permission is the entry of a peer address; r.mu is held for writing.
+func (r *relay) permission(peer netip.Addr) *permission {
+	p := r.permissions[peer]
+	if p == nil {
+		p = &permission{}
+		r.permissions[peer] = p
+	}
+	return p
+}
+
+func (r *relay) permit(peer netip.Addr, until time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.permission(peer).until.Store(until.UnixNano())
+}
+
+func (r *relay) permits(peer netip.Addr, now time.Time) bool {
+	r.mu.RLock()
+	p := r.permissions[peer]
+	r.mu.RUnlock()
+	return p.permits(now)
+}
+
+func (p *permission) permits(now time.Time) bool { return p != nil && now.UnixNano() < p.until.Load() }
+
+// hasRoom says whether one more permission and, where it is to be bound, one more channel fits.
+func (r *relay) hasRoom(peer netip.Addr, bind bool) bool {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	_, known := r.permissions[peer]
+	return (known || len(r.permissions) < maxPeers) && (!bind || len(r.byNumber) < maxPeers)
+}
+
+// direction of a packet, as its client sees it.
+type direction int
+
+const (
+	toPeer direction = iota
+	fromPeer
+)
+
+// judge is what policy says of a peer, remembered if it has a channel.
+func (r *relay) judge(peer netip.Addr, ch *channel) *judgement {
+	if ch == nil {
+		return r.s.policy.judge(peer)
+	}
+	j := ch.judged.Load()
+	if j == nil || j.by != r.s.policy.local.Load() {
+		j = r.s.policy.judge(peer)
+		ch.judged.Store(j)
+	}
+	return j
+}
+
+// passes decides on a packet of n bytes; ch is the peer's channel or nil. A packet that does not pass is lost silently (RFC 8656 sections 11.2 and 11.4) and counted.
+func (r *relay) passes(d direction, peer netip.AddrPort, ch *channel, n int, now time.Time) (j *judgement, dropped prometheus.Counter) {
+	m := r.s.metrics
+	j = r.judge(peer.Addr(), ch)
+	if peer.Port() == 0 || !j.allowed {
+		return j, m.droppedPeer
+	}
+	if ch != nil && !ch.permission.permits(now) || ch == nil && !r.permits(peer.Addr(), now) {
+		return j, m.droppedPermission
+	}
+	if n >= maxDatagram {
+		return j, m.droppedSize
+	}
+	if !r.spend(d, n, now) {
+		return j, m.droppedBandwidth
+	}
+	return j, nil
+}
+
+// sender is who sent a packet that came to the relayed port, and the channel it has. What has an address of this machine is another relay, which
+// peers know by its public address, or else something that no client may hear.
+func (r *relay) sender(from netip.AddrPort) (netip.AddrPort, *channel, bool) {
+	ch := r.channelTo(from)
+	if ch != nil && !r.judge(from.Addr(), ch).own || ch == nil && !r.s.policy.isOwn(from.Addr()) {
+		return from, ch, true
+	}
+	other := r.s.table.byLocal(from)
+	if other == nil {
+		return from, nil, false
+	}
+	return other.public, r.channelTo(other.public), true
+}
+
+func (r *relay) spend(d direction, n int, now time.Time) bool {
+	if r.s.cfg.Bandwidth <= 0 {
+		return true
+	}
+	perByte := time.Second / time.Duration(r.s.cfg.Bandwidth)
+	return r.rate[d].take(now, n, r.s.cfg.Bandwidth, max(perByte, 1))
+}
