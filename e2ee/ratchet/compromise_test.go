@@ -322,8 +322,12 @@ func TestFutureCloses(t *testing.T) {
 				victim, peer = peer, victim
 			}
 			var holders []*holder
+			every := 5
+			if underRace {
+				every = 17
+			}
 			for i := range 500 {
-				if i < 200 && i%5 == 0 {
+				if i < 200 && i%every == 0 {
 					holders = append(holders, steal(victim, i))
 				}
 				from, to := victim, peer
@@ -357,7 +361,7 @@ func TestFutureCloses(t *testing.T) {
 func (h *holder) check(t *testing.T, m *sent, i int) {
 	t.Helper()
 	seed, pq := h.sees(m)
-	reads, withX25519, withMLKEM := m.opens(seed, pq), m.opens(m.seed, pq), m.opens(seed, m.pq)
+	reads, withX25519, withMLKEM := m.opens(seed, pq), pq == m.pq, seed == m.seed
 
 	// He reads on in the victim's chain, and one message of the peer's; the victim's next has a new ratchet key.
 	turned := i >= h.at+2-h.at%2
