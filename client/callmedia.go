@@ -122,6 +122,7 @@ func (r *callRun) connect(answer []byte) (err error) {
 	if keys.ReceiveKey, keys.ReceiveSalt, err = receive.SRTP(); err != nil {
 		return err
 	}
+	keys.NextSend, keys.NextReceive = r.keys.Send.NextSRTP, r.keys.Receive.NextSRTP
 	return r.session.Connect(r.remoteDescription, keys)
 }
 

@@ -99,16 +99,16 @@ type recorder struct {
 	datagrams [][]byte
 }
 
-func (r *recorder) RTP(header *rtp.Header, payload []byte) ([]byte, error) {
-	datagram, err := r.sealer.RTP(header, payload)
+func (r *recorder) RTP(header *rtp.Header, payload []byte, now time.Time) ([]byte, error) {
+	datagram, err := r.sealer.RTP(header, payload, now)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.datagrams = append(r.datagrams, slices.Clone(datagram))
 	return datagram, err
 }
 
-func (r *recorder) RTCP(packet []byte) ([]byte, error) {
-	datagram, err := r.sealer.RTCP(packet)
+func (r *recorder) RTCP(packet []byte, now time.Time) ([]byte, error) {
+	datagram, err := r.sealer.RTCP(packet, now)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.datagrams = append(r.datagrams, slices.Clone(datagram))
@@ -287,21 +287,21 @@ func testMediaAloneIsNoConsent(t *testing.T) {
 
 // The instrument of the other tests would see a reuse.
 func TestInstrumentSeesReuse(t *testing.T) {
-	sealer, _, err := callerTestKeys().contexts()
+	sealer, _, err := callerTestKeys().contexts(0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	again, _, _ := callerTestKeys().contexts()
-	watch := &nonceWatch{sealer: sealer, sealed: map[[2]uint64][32]byte{}, highest: map[uint32]uint64{}}
+	again, _, _ := callerTestKeys().contexts(0)
+	watch := newNonceWatch(sealer)
 	header := &rtp.Header{Version: 2, PayloadType: 96, SequenceNumber: 1, SSRC: 5}
-	watch.RTP(header, []byte("one"))
+	watch.RTP(header, []byte("one"), time.Now())
 	watch.sealer = again // a second context with the same key
-	watch.RTP(header, []byte("one"))
+	watch.RTP(header, []byte("one"), time.Now())
 	if watch.reused != 0 {
 		t.Error("the same packet again is no reuse")
 	}
-	watch.sealer, _, _ = callerTestKeys().contexts()
-	watch.RTP(header, []byte("two"))
+	watch.sealer, _, _ = callerTestKeys().contexts(0)
+	watch.RTP(header, []byte("two"), time.Now())
 	if watch.reused != 1 {
 		t.Errorf("%d", watch.reused)
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"time"
 
 	"sotto/media/rtpchain"
 	"sotto/media/secure"
@@ -49,15 +50,19 @@ type Description struct {
 }
 
 // Keys are the SRTP master keys of a call, one for each direction. They are used in this session and nowhere else: a key that is
-// used twice, by a second session or in both directions, protects nothing.
+// used twice, by a second session or in both directions, protects nothing. Connect erases them.
 type Keys struct {
 	SendKey, SendSalt       []byte // secure.KeyLen and secure.SaltLen bytes
 	ReceiveKey, ReceiveSalt []byte
+
+	// Where the keys of later epochs come from, each direction by itself; they are erased after use. With nil the first key serves for
+	// the whole call. They are asked from goroutines of the session, one at a time each, until Close has returned.
+	NextSend, NextReceive func() (key, salt []byte, err error)
 }
 
 var errKeys = fmt.Errorf("call keys must be two different keys of %d bytes with salts of %d bytes", secure.KeyLen, secure.SaltLen)
 
-func (k Keys) contexts() (*secure.Sealer, *secure.Opener, error) {
+func (k Keys) contexts(every time.Duration) (*secure.Sealer, *secure.Opener, error) {
 	for _, key := range [][]byte{k.SendKey, k.ReceiveKey} {
 		if len(key) != secure.KeyLen {
 			return nil, nil, errKeys
@@ -71,12 +76,18 @@ func (k Keys) contexts() (*secure.Sealer, *secure.Opener, error) {
 	if string(k.SendKey) == string(k.ReceiveKey) {
 		return nil, nil, errKeys
 	}
-	sealer, err := secure.NewSealer(k.SendKey, k.SendSalt)
+	sealer, err := secure.NewSealer(k.SendKey, k.SendSalt, k.NextSend, every)
 	if err != nil {
 		return nil, nil, err
 	}
-	opener, err := secure.NewOpener(k.ReceiveKey, k.ReceiveSalt)
+	opener, err := secure.NewOpener(k.ReceiveKey, k.ReceiveSalt, k.NextReceive)
 	return sealer, opener, err
+}
+
+func (k Keys) erase() {
+	for _, secret := range [][]byte{k.SendKey, k.SendSalt, k.ReceiveKey, k.ReceiveSalt} {
+		clear(secret)
+	}
 }
 
 // localStreams draws SSRCs that differ from one another.

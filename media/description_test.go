@@ -48,7 +48,7 @@ func TestDescriptionOfThePeerIsChecked(t *testing.T) {
 
 func TestKeysAreChecked(t *testing.T) {
 	good, _ := testKeys()
-	if _, _, err := good.contexts(); err != nil {
+	if _, _, err := good.contexts(0); err != nil {
 		t.Fatal(err)
 	}
 	for name, spoil := range map[string]func(*Keys){
@@ -59,7 +59,7 @@ func TestKeysAreChecked(t *testing.T) {
 	} {
 		keys := good
 		spoil(&keys)
-		if _, _, err := keys.contexts(); err == nil {
+		if _, _, err := keys.contexts(0); err == nil {
 			t.Errorf("%s: accepted", name)
 		}
 	}

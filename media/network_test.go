@@ -58,13 +58,19 @@ func (n *network) filter(drop func(vnet.Chunk) bool) { n.drop.Store(&drop) }
 
 // lose drops a share of all datagrams, always the same ones in the order they pass.
 func (n *network) lose(share float64, seed uint64) {
+	random := seeded(seed)
+	n.filter(func(vnet.Chunk) bool { return random() < share })
+}
+
+// seeded draws from [0, 1), for any goroutine.
+func seeded(seed uint64) func() float64 {
 	var mu sync.Mutex
 	random := rand.New(rand.NewPCG(seed, 0))
-	n.filter(func(vnet.Chunk) bool {
+	return func() float64 {
 		mu.Lock()
 		defer mu.Unlock()
-		return random.Float64() < share
-	})
+		return random.Float64()
+	}
 }
 
 const (

@@ -18,17 +18,19 @@ import (
 // errNotAccepted says that nothing may leave yet.
 var errNotAccepted = errors.New("sending has not been started")
 
-// handle takes one datagram from the path, one at a time.
+// handle takes one datagram from a path.
 func (s *Session) handle(kind path.Kind, datagram []byte) {
+	s.handling.Lock()
+	defer s.handling.Unlock()
 	now := time.Now()
 	switch kind {
 	case path.RTP:
-		packet, err := s.opener.RTP(datagram)
+		packet, err := s.opener.RTP(datagram, now)
 		if err != nil {
-			s.refused(err)
+			s.refused(err, now)
 			return
 		}
-		s.counts.bytesReceived.Add(uint64(len(datagram)))
+		s.opened(datagram)
 		if s.counts.firstMediaAfter.CompareAndSwap(0, int64(max(1, now.Sub(s.started)))) {
 			close(s.firstMedia)
 			s.emit(EventFirstMedia)
@@ -37,12 +39,12 @@ func (s *Session) handle(kind path.Kind, datagram []byte) {
 			s.counts.malformed.Add(1)
 		}
 	case path.RTCP:
-		packet, err := s.opener.RTCP(datagram)
+		packet, err := s.opener.RTCP(datagram, now)
 		if err != nil {
-			s.refused(err)
+			s.refused(err, now)
 			return
 		}
-		s.counts.bytesReceived.Add(uint64(len(datagram)))
+		s.opened(datagram)
 		if err := s.chain.HandleRTCP(packet, now); err != nil {
 			s.counts.malformed.Add(1)
 		}
@@ -51,8 +53,13 @@ func (s *Session) handle(kind path.Kind, datagram []byte) {
 	}
 }
 
+func (s *Session) opened(datagram []byte) {
+	s.counts.bytesReceived.Add(uint64(len(datagram)))
+	s.deaf = deafness{}
+}
+
 // refused counts what was not opened. A packet that cannot be decrypted is an error the users must hear of, never silence.
-func (s *Session) refused(err error) {
+func (s *Session) refused(err error, now time.Time) {
 	if errors.Is(err, secure.ErrReplayed) {
 		s.counts.replayed.Add(1)
 		return
@@ -61,13 +68,43 @@ func (s *Session) refused(err error) {
 		s.log.Error("media cannot be decrypted: the peer uses other keys, or something on the way changes packets")
 		s.emit(EventUndecryptable)
 	}
+	if s.counts.firstMediaAfter.Load() != 0 && s.deaf.refused(now) {
+		s.log.Error("the peer changed its key to one that was not agreed: its media can no longer be decrypted")
+		s.emit(EventPeerKeyChanged)
+	}
+}
+
+// A single packet may be anybody's. A peer is taken to have another key when so many came in so long a time and not one that opened.
+const (
+	deafPackets = 10
+	deafTime    = time.Second
+)
+
+// deafness is what was refused since the last packet that opened.
+type deafness struct {
+	since    time.Time
+	packets  int
+	reported bool
+}
+
+// refused reports whether it is to be told now, once until a packet opens again.
+func (d *deafness) refused(now time.Time) bool {
+	if d.since.IsZero() {
+		d.since = now
+	}
+	d.packets++
+	if d.reported || d.packets < deafPackets || now.Sub(d.since) < deafTime {
+		return false
+	}
+	d.reported = true
+	return true
 }
 
 func (s *Session) writeRTP(header *rtp.Header, payload []byte) error {
 	if !s.sending.Load() {
 		return errNotAccepted
 	}
-	datagram, err := s.sealer.RTP(header, payload)
+	datagram, err := s.sealer.RTP(header, payload, time.Now())
 	if err != nil {
 		return err
 	}
@@ -87,7 +124,7 @@ func (s *Session) writeRTCP(packet []byte) error {
 	if !s.sending.Load() {
 		return errNotAccepted
 	}
-	datagram, err := s.sealer.RTCP(packet)
+	datagram, err := s.sealer.RTCP(packet, time.Now())
 	if err != nil {
 		return err
 	}

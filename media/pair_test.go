@@ -3,6 +3,7 @@ package media
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/binary"
 	"io"
 	"math/rand/v2"
 	"sync"
@@ -24,13 +25,28 @@ type pair struct {
 	candidates             map[*Session][]string // what each has told the other
 	events                 map[*Session][]Event
 	callerSeal, calleeSeal *nonceWatch
+	via                    func(from *Session, candidate string) string // what a candidate becomes on its way, if set
 }
 
+// testKeys are those of both ends, with sources of the later epochs' keys.
 func testKeys() (caller, callee Keys) {
 	up, down := bytes.Repeat([]byte{1}, 32), bytes.Repeat([]byte{2}, 32)
 	upSalt, downSalt := bytes.Repeat([]byte{3}, 12), bytes.Repeat([]byte{4}, 12)
-	return Keys{SendKey: up, SendSalt: upSalt, ReceiveKey: down, ReceiveSalt: downSalt},
-		Keys{SendKey: down, SendSalt: downSalt, ReceiveKey: up, ReceiveSalt: upSalt}
+	caller = Keys{SendKey: up, SendSalt: upSalt, ReceiveKey: down, ReceiveSalt: downSalt, NextSend: keyChain(1), NextReceive: keyChain(2)}
+	callee = Keys{
+		SendKey: bytes.Clone(down), SendSalt: bytes.Clone(downSalt), ReceiveKey: bytes.Clone(up), ReceiveSalt: bytes.Clone(upSalt),
+		NextSend: keyChain(2), NextReceive: keyChain(1),
+	}
+	return caller, callee
+}
+
+func keyChain(direction byte) func() (key, salt []byte, err error) {
+	secret := sha256.Sum256([]byte{direction})
+	return func() (key, salt []byte, err error) {
+		secret = sha256.Sum256(secret[:])
+		k, s := sha256.Sum256(append([]byte("key"), secret[:]...)), sha256.Sum256(append([]byte("salt"), secret[:]...))
+		return k[:], s[:12], nil
+	}
 }
 
 // newPair makes two sessions that gather and trickle to each other. Nothing is connected yet.
@@ -50,6 +66,11 @@ func (p *pair) session(t testing.TB, cfg Config, peer **Session) *Session {
 		p.mu.Lock()
 		p.candidates[self] = append(p.candidates[self], candidate)
 		p.mu.Unlock()
+		if p.via != nil {
+			if candidate = p.via(self, candidate); candidate == "" {
+				return
+			}
+		}
 		if err := (*peer).AddRemoteCandidate(candidate); err != nil {
 			t.Errorf("candidate %q: %v", candidate, err)
 		}
@@ -90,42 +111,73 @@ func (p *pair) eventsOf(s *Session) []Event {
 	return append([]Event(nil), p.events[s]...)
 }
 
-// nonceWatch is an instrument around a cipher. An AEAD_AES_256_GCM nonce is made of SSRC and index (RFC 7714 section 8.1), so no two
-// different packets may be sealed with the same pair.
+// nonceWatch is an instrument around a cipher. An AEAD_AES_256_GCM nonce is made of SSRC and index (RFC 7714 sections 8.1 and 9.1), so
+// no two different packets may be sealed with the same pair under one key, which the MKI names.
 type nonceWatch struct {
 	sealer
 	mu      sync.Mutex
-	sealed  map[[2]uint64][32]byte
-	highest map[uint32]uint64
+	sealed  map[nonce][32]byte
+	highest map[uint32]uint64 // sequence number with rollovers, by SSRC
+	epochs  uint32            // changes of the MKI
+	mki     byte
 	reused  int
 }
 
+type nonce struct {
+	epoch, ssrc uint32
+	index       uint64
+	rtcp        bool
+}
+
+func newNonceWatch(s sealer) *nonceWatch {
+	return &nonceWatch{sealer: s, sealed: map[nonce][32]byte{}, highest: map[uint32]uint64{}}
+}
+
 func watchNonces(s *Session) *nonceWatch {
-	w := &nonceWatch{sealer: s.sealer, sealed: map[[2]uint64][32]byte{}, highest: map[uint32]uint64{}}
+	w := newNonceWatch(s.sealer)
 	s.sealer = w
 	return w
 }
 
-func (w *nonceWatch) RTP(header *rtp.Header, payload []byte) ([]byte, error) {
-	datagram, err := w.sealer.RTP(header, payload)
+func (w *nonceWatch) RTP(header *rtp.Header, payload []byte, now time.Time) ([]byte, error) {
+	w.mu.Lock() // also around the sealer: the order of epochs counts
+	defer w.mu.Unlock()
+	datagram, err := w.sealer.RTP(header, payload, now)
 	if err != nil {
 		return nil, err
 	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
 	highest, ok := w.highest[header.SSRC]
 	if !ok {
 		highest = uint64(header.SequenceNumber)
 	}
 	index := uint64(int64(highest) + int64(int16(header.SequenceNumber-uint16(highest))))
 	w.highest[header.SSRC] = max(highest, index)
-	nonce := [2]uint64{uint64(header.SSRC), index}
+	w.note(datagram, nonce{ssrc: header.SSRC, index: index})
+	return datagram, nil
+}
+
+func (w *nonceWatch) RTCP(packet []byte, now time.Time) ([]byte, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	datagram, err := w.sealer.RTCP(packet, now)
+	if err != nil {
+		return nil, err
+	}
+	index := binary.BigEndian.Uint32(datagram[len(datagram)-5:])
+	w.note(datagram, nonce{ssrc: binary.BigEndian.Uint32(packet[4:]), index: uint64(index), rtcp: true})
+	return datagram, nil
+}
+
+func (w *nonceWatch) note(datagram []byte, n nonce) {
+	if mki := datagram[len(datagram)-1]; mki != w.mki {
+		w.mki, w.epochs = mki, w.epochs+1
+	}
+	n.epoch = w.epochs
 	digest := sha256.Sum256(datagram)
-	if earlier, ok := w.sealed[nonce]; ok && earlier != digest {
+	if earlier, ok := w.sealed[n]; ok && earlier != digest {
 		w.reused++
 	}
-	w.sealed[nonce] = digest
-	return datagram, nil
+	w.sealed[n] = digest
 }
 
 func (w *nonceWatch) check(t *testing.T) {

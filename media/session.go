@@ -42,11 +42,12 @@ type Relay = path.Relay
 type Event int
 
 const (
-	EventConnected     Event = iota + 1 // a path is there; again after EventInterrupted
-	EventInterrupted                    // nothing arrived for some seconds
-	EventFirstMedia                     // the first authenticated packet of the peer's
-	EventUndecryptable                  // a packet could not be decrypted; reported once, Stats counts on
-	EventFailed                         // for good; Failed says why
+	EventConnected      Event = iota + 1 // a path is there; again after EventInterrupted
+	EventInterrupted                     // nothing arrived for some seconds
+	EventFirstMedia                      // the first authenticated packet of the peer's
+	EventUndecryptable                   // a packet could not be decrypted; reported once, Stats counts on
+	EventFailed                          // for good; Failed says why
+	EventPeerKeyChanged                  // media was heard, and since then nothing could be decrypted for a second
 )
 
 // Config says how a session is to be made.
@@ -62,6 +63,7 @@ type Config struct {
 
 	InterruptedAfter time.Duration // 0: 5 s
 	FailAfter        time.Duration // 0: 30 s (RFC 7675); also how long the first connection may take
+	RekeyEvery       time.Duration // 0: a minute; for what this end sends, if Keys has a source
 
 	Log *slog.Logger  // nil: discarded
 	Net transport.Net // nil: the machine's; a test hands in another
@@ -82,6 +84,8 @@ type Session struct {
 	events     sync.Mutex // one event at a time
 	counts     counters
 	sending    atomic.Bool // media and RTCP may leave
+	handling   sync.Mutex  // held while a datagram is taken
+	deaf       deafness    // guarded by handling
 
 	encoder *opus.Encoder // used by sendAudio alone
 	audio   *audioReceiver
@@ -100,6 +104,10 @@ type Session struct {
 	failedOnce bool
 }
 
+// rekeyEvery is how long a key serves, unless Config says otherwise. A new one costs microseconds; what is stolen with one key is a
+// minute of the call.
+const rekeyEvery = time.Minute
+
 type state int
 
 const (
@@ -111,14 +119,18 @@ const (
 
 // sealer is what a test puts an instrument around.
 type sealer interface {
-	RTP(header *rtp.Header, payload []byte) ([]byte, error)
-	RTCP(packet []byte) ([]byte, error)
+	RTP(header *rtp.Header, payload []byte, now time.Time) ([]byte, error)
+	RTCP(packet []byte, now time.Time) ([]byte, error)
+	Epoch() uint32
 }
 
 // NewSession draws credentials and stream identifiers. Nothing is sent yet.
 func NewSession(cfg Config) (*Session, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.RekeyEvery == 0 {
+		cfg.RekeyEvery = rekeyEvery
 	}
 	s := &Session{
 		cfg: cfg, log: cfg.Log, local: localStreams(cfg.Video),
@@ -167,15 +179,16 @@ func (s *Session) Connect(remote Description, keys Keys) error {
 	if err := remote.Validate(); err != nil {
 		return err
 	}
-	sealer, opener, err := keys.contexts()
-	if err != nil {
-		return err
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.state != created {
 		return errors.New("the session was connected or closed before")
 	}
+	sealer, opener, err := keys.contexts(s.cfg.RekeyEvery)
+	if err != nil {
+		return err
+	}
+	keys.erase()
 	s.sealer, s.opener, s.remote, s.started = sealer, opener, remote, time.Now()
 	s.chain, err = rtpchain.New(rtpchain.Config{
 		WriteRTP: s.writeRTP, WriteRTCP: s.writeRTCP, OnKeyFrame: s.keyFrameRequested,

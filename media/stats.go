@@ -30,6 +30,7 @@ type Stats struct {
 	BytesSent, BytesReceived uint64 // of SRTP and SRTCP, without IP and UDP
 	Undecryptable            uint64 // packets that the keys did not open: an error that users must be told of
 	Replayed                 uint64 // packets that came twice, or too late to tell
+	SendEpoch, ReceiveEpoch  uint32 // how often each direction's key was changed
 	Malformed                uint64 // datagrams that made no sense
 
 	Audio, Video StreamStats
@@ -121,6 +122,7 @@ func (s *Session) Stats() Stats {
 	if chain == nil {
 		return stats
 	}
+	stats.SendEpoch, stats.ReceiveEpoch = s.sealer.Epoch(), s.opener.Epoch()
 	feedback := chain.Feedback()
 	stats.NacksReceived, stats.Retransmissions = feedback.NacksReceived, feedback.Retransmitted
 	stats.PLIsSent, stats.PLIsReceived = feedback.PLIsSent, feedback.PLIsReceived

@@ -184,6 +184,39 @@ func TestErase(t *testing.T) {
 	}
 }
 
+// TestNextSRTP shows that both ends' sources of keys for rekeying agree, epoch by epoch, and that Erase ends them while they are in use.
+func TestNextSRTP(t *testing.T) {
+	caller, callee := agree(t, testCall())
+	seen := map[string]bool{}
+	for range 5 {
+		key, salt, err := caller.Send.NextSRTP()
+		if err != nil {
+			t.Fatal(err)
+		}
+		key2, salt2, err := callee.Receive.NextSRTP()
+		if err != nil || !bytes.Equal(key, key2) || !bytes.Equal(salt, salt2) || len(key) != 32 || len(salt) != 12 {
+			t.Fatalf("the ends differ, or %v", err)
+		}
+		seen[string(key)] = true
+	}
+	if len(seen) != 5 {
+		t.Error("a key came twice")
+	}
+	ended := make(chan error)
+	go func() {
+		for {
+			if _, _, err := caller.Send.NextSRTP(); err != nil {
+				ended <- err
+				return
+			}
+		}
+	}()
+	caller.Erase()
+	if err := <-ended; !errors.Is(err, errErased) {
+		t.Error(err)
+	}
+}
+
 // TestChainForgets shows that an epoch's secret is overwritten when the next begins.
 func TestChainForgets(t *testing.T) {
 	keys, _ := agree(t, testCall())

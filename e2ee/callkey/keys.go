@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"sync"
 )
 
 var (
@@ -18,7 +19,8 @@ type hidden struct{}
 
 func (hidden) Format(s fmt.State, _ rune) { io.WriteString(s, "[call keys]") }
 
-// Keys are one end's keys of a call. They are not safe for concurrent use.
+// Keys are one end's keys of a call. They are not safe for concurrent use, but for the two chains: each takes its turn with Erase and
+// with whoever else uses it.
 type Keys struct {
 	hidden
 	Send    *SendChain
@@ -44,13 +46,13 @@ func (k *Keys) Erase() {
 // A SendChain yields the keys for what this end sends, one epoch after the other.
 type SendChain struct {
 	hidden
-	c chain
+	c *chain
 }
 
 // A ReceiveChain yields the keys for what the peer sends, one epoch after the other.
 type ReceiveChain struct {
 	hidden
-	c chain
+	c *chain
 }
 
 // Next moves on to the next epoch, the first time to epoch 0, and forgets what earlier epochs' keys were made of.
@@ -70,6 +72,12 @@ func (r *ReceiveChain) Next() (*ReceiveKey, error) {
 	}
 	return &ReceiveKey{m: m}, nil
 }
+
+// NextSRTP is Next and its SRTP for an end that uses SRTP alone: a source of keys for rekeying.
+func (s *SendChain) NextSRTP() (key, salt []byte, err error) { return s.c.nextSRTP() }
+
+// NextSRTP is Next and its SRTP for an end that uses SRTP alone: a source of keys for rekeying.
+func (r *ReceiveChain) NextSRTP() (key, salt []byte, err error) { return r.c.nextSRTP() }
 
 // A SendKey protects what this end sends in one epoch.
 type SendKey struct {
@@ -103,11 +111,14 @@ func (k *ReceiveKey) SFrame() ([]byte, error) { return k.m.takeSFrame() }
 
 // chain is one direction's: each epoch's secret is a one-way function of the one before.
 type chain struct {
+	mu     sync.Mutex
 	secret *[32]byte // of the epoch to come
 	epoch  uint32
 }
 
 func (c *chain) next() (material, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if c.secret == nil || c.epoch == math.MaxUint32 {
 		return material{}, errErased
 	}
@@ -123,7 +134,18 @@ func (c *chain) next() (material, error) {
 	return m, nil
 }
 
+func (c *chain) nextSRTP() (key, salt []byte, err error) {
+	m, err := c.next()
+	if err != nil {
+		return nil, nil, err
+	}
+	clear(m.sframe[:])
+	return m.takeSRTP()
+}
+
 func (c *chain) erase() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if c.secret != nil {
 		clear(c.secret[:])
 		c.secret = nil

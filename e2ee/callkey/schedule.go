@@ -66,7 +66,7 @@ type inputs struct {
 
 // schedule is what comes of them.
 type schedule struct {
-	caller, callee chain // of what the caller and of what the callee sends
+	caller, callee *chain // of what the caller and of what the callee sends
 	code           *[32]byte
 }
 
@@ -84,8 +84,8 @@ func derive(in inputs) schedule {
 	master := expand(prk, labelMaster+string(in.call.ID[:]))
 	defer clear(master[:])
 	return schedule{
-		caller: chain{secret: expand(master[:], labelCaller)},
-		callee: chain{secret: expand(master[:], labelCallee)},
+		caller: &chain{secret: expand(master[:], labelCaller)},
+		callee: &chain{secret: expand(master[:], labelCallee)},
 		code:   expand(master[:], labelCode),
 	}
 }

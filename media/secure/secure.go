@@ -1,17 +1,22 @@
 // Package secure seals and opens RTP and RTCP with keys that are handed in: SRTP and SRTCP (RFC 3711) under AEAD_AES_256_GCM
-// (RFC 7714), with a one-byte MKI that names the key's epoch so that a call can rekey while it runs.
+// (RFC 7714), with a one-byte MKI (RFC 3711 section 3.1) that names the key's epoch so that a call rekeys while it runs.
+//
+//  1. A Sealer that has sealed with one key for long enough takes the next one from its Source and goes on, under the next MKI.
+//  2. An Opener that sees an MKI of the epochs to come takes their keys from its own Source and tries the one that is named. If it
+//     opens the packet the epoch begins; the one before is kept for packets that were overtaken, for a moment.
+//
+// Sequence numbers, rollover counters and replay windows go on from epoch to epoch (RFC 3711 section 3.3.1), so a packet is refused or
+// taken regardless of where in an epoch it falls.
 //
 // It guarantees that a nonce is never used for two packets: a Sealer refuses a sequence number that is not newer than the last one
-// of its SSRC, whoever asks. It guarantees that a packet is opened at most once, within a window of 1024. A Sealer seals and an
-// Opener opens; nothing does both with one key. Both are safe for concurrent use.
+// of its SSRC, whoever asks. It guarantees that a packet is opened at most once, within a window of 1024. A packet that does not
+// authenticate changes nothing, and costs the check of its tag; besides, the key of each epoch ahead is expanded once. A Sealer seals and an Opener opens; nothing
+// does both with one key. Both are safe for concurrent use.
 package secure
 
 import (
 	"errors"
-	"fmt"
-	"sync"
 
-	"github.com/pion/rtp"
 	"github.com/pion/srtp/v3"
 )
 
@@ -28,6 +33,9 @@ const (
 // Cipher is the profile's registered name (RFC 7714 section 14.2).
 const Cipher = "AEAD_AES_256_GCM"
 
+// A Source yields the master key and salt of the epochs after the first, one after the other. What it returns is erased after use.
+type Source func() (key, salt []byte, err error)
+
 var (
 	// ErrUndecryptable says that a packet was not sealed with the key held here, or was changed on its way.
 	ErrUndecryptable = errors.New("packet cannot be decrypted: the peer uses another key, or the packet was altered")
@@ -36,86 +44,6 @@ var (
 
 	errReused = errors.New("sequence number is not newer than the last one sealed")
 )
-
-// epoch is the MKI of the first key of a call.
-var epoch = []byte{0}
-
-// A Sealer protects what one end sends.
-type Sealer struct {
-	mu   sync.Mutex
-	ctx  *srtp.Context
-	last map[uint32]uint16 // highest sequence number sealed, by SSRC
-}
-
-// NewSealer takes the key and salt of the sending direction.
-func NewSealer(key, salt []byte) (*Sealer, error) {
-	ctx, err := srtp.CreateContext(key, salt, profile, srtp.MasterKeyIndicator(epoch))
-	if err != nil {
-		return nil, fmt.Errorf("sending key: %w", err)
-	}
-	return &Sealer{ctx: ctx, last: make(map[uint32]uint16)}, nil
-}
-
-// RTP seals one packet. The sequence numbers of an SSRC must increase (modulo 2^16): anything else would seal two packets with one
-// nonce, which in GCM gives away both.
-func (s *Sealer) RTP(header *rtp.Header, payload []byte) ([]byte, error) {
-	packet := make([]byte, header.MarshalSize()+len(payload), header.MarshalSize()+len(payload)+Overhead)
-	n, err := header.MarshalTo(packet)
-	if err != nil {
-		return nil, err
-	}
-	copy(packet[n:], payload)
-
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if last, ok := s.last[header.SSRC]; ok {
-		if ahead := header.SequenceNumber - last; ahead == 0 || ahead >= 1<<15 {
-			return nil, errReused
-		}
-	}
-	s.last[header.SSRC] = header.SequenceNumber
-	return s.ctx.EncryptRTP(nil, packet, nil)
-}
-
-// RTCP seals one compound or reduced-size packet; the context numbers it.
-func (s *Sealer) RTCP(packet []byte) ([]byte, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.ctx.EncryptRTCP(nil, packet, nil)
-}
-
-// An Opener opens what the peer sealed.
-type Opener struct {
-	mu  sync.Mutex
-	ctx *srtp.Context
-}
-
-// NewOpener takes the key and salt of the receiving direction.
-func NewOpener(key, salt []byte) (*Opener, error) {
-	// Without these options pion accepts replays.
-	ctx, err := srtp.CreateContext(key, salt, profile, srtp.MasterKeyIndicator(epoch),
-		srtp.SRTPReplayProtection(window), srtp.SRTCPReplayProtection(window))
-	if err != nil {
-		return nil, fmt.Errorf("receiving key: %w", err)
-	}
-	return &Opener{ctx: ctx}, nil
-}
-
-// RTP returns the packet in the clear. Its error is ErrUndecryptable or ErrReplayed.
-func (o *Opener) RTP(datagram []byte) ([]byte, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	packet, err := o.ctx.DecryptRTP(nil, datagram, nil)
-	return packet, verdict(err)
-}
-
-// RTCP returns the compound packet in the clear. Its error is ErrUndecryptable or ErrReplayed.
-func (o *Opener) RTCP(datagram []byte) ([]byte, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	packet, err := o.ctx.DecryptRTCP(nil, datagram, nil)
-	return packet, verdict(err)
-}
 
 // replayed has the text by which pion's unexported error for a replay is known.
 const replayed = "duplicated packet"

@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"testing"
+	"time"
 
 	"github.com/pion/rtcp"
 	"github.com/pion/rtp"
@@ -15,15 +16,16 @@ import (
 var (
 	testKey  = bytes.Repeat([]byte{7}, KeyLen)
 	testSalt = bytes.Repeat([]byte{9}, SaltLen)
+	begin    = time.Unix(1_700_000_000, 0)
 )
 
 func pair(t *testing.T) (*Sealer, *Opener) {
 	t.Helper()
-	sealer, err := NewSealer(testKey, testSalt)
+	sealer, err := NewSealer(testKey, testSalt, nil, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	opener, err := NewOpener(testKey, testSalt)
+	opener, err := NewOpener(testKey, testSalt, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -36,7 +38,7 @@ func header(sequence uint16) *rtp.Header {
 
 func seal(t *testing.T, s *Sealer, sequence uint16) []byte {
 	t.Helper()
-	datagram, err := s.RTP(header(sequence), []byte("twenty milliseconds"))
+	datagram, err := s.RTP(header(sequence), []byte("twenty milliseconds"), begin)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -83,7 +85,7 @@ func TestASequenceNumberIsSealedOnce(t *testing.T) {
 		sequence uint16
 		ok       bool
 	}{{65000, true}, {65000, false}, {64999, false}, {65001, true}, {10, true}, {65002, false}, {9, false}, {10, false}, {11, true}} {
-		_, err := sealer.RTP(header(step.sequence), []byte{1})
+		_, err := sealer.RTP(header(step.sequence), []byte{1}, begin)
 		if (err == nil) != step.ok {
 			t.Errorf("sequence number %d: %v", step.sequence, err)
 		}
@@ -93,21 +95,21 @@ func TestASequenceNumberIsSealedOnce(t *testing.T) {
 func TestOpenOnce(t *testing.T) {
 	sealer, opener := pair(t)
 	datagram := seal(t, sealer, 1)
-	if _, err := opener.RTP(datagram); err != nil {
+	if _, err := opener.RTP(datagram, begin); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := opener.RTP(datagram); !errors.Is(err, ErrReplayed) {
+	if _, err := opener.RTP(datagram, begin); !errors.Is(err, ErrReplayed) {
 		t.Errorf("replayed RTP: %v", err)
 	}
 	report, _ := (&rtcp.ReceiverReport{SSRC: 1}).Marshal()
-	datagram, err := sealer.RTCP(report)
+	datagram, err := sealer.RTCP(report, begin)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, err := opener.RTCP(datagram); err != nil || !bytes.Equal(got, report) {
+	if got, err := opener.RTCP(datagram, begin); err != nil || !bytes.Equal(got, report) {
 		t.Fatalf("%x, %v", got, err)
 	}
-	if _, err := opener.RTCP(datagram); !errors.Is(err, ErrReplayed) {
+	if _, err := opener.RTCP(datagram, begin); !errors.Is(err, ErrReplayed) {
 		t.Errorf("replayed RTCP: %v", err)
 	}
 }
@@ -117,14 +119,14 @@ func TestLatePackets(t *testing.T) {
 	sealer, opener := pair(t)
 	late := [2][]byte{seal(t, sealer, 1), seal(t, sealer, 2)}
 	for sequence := uint16(3); sequence <= window+1; sequence++ {
-		if _, err := opener.RTP(seal(t, sealer, sequence)); err != nil {
+		if _, err := opener.RTP(seal(t, sealer, sequence), begin); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if _, err := opener.RTP(late[1]); err != nil {
+	if _, err := opener.RTP(late[1], begin); err != nil {
 		t.Errorf("late by %d: %v", window-1, err)
 	}
-	if _, err := opener.RTP(late[0]); !errors.Is(err, ErrReplayed) {
+	if _, err := opener.RTP(late[0], begin); !errors.Is(err, ErrReplayed) {
 		t.Errorf("late by %d: %v", window, err)
 	}
 }
@@ -138,7 +140,7 @@ func TestEveryBitCounts(t *testing.T) {
 		_, opener := pair(t)
 		altered := bytes.Clone(datagram)
 		altered[bit/8] ^= 1 << (bit % 8)
-		if _, err := opener.RTP(altered); !errors.Is(err, ErrUndecryptable) {
+		if _, err := opener.RTP(altered, begin); !errors.Is(err, ErrUndecryptable) {
 			t.Errorf("bit %d: %v", bit, err)
 		}
 	}
@@ -150,33 +152,33 @@ func TestEveryKeyBitCounts(t *testing.T) {
 	for bit := range (KeyLen + SaltLen) * 8 {
 		secret := append(bytes.Clone(testKey), testSalt...)
 		secret[bit/8] ^= 1 << (bit % 8)
-		opener, err := NewOpener(secret[:KeyLen], secret[KeyLen:])
+		opener, err := NewOpener(secret[:KeyLen], secret[KeyLen:], nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := opener.RTP(datagram); !errors.Is(err, ErrUndecryptable) {
+		if _, err := opener.RTP(datagram, begin); !errors.Is(err, ErrUndecryptable) {
 			t.Errorf("bit %d: %v", bit, err)
 		}
 	}
 }
 
 func FuzzOpen(f *testing.F) {
-	sealer, _ := NewSealer(testKey, testSalt)
-	packet, _ := sealer.RTP(header(1), []byte("payload"))
+	sealer, _ := NewSealer(testKey, testSalt, nil, 0)
+	packet, _ := sealer.RTP(header(1), []byte("payload"), begin)
 	f.Add(packet)
 	report, _ := (&rtcp.ReceiverReport{SSRC: 1}).Marshal()
-	packet, _ = sealer.RTCP(report)
+	packet, _ = sealer.RTCP(report, begin)
 	f.Add(packet)
 	f.Add([]byte{128, 200, 0, 0})
 	f.Fuzz(func(t *testing.T, datagram []byte) {
-		other, err := NewOpener(bytes.Repeat([]byte{1}, KeyLen), testSalt)
+		other, err := NewOpener(bytes.Repeat([]byte{1}, KeyLen), testSalt, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := other.RTP(datagram); err == nil {
+		if _, err := other.RTP(datagram, begin); err == nil {
 			t.Error("forged RTP")
 		}
-		if _, err := other.RTCP(datagram); err == nil {
+		if _, err := other.RTCP(datagram, begin); err == nil {
 			t.Error("forged RTCP")
 		}
 	})
