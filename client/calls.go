@@ -41,6 +41,7 @@ func (c *Client) Call(ctx context.Context, to string, o CallOptions) (*Call, err
 	if err != nil {
 		return nil, err
 	}
+	c.expectSealed(p)
 	call := c.newCall(p)
 	rand.Read(call.id[:])
 	call.video, call.media = o.Video, &o.MediaOptions
@@ -112,6 +113,7 @@ func (c *Client) onOffer(from *contact, id CallID, offer []byte) {
 		c.refuseCall(from, id, wire.Hangup_FAILED)
 		return
 	}
+	c.expectSealed(from)
 	call := c.newCall(from)
 	call.id, call.incoming, call.video = id, true, hasVideo(remote.Streams)
 	r := call.run

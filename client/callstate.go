@@ -32,11 +32,15 @@ type timing struct {
 
 	interrupted, failed time.Duration // media.Config.InterruptedAfter and FailAfter
 	keys                time.Duration // from a pre-key's use to a look at what the server has left
+
+	sealCall, sealText time.Duration // for the anonymous link, before a call or anything else leaves the ordinary way
+	unused             time.Duration // for something to go over the anonymous link
 }
 
 var realTiming = timing{
 	reach: 15 * time.Second, ring: 60 * time.Second, agree: 15 * time.Second, decipher: 5 * time.Second,
 	interrupted: 5 * time.Second, failed: 30 * time.Second, keys: 30 * time.Second,
+	sealCall: 10 * time.Second, sealText: 30 * time.Second, unused: 5 * time.Minute,
 }
 
 var (

@@ -30,14 +30,17 @@ type Client struct {
 	calls    callTable
 	receipts receipts
 	keyUsed  chan struct{} // a pre-key was; has room for one
+	tokenNew chan struct{} // the delivery token is; likewise
 
 	longJumps ratchet.LongJumps // of all sessions: what forged messages may cost
 
 	// mu is held across every transaction that changes what is below, so that memory and disk agree.
-	mu       sync.Mutex
-	contacts map[uuid.UUID]*contact
-	outbox   outbox
-	inbox    inbox
+	mu        sync.Mutex
+	contacts  map[uuid.UUID]*contact
+	outbox    outbox
+	inbox     inbox
+	sealing   sealing
+	anonymous anonymous
 
 	life struct {
 		sync.Mutex
@@ -53,15 +56,19 @@ func newClient(s *store, a *account, o Options) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Client{options: o, account: a, identity: identity, store: s, log: o.Logger, timing: realTiming, keyUsed: make(chan struct{}, 1)}
+	c := &Client{
+		options: o, account: a, identity: identity, store: s, log: o.Logger, timing: realTiming,
+		keyUsed: make(chan struct{}, 1), tokenNew: make(chan struct{}, 1),
+	}
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
 	}
 	c.events = newEventQueue(c.log)
 	c.link.changed = make(chan struct{})
 	c.receipts.init()
+	c.anonymous.init()
 	c.calls.seen, c.calls.handle = map[CallID]time.Time{}, c.onCallMessage
-	for _, load := range []func() error{c.loadContacts, c.loadOutbox, c.loadInbox} {
+	for _, load := range []func() error{c.loadSealing, c.loadContacts, c.loadOutbox, c.loadInbox} {
 		if err := load(); err != nil {
 			return nil, err
 		}

@@ -26,6 +26,7 @@ type Contact struct {
 	Account  uuid.UUID
 	Accepted bool // added, written to or called by this account's user: they learn when a message was delivered, and addresses in a call
 	Changed  bool // another identity key appeared: nothing is sent until Client.AcceptIdentity
+	Sealed   bool // they gave us their delivery token: the server does not learn who sends them a message
 	Verified bool // the user has compared the safety number (Client.VerifyNumber, VerifyCode), and no other identity key has appeared since
 	Added    time.Time
 }
@@ -51,12 +52,16 @@ type contact struct {
 	Identity []byte // pinned
 	Accepted bool
 	Appeared []byte `json:",omitempty"` // another identity key, until it is accepted
+	Token    []byte `json:",omitempty"` // their delivery token, if they gave us one
 	Verified bool   `json:",omitempty"` // of Identity, while no other has appeared
 	Added    time.Time
 }
 
 func (p *contact) public() Contact {
-	return Contact{Username: p.Username, Account: p.Account, Accepted: p.Accepted, Changed: p.Appeared != nil, Verified: p.Verified, Added: p.Added}
+	return Contact{
+		Username: p.Username, Account: p.Account, Accepted: p.Accepted, Changed: p.Appeared != nil, Sealed: p.Token != nil,
+		Verified: p.Verified, Added: p.Added,
+	}
 }
 
 // remote is the contact's device to the session layer.
@@ -174,6 +179,9 @@ func (c *Client) meet(ctx context.Context, username string) (*contact, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	p = c.contacts[id]
+	if p == nil {
+		return nil, errNoContact
+	}
 	if p.Accepted {
 		return p, nil
 	}
@@ -227,7 +235,10 @@ func (c *Client) pin(username, safetyNumber string) error {
 
 // pinAppeared takes the key that appeared for the contact's. c.mu is held.
 func (c *Client) pinAppeared(p *contact, verified bool) error {
-	_, err := c.changeContact(p, func(p *contact) { p.Identity, p.Appeared, p.Verified = p.Appeared, nil, verified }, func(t *tx) error {
+	_, err := c.changeContact(p, func(p *contact) {
+		p.Identity, p.Appeared, p.Verified = p.Appeared, nil, verified
+		p.Token = nil // who gave it had the old key
+	}, func(t *tx) error {
 		t.delete(recordSession + p.Account.String()) // it was with the old key
 		return nil
 	})

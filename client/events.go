@@ -52,6 +52,13 @@ type Undecryptable struct {
 	From Contact
 }
 
+// SenderShown says that what is sent to a contact, who had given us a delivery token, goes out under this account's name: the server
+// learns who writes to them. Either they replaced their token, and the next message of theirs brings the new one; or the server has
+// trouble with sealed messages, or wants to know. It is said once until an envelope goes out sealed again.
+type SenderShown struct {
+	Contact Contact
+}
+
 // IdentityChanged says that a contact appeared with another identity key than the one pinned. Nothing is sent, and what arrives under
 // the new key is held back, until Client.AcceptIdentity.
 type IdentityChanged struct {
@@ -82,6 +89,7 @@ func (MessageSent) event()      {}
 func (MessageDelivered) event() {}
 func (MessageFailed) event()    {}
 func (Undecryptable) event()    {}
+func (SenderShown) event()      {}
 func (IdentityChanged) event()  {}
 func (IncomingCall) event()     {}
 func (LinkUp) event()           {}

@@ -16,10 +16,11 @@ import (
 
 // An envelope on its way in:
 //
-//  1. Check who it is from: device 1 of an account, and with the identity key that is pinned. Under another key it is held back, still
-//     encrypted. From a new sender it is dropped if there are too many of those.
+//  1. Open it if it is sealed (sealed.go). Check who it is from: device 1 of an account, and with the identity key that is pinned. Under
+//     another key it is held back, still encrypted. From a new sender it is dropped if there are too many of those.
 //  2. Decrypt. If the sender is new, ask the server whether the user name claimed inside is theirs, and begin again at 1.
-//  3. In one transaction: the session moves on, used pre-keys are erased, the id is remembered, and a text goes into the inbox.
+//  3. In one transaction: the session moves on, used pre-keys are erased, the id and the sender's delivery token are remembered, and a
+//     text goes into the inbox.
 //  4. Acknowledge. The server erases the envelope. What could not be used is acknowledged too: it would not get better.
 //  5. Show texts, in order, until the program says it is done with them; hand call messages to their call.
 //
@@ -88,6 +89,13 @@ func (c *Client) deliver(ctx context.Context, l *link) {
 	for c.awaitRoom(ctx) {
 		select {
 		case e := <-l.deliveries:
+			if e.GetType() == typeSealed {
+				select {
+				case <-l.certified: // with what certificates go back to
+				case <-ctx.Done():
+					return
+				}
+			}
 			err := c.take(ctx, e)
 			if err == nil {
 				err = l.ack(e)
@@ -124,28 +132,50 @@ func (c *Client) awaitRoom(ctx context.Context) bool {
 
 // take is steps 1 to 3 and 5. Without an error the envelope can be acknowledged.
 func (c *Client) take(ctx context.Context, e *wire.Envelope) error {
-	sender, err := uuid.FromBytes(e.GetSender())
-	switch {
-	case err != nil || len(e.GetId()) != 16 || !bytes.Equal(e.GetRecipient(), c.account.Account[:]) || sender == c.account.Account,
-		e.GetRecipientDevice() != uint32(c.account.Device), e.GetSenderDevice() != device, len(e.GetCiphertext()) > maxCiphertext:
+	if len(e.GetId()) != 16 || !bytes.Equal(e.GetRecipient(), c.account.Account[:]) || e.GetRecipientDevice() != uint32(c.account.Device) ||
+		len(e.GetCiphertext()) > maxCiphertext {
 		c.log.Warn("an envelope with a wrong address was dropped")
 		return nil
 	}
-	o, err := c.openEnvelope(sender, e, nil)
+	var certified ratchet.PublicKey // zero if it is not sealed
+	if e.GetType() == typeSealed {
+		var err error
+		e, certified, err = c.unseal(e)
+		if err == errSealed {
+			c.log.Warn("a sealed envelope could not be opened")
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+	sender, err := uuid.FromBytes(e.GetSender())
+	if err != nil || sender == c.account.Account || e.GetSenderDevice() != device {
+		c.log.Warn("an envelope of a wrong sender was dropped")
+		return nil
+	}
+	if e.GetType() != ratchet.TypeMessage && e.GetType() != ratchet.TypePreKeyMessage {
+		c.log.Warn("an envelope of an unknown type was dropped")
+		return nil
+	}
+	o, err := c.openEnvelope(sender, e, certified, nil)
 	if errors.Is(err, errStranger) {
 		claimed := ""
 		if claimed, err = c.confirmName(ctx, sender, o.content.GetUsername()); err != nil {
 			return err
 		}
-		o, err = c.openEnvelope(sender, e, &claimed)
+		o, err = c.openEnvelope(sender, e, certified, &claimed)
 	}
 	switch {
 	case errors.Is(err, ratchet.ErrDuplicate):
 		return nil
+	case err == errCertified:
+		c.log.Warn("a sealed envelope has another identity key than its certificate")
+		return nil
 	case errors.Is(err, ratchet.ErrUndecryptable) || errors.Is(err, ratchet.ErrIdentityChanged):
 		c.log.Warn("an envelope could not be decrypted")
 		if o.from != nil {
-			c.events.offer(Undecryptable{o.from.public()})
+			c.undecryptable(o.from)
 		}
 		return nil
 	case err != nil:
@@ -155,17 +185,29 @@ func (c *Client) take(ctx context.Context, e *wire.Envelope) error {
 	return nil
 }
 
+// undecryptable tells that something of a contact's could not be decrypted.
+func (c *Client) undecryptable(from *contact) {
+	c.events.offer(Undecryptable{from.public()})
+}
+
 // opened is a decrypted envelope.
 type opened struct {
 	from    *contact
 	content *wire.Content // nil if its form is wrong or it is held back
 }
 
-// errStranger says that the sender is new, and their name not confirmed yet. Nothing was stored.
-var errStranger = errors.New("the sender is new")
+var (
+	// errStranger says that the sender is new, and their name not confirmed yet. Nothing was stored.
+	errStranger = errors.New("the sender is new")
+	// errCertified says that the message was sealed by another key than the one of its session.
+	errCertified = errors.New("the certificate is for another identity key")
+)
 
-// openEnvelope is steps 1 to 3, under the lock. confirmed is the user name of a new sender, nil before it was asked for.
-func (c *Client) openEnvelope(sender uuid.UUID, e *wire.Envelope, confirmed *string) (o opened, err error) {
+// openEnvelope is steps 1 to 3, under the lock. certified is the identity key that sealed the envelope, zero if none did; confirmed is the
+// user name of a new sender, nil before it was asked for.
+func (c *Client) openEnvelope(
+	sender uuid.UUID, e *wire.Envelope, certified ratchet.PublicKey, confirmed *string,
+) (o opened, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	o.from = c.contacts[sender]
@@ -178,11 +220,16 @@ func (c *Client) openEnvelope(sender uuid.UUID, e *wire.Envelope, confirmed *str
 		c.log.Warn("too many strangers have written: a new one was ignored")
 		return o, ratchet.ErrUndecryptable
 	}
+	key := remote.Identity // that the message claims to be of
 	if e.GetType() == ratchet.TypePreKeyMessage {
-		key, err := ratchet.PreKeyIdentity(e.GetCiphertext())
-		if err != nil {
+		if key, err = ratchet.PreKeyIdentity(e.GetCiphertext()); err != nil {
 			return o, err
 		}
+	}
+	if !certified.IsZero() && !certified.Equal(key) {
+		return o, errCertified
+	}
+	if e.GetType() == ratchet.TypePreKeyMessage {
 		if o.from != nil && !key.Equal(remote.Identity) {
 			remote.Identity = key
 			if err := c.proves(remote, e); err != nil {
@@ -230,6 +277,14 @@ func (c *Client) openEnvelope(sender uuid.UUID, e *wire.Envelope, confirmed *str
 				*confirmed = ""
 			}
 			o.from = &contact{Username: *confirmed, Account: sender, Identity: plaintext.Identity.Bytes(), Added: time.Now()}
+			if err := o.from.write(t); err != nil {
+				return err
+			}
+		}
+		if o.from.tokenChanged(o.content) {
+			changed := *o.from
+			changed.Token = o.content.DeliveryToken
+			o.from = &changed
 			if err := o.from.write(t); err != nil {
 				return err
 			}

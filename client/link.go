@@ -23,9 +23,12 @@ import (
 //     between can use the signature on a channel of its own.
 //  3. Welcome brings the server's clock and how often it pings.
 //  4. A reader hands replies to who asked and envelopes to Client.deliver, until the link breaks or a ping is overdue.
+//
+// The anonymous link (anonymous.go) goes without step 2: nobody says who they are, and nothing is delivered.
 
 const (
 	handshakeTimeout = 15 * time.Second
+	anonymousTimeout = 8 * time.Second // less than what waits for the link does
 	writeTimeout     = 10 * time.Second
 	requestTimeout   = 20 * time.Second
 	maxServerFrame   = 256 << 10 // bundles of several devices; an envelope has at most 64 KiB
@@ -34,59 +37,83 @@ const (
 	maxPing          = 600
 )
 
-// link is one authenticated websocket.
+// link is one websocket.
 type link struct {
 	conn       *websocket.Conn
+	anonymous  bool
 	welcome    *wire.Welcome
-	deliveries chan *wire.Envelope
+	deliveries chan *wire.Envelope // nil if it is anonymous
+
+	tokenTold, certified chan struct{} // closed once the first try is over: keepTold, keepCertified
 
 	writing sync.Mutex // gorilla allows one writer
 
 	mu      sync.Mutex
 	lastID  uint64
+	replied bool
 	waiting map[uint64]chan *wire.ServerFrame
 	err     error // set once the link is over
 	over    chan struct{}
 }
 
-// dial is steps 1 to 3.
+// errNotFound says that the server has no such links.
+var errNotFound = errors.New("the server does not open a link (HTTP status 404)")
+
+// dial is steps 1 to 3 of the ordinary link.
 func (c *Client) dial(ctx context.Context) (*link, error) {
+	l := &link{
+		deliveries: make(chan *wire.Envelope, deliveryQueue),
+		tokenTold:  make(chan struct{}), certified: make(chan struct{}),
+	}
+	return l, c.open(ctx, l, "v1/link", tlsConfig(c.options.TLS), c.authenticate)
+}
+
+// dialAnonymous is steps 1 and 3 of the anonymous one.
+func (c *Client) dialAnonymous(ctx context.Context) (*link, error) {
+	ctx, cancel := context.WithTimeout(ctx, anonymousTimeout)
+	defer cancel()
+	config := tlsConfig(c.options.TLS)
+	config.ClientSessionCache, config.Certificates, config.GetClientCertificate = nil, nil, nil // each would tell whose it is
+	l := &link{anonymous: true}
+	return l, c.open(ctx, l, "v1/anonymous", config, func(l *link, _ string) error { return l.welcomed() })
+}
+
+// open is step 1, and greets the server.
+func (c *Client) open(ctx context.Context, l *link, path string, config *tls.Config, greet func(l *link, host string) error) error {
 	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
 	u, err := url.Parse(c.account.Server)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	u = u.JoinPath("v1/link")
+	u = u.JoinPath(path)
 	u.Scheme = map[string]string{"https": "wss", "http": "ws"}[u.Scheme]
-	dialer := websocket.Dialer{Proxy: http.ProxyFromEnvironment, TLSClientConfig: tlsConfig(c.options.TLS)}
+	dialer := websocket.Dialer{Proxy: http.ProxyFromEnvironment, TLSClientConfig: config}
 	conn, response, err := dialer.DialContext(ctx, u.String(), nil)
-	if err != nil {
-		if response != nil {
-			return nil, fmt.Errorf("the server does not open a link (HTTP status %d)", response.StatusCode)
-		}
-		return nil, unreachable(err)
+	switch {
+	case err != nil && response != nil && response.StatusCode == http.StatusNotFound:
+		return errNotFound
+	case err != nil && response != nil:
+		return fmt.Errorf("the server does not open a link (HTTP status %d)", response.StatusCode)
+	case err != nil:
+		return unreachable(err)
 	}
-	l := &link{
-		conn: conn, deliveries: make(chan *wire.Envelope, deliveryQueue),
-		waiting: map[uint64]chan *wire.ServerFrame{}, over: make(chan struct{}),
-	}
+	l.conn, l.waiting, l.over = conn, map[uint64]chan *wire.ServerFrame{}, make(chan struct{})
+	conn.SetReadLimit(maxServerFrame)
+	conn.SetReadDeadline(time.Now().Add(handshakeTimeout))
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
-	err = c.authenticate(l, u.Host)
+	err = greet(l, u.Host)
 	if !stop() && err == nil {
 		err = ctx.Err()
 	}
 	if err != nil {
 		conn.Close()
-		return nil, err
 	}
-	return l, nil
+	return err
 }
 
 // authenticate is steps 2 and 3.
 func (c *Client) authenticate(l *link, host string) error {
-	l.conn.SetReadLimit(maxServerFrame)
-	l.conn.SetReadDeadline(time.Now().Add(handshakeTimeout))
 	frame, err := l.read()
 	if err != nil {
 		return unreachable(err)
@@ -116,7 +143,13 @@ func (c *Client) authenticate(l *link, host string) error {
 	if err != nil {
 		return unreachable(err)
 	}
-	if frame, err = l.read(); err != nil {
+	return l.welcomed()
+}
+
+// welcomed is step 3.
+func (l *link) welcomed() error {
+	frame, err := l.read()
+	if err != nil {
 		return unreachable(err)
 	}
 	if refusal := frame.GetError(); refusal != nil {
@@ -184,6 +217,9 @@ func (l *link) dispatch(ctx context.Context, frame *wire.ServerFrame) error {
 	if frame.ReplyTo == 0 {
 		switch body := frame.Body.(type) {
 		case *wire.ServerFrame_Deliver:
+			if l.deliveries == nil {
+				return errProtocol
+			}
 			select {
 			case l.deliveries <- body.Deliver:
 			case <-ctx.Done():
@@ -197,6 +233,7 @@ func (l *link) dispatch(ctx context.Context, frame *wire.ServerFrame) error {
 	l.mu.Lock()
 	reply := l.waiting[frame.ReplyTo]
 	delete(l.waiting, frame.ReplyTo)
+	l.replied = true
 	l.mu.Unlock()
 	if reply != nil {
 		reply <- frame // has room for it
@@ -214,6 +251,29 @@ func (l *link) end(err error) error {
 		l.conn.Close()
 	}
 	return l.err
+}
+
+func (l *link) ended() bool {
+	select {
+	case <-l.over:
+		return true
+	default:
+		return false
+	}
+}
+
+// requests is how many there were.
+func (l *link) requests() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.lastID
+}
+
+// wasAnswered tells whether any of them was.
+func (l *link) wasAnswered() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.replied
 }
 
 // request sends a frame and waits for its reply. A reply that is an Error comes back as one.

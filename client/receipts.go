@@ -74,6 +74,9 @@ func (c *Client) sendReceipt(to uuid.UUID, messages [][]byte) {
 	c.mu.Lock()
 	p := c.contacts[to]
 	c.mu.Unlock()
+	if p == nil {
+		return // removed meanwhile
+	}
 	content := c.newContent()
 	content.Body = &wire.Content_Receipt{Receipt: &wire.Receipt{Kind: wire.Receipt_DELIVERED, MessageIds: messages}}
 	if err := c.post(p, content, outgoing{}); err != nil {

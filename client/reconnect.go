@@ -104,7 +104,8 @@ func (c *Client) keepLinked(ctx context.Context) {
 	}
 }
 
-// serveLink is one link and the goroutines that live as long as it: the reader, what it delivers, the outbox, the pre-keys.
+// serveLink is one link and the goroutines that live as long as it: the reader, what it delivers, the outbox, the anonymous link beside
+// it, the pre-keys, what sealed sender needs.
 func (c *Client) serveLink(ctx context.Context) error {
 	l, err := c.dial(ctx)
 	if err != nil {
@@ -121,8 +122,15 @@ func (c *Client) serveLink(ctx context.Context) error {
 	if doubt != 0 {
 		c.log.Warn("the clocks of server and device disagree: one of them must be set", "difference", doubt)
 	}
+	c.newServer()
+	serving.Go(func() { c.keepTold(ctx, l) })
+	serving.Go(func() { c.keepCertified(ctx, l) })
 	serving.Go(func() { c.deliver(ctx, l) })
-	serving.Go(func() { c.sendOutbox(ctx, l) })
+	serving.Go(func() {
+		c.awaitTold(ctx, l)
+		c.sendOutbox(ctx, l)
+	})
+	serving.Go(func() { c.keepAnonymous(ctx) })
 	serving.Go(func() { c.keepReplenished(ctx, l) })
 	c.link.set(l, nil)
 	c.events.offer(LinkUp{ClockDoubt: doubt})

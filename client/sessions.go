@@ -146,11 +146,17 @@ func (c *Client) mayBeNamed(id uuid.UUID, username string) error {
 	return nil
 }
 
-// fetchBundle asks the server for the pre-keys of an account's device.
+// fetchBundle asks the server for the pre-keys of an account's device, and does not say who asks if the account gave us its delivery
+// token.
 func (c *Client) fetchBundle(ctx context.Context, id uuid.UUID) (*ratchet.Bundle, error) {
-	reply, err := c.request(ctx, &wire.ClientFrame{Body: &wire.ClientFrame_FetchBundles{
-		FetchBundles: &wire.FetchBundles{Account: id[:], Device: device},
-	}})
+	c.mu.Lock()
+	known := c.contacts[id]
+	c.mu.Unlock()
+	request := &wire.FetchBundles{Account: id[:], Device: device}
+	reply, err := c.fetchAnonymously(ctx, known, request)
+	if err == errIdentified {
+		reply, err = c.request(ctx, &wire.ClientFrame{Body: &wire.ClientFrame_FetchBundles{FetchBundles: request}})
+	}
 	if refused(err, wire.Error_NOT_FOUND) {
 		return nil, fmt.Errorf("%w: the account is gone", ErrNoSuchUser)
 	}
@@ -163,6 +169,34 @@ func (c *Client) fetchBundle(ctx context.Context, id uuid.UUID) (*ratchet.Bundle
 		}
 	}
 	return nil, errProtocol
+}
+
+// errIdentified says that the server must be asked under this account's name.
+var errIdentified = errors.New("not to be had anonymously")
+
+func (c *Client) fetchAnonymously(ctx context.Context, known *contact, request *wire.FetchBundles) (*wire.ServerFrame, error) {
+	if known == nil || known.Token == nil {
+		return nil, errIdentified
+	}
+	if _, err := c.link.wait(ctx); err != nil { // the anonymous link is opened beside it
+		return nil, err
+	}
+	reply, err := c.requestAnonymously(ctx, &wire.ClientFrame{Body: &wire.ClientFrame_FetchBundles{
+		FetchBundles: &wire.FetchBundles{Account: request.Account, Device: request.Device, DeliveryToken: known.Token},
+	}})
+	if err == nil || refused(err, wire.Error_NOT_FOUND) || ctx.Err() != nil {
+		return reply, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if refused(err, wire.Error_FORBIDDEN) {
+		if err := c.forgetToken(known); err != nil {
+			return nil, err
+		}
+	} else {
+		c.senderShown(known)
+	}
+	return nil, errIdentified
 }
 
 // parseBundle takes the server's form of a bundle; Record.Initiate checks its signatures.
