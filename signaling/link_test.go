@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/tls"
 	"errors"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -370,6 +371,9 @@ func TestSlowReaderIsCutOff(t *testing.T) {
 		c.Limits.Frames = Rate{1 << 20, time.Microsecond}
 	})
 	alice := s.connected(t, "alice")
+	// The system would hold megabytes of answers before the server notices.
+	alice.conn.NetConn().(*net.TCPConn).SetReadBuffer(4 << 10)
+	s.hub.get(alice.storeAddress()).conn.NetConn().(*net.TCPConn).SetWriteBuffer(4 << 10)
 	frame, _ := proto.Marshal(&wire.ClientFrame{Id: 1, Body: &wire.ClientFrame_LookUp{LookUp: &wire.LookUp{Username: strings.Repeat("x", 30)}}})
 	deadline := time.Now().Add(patience)
 	for s.hub.get(alice.storeAddress()) != nil {
