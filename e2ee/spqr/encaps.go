@@ -31,13 +31,13 @@ func encaps1(header *[headerSize]byte, m *[32]byte) (secret [32]byte, ct1 []byte
 	y := sampleY(&r)
 	defer clear(y[:])
 	ct1 = make([]byte, 0, ct1Size)
-	for i := range byte(k) {
+	for i := range k {
 		var u nttElement
-		for j := range byte(k) {
+		for j := range k {
 			// The transposed matrix: row i of the product takes column i.
-			u = polyAdd(u, nttMul(sampleNTT(header[:32], i, j), y[j]))
+			u = polyAdd(u, nttMul(sampleNTT(header[:32], byte(i), byte(j)), y[j]))
 		}
-		ct1 = ringCompressAndEncode10(ct1, polyAdd(inverseNTT(u), samplePolyCBD(r[:], k+i)))
+		ct1 = ringCompressAndEncode10(ct1, polyAdd(inverseNTT(u), samplePolyCBD(r[:], byte(k+i))))
 	}
 	return secret, ct1
 }

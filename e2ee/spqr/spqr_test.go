@@ -2,8 +2,6 @@ package spqr
 
 import (
 	"bytes"
-	"crypto/mlkem"
-	"crypto/mlkem/mlkemtest"
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
@@ -82,76 +80,6 @@ func unhex(t *testing.T, s string) []byte {
 		t.Fatal(err)
 	}
 	return b
-}
-
-func TestSplitEncapsulationVector(t *testing.T) {
-	v := &kat.Split
-	pair, err := mlkem.NewDecapsulationKey768(v.Seed)
-	if err != nil {
-		t.Fatal(err)
-	}
-	vector, header := splitKey(pair.EncapsulationKey().Bytes())
-	equal(t, "vector", vector, v.Vector)
-	equal(t, "header", header, v.Header)
-	secret, ct1 := encaps1((*[headerSize]byte)(v.Header), (*[32]byte)(v.M))
-	equal(t, "shared secret", secret[:], v.SharedSecret)
-	equal(t, "ct1", ct1, v.Ct1)
-	ct2, err := encaps2((*[headerSize]byte)(v.Header), v.Vector, (*[32]byte)(v.M))
-	if err != nil {
-		t.Fatal(err)
-	}
-	equal(t, "ct2", ct2, v.Ct2)
-	epoch := epochSecret(1, &secret)
-	equal(t, "epoch secret", epoch[:], v.EpochSecret)
-}
-
-// TestSplitAgreesWithStandardLibrary compares the two pieces with the whole of crypto/mlkem on random keys.
-func TestSplitAgreesWithStandardLibrary(t *testing.T) {
-	cases := 300
-	if testing.Short() {
-		cases = 30
-	}
-	for range cases {
-		pair, err := mlkem.GenerateKey768()
-		if err != nil {
-			t.Fatal(err)
-		}
-		var m [32]byte
-		rand.Read(m[:])
-		wantSecret, wantCiphertext, err := mlkemtest.Encapsulate768(pair.EncapsulationKey(), m[:])
-		if err != nil {
-			t.Fatal(err)
-		}
-		vector, header := splitKey(pair.EncapsulationKey().Bytes())
-		secret, ct1 := encaps1((*[headerSize]byte)(header), &m)
-		ct2, err := encaps2((*[headerSize]byte)(header), vector, &m)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if !bytes.Equal(secret[:], wantSecret) || !bytes.Equal(append(ct1, ct2...), wantCiphertext) {
-			t.Fatalf("differs from crypto/mlkem for key %x, m %x", pair.Bytes(), m)
-		}
-	}
-}
-
-func TestEncapsulationRefusesOtherVectors(t *testing.T) {
-	v := &kat.Split
-	for _, change := range []func([]byte) []byte{
-		func(b []byte) []byte { b[700] ^= 1; return b },
-		func(b []byte) []byte { return b[1:] },
-		func(b []byte) []byte { return nil },
-	} {
-		if _, err := encaps2((*[headerSize]byte)(v.Header), change(bytes.Clone(v.Vector)), (*[32]byte)(v.M)); err == nil {
-			t.Error("accepted a vector that is not the header's")
-		}
-	}
-	// An unreduced coefficient whose hash is right.
-	vector := bytes.Clone(v.Vector)
-	vector[0], vector[1] = 0xff, vector[1]|0x0f
-	_, header := splitKey(append(bytes.Clone(vector), v.Header[:32]...))
-	if _, err := encaps2((*[headerSize]byte)(header), vector, (*[32]byte)(v.M)); err == nil {
-		t.Error("accepted an unreduced coefficient")
-	}
 }
 
 func TestErasure(t *testing.T) {
