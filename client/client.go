@@ -38,6 +38,8 @@ type Client struct {
 	mu        sync.Mutex
 	contacts  map[uuid.UUID]*contact
 	outbox    outbox
+	sent      sent
+	retries   retries
 	inbox     inbox
 	sealing   sealing
 	anonymous anonymous
@@ -68,7 +70,7 @@ func newClient(s *store, a *account, o Options) (*Client, error) {
 	c.receipts.init()
 	c.anonymous.init()
 	c.calls.seen, c.calls.handle = map[CallID]time.Time{}, c.onCallMessage
-	for _, load := range []func() error{c.loadSealing, c.loadContacts, c.loadOutbox, c.loadInbox} {
+	for _, load := range []func() error{c.loadSealing, c.loadContacts, c.loadOutbox, c.loadSent, c.loadRetries, c.loadInbox} {
 		if err := load(); err != nil {
 			return nil, err
 		}
@@ -94,6 +96,7 @@ func (c *Client) Start(ctx context.Context) error {
 	c.life.running.Go(func() { c.keepLinked(ctx) })
 	c.life.running.Go(func() { c.showInbox(ctx) })
 	c.life.running.Go(func() { c.sendReceipts(ctx) })
+	c.life.running.Go(func() { c.keepMending(ctx) })
 	return nil
 }
 

@@ -47,9 +47,17 @@ type MessageFailed struct {
 }
 
 // Undecryptable says that something arrived that could not be decrypted: the sender's session or this one's is damaged, or somebody
-// tampered. What it was is lost.
+// tampered.
 type Undecryptable struct {
-	From Contact
+	From  Contact
+	Asked bool // their device was asked to send it anew; otherwise, and if it does not have it any more, what it was is lost
+}
+
+// SessionReset says that the session with a contact was replaced by a new one, since messages in it could not be decrypted: by the
+// contact's device at this one's request, or the other way round.
+type SessionReset struct {
+	Contact Contact
+	Resent  int // texts and steps of a call that this device sends anew
 }
 
 // SenderShown says that what is sent to a contact, who had given us a delivery token, goes out under this account's name: the server
@@ -89,6 +97,7 @@ func (MessageSent) event()      {}
 func (MessageDelivered) event() {}
 func (MessageFailed) event()    {}
 func (Undecryptable) event()    {}
+func (SessionReset) event()     {}
 func (SenderShown) event()      {}
 func (IdentityChanged) event()  {}
 func (IncomingCall) event()     {}

@@ -60,7 +60,7 @@ func (c *Client) hold(p *contact, key ratchet.PublicKey, e *wire.Envelope) error
 		return err
 	}
 	c.inbox.next++
-	return ratchet.ErrDuplicate
+	return errSeen
 }
 
 // releaseHeld takes what was held back and is under the key that is pinned by now. What is under a key the user passed over, accepting
@@ -97,7 +97,7 @@ func (c *Client) releaseHeld(ctx context.Context) error {
 			continue
 		default:
 			c.log.Warn("an envelope under an identity key that was not accepted was dropped")
-			c.events.offer(Undecryptable{p.public()})
+			c.events.offer(Undecryptable{From: p.public()})
 		}
 		if err := c.store.update(func(t *tx) error { t.delete(record); return nil }); err != nil {
 			return err

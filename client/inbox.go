@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"sotto/e2ee/ratchet"
+	"sotto/e2ee/sealed"
 	"sotto/wire"
 )
 
@@ -19,9 +20,10 @@ import (
 //  1. Open it if it is sealed (sealed.go). Check who it is from: device 1 of an account, and with the identity key that is pinned. Under
 //     another key it is held back, still encrypted. From a new sender it is dropped if there are too many of those.
 //  2. Decrypt. If the sender is new, ask the server whether the user name claimed inside is theirs, and begin again at 1.
-//  3. In one transaction: the session moves on, used pre-keys are erased, the id and the sender's delivery token are remembered, and a
-//     text goes into the inbox.
-//  4. Acknowledge. The server erases the envelope. What could not be used is acknowledged too: it would not get better.
+//  3. In one transaction: the session moves on, used pre-keys are erased, the id and the sender's delivery token are remembered, a text
+//     goes into the inbox, and what a receipt names is not kept any more.
+//  4. Acknowledge. The server erases the envelope. What could not be used is acknowledged too: it would not get better. If it is a
+//     contact's and could not be decrypted, they are asked to send it anew (retry.go).
 //  5. Show texts, in order, until the program says it is done with them; hand call messages to their call.
 //
 // A crash before 3 leaves everything to be delivered again; after 3 the envelope may come again, and the session knows it.
@@ -154,6 +156,9 @@ func (c *Client) take(ctx context.Context, e *wire.Envelope) error {
 		c.log.Warn("an envelope of a wrong sender was dropped")
 		return nil
 	}
+	if e.GetType() == sealed.TypePlaintext && !certified.IsZero() {
+		return c.onRetryRequest(sender, certified, e)
+	}
 	if e.GetType() != ratchet.TypeMessage && e.GetType() != ratchet.TypePreKeyMessage {
 		c.log.Warn("an envelope of an unknown type was dropped")
 		return nil
@@ -167,17 +172,14 @@ func (c *Client) take(ctx context.Context, e *wire.Envelope) error {
 		o, err = c.openEnvelope(sender, e, certified, &claimed)
 	}
 	switch {
-	case errors.Is(err, ratchet.ErrDuplicate):
+	case err == errSeen:
 		return nil
 	case err == errCertified:
 		c.log.Warn("a sealed envelope has another identity key than its certificate")
 		return nil
-	case errors.Is(err, ratchet.ErrUndecryptable) || errors.Is(err, ratchet.ErrIdentityChanged):
+	case errors.Is(err, ratchet.ErrUndecryptable) || errors.Is(err, ratchet.ErrIdentityChanged) || errors.Is(err, ratchet.ErrDuplicate):
 		c.log.Warn("an envelope could not be decrypted")
-		if o.from != nil {
-			c.undecryptable(o.from)
-		}
-		return nil
+		return c.undecryptable(o.from, e)
 	case err != nil:
 		return err
 	}
@@ -185,20 +187,32 @@ func (c *Client) take(ctx context.Context, e *wire.Envelope) error {
 	return nil
 }
 
-// undecryptable tells that something of a contact's could not be decrypted.
-func (c *Client) undecryptable(from *contact) {
-	c.events.offer(Undecryptable{from.public()})
+// undecryptable asks a contact for what could not be decrypted, and tells. A message that the session takes for one it decrypted before
+// is among that: under an id that is new it is no repetition of the server's, but the sender, whose session went back to an older state.
+func (c *Client) undecryptable(from *contact, e *wire.Envelope) error {
+	if from == nil {
+		return nil
+	}
+	asked, err := c.ask(from, e)
+	if err != nil {
+		return err
+	}
+	c.events.offer(Undecryptable{from.public(), asked})
+	return nil
 }
 
 // opened is a decrypted envelope.
 type opened struct {
 	from    *contact
 	content *wire.Content // nil if its form is wrong or it is held back
+	reset   bool          // it began the session they were asked for
 }
 
 var (
 	// errStranger says that the sender is new, and their name not confirmed yet. Nothing was stored.
 	errStranger = errors.New("the sender is new")
+	// errSeen says that the envelope was dealt with before, or is held back.
+	errSeen = errors.New("the envelope is known")
 	// errCertified says that the message was sealed by another key than the one of its session.
 	errCertified = errors.New("the certificate is for another identity key")
 )
@@ -239,6 +253,7 @@ func (c *Client) openEnvelope(
 		}
 	}
 	var entry *incoming
+	var arrived []*sentContent
 	used := false
 	err = c.store.update(func(t *tx) error {
 		s, err := readSession(t, sender)
@@ -246,7 +261,7 @@ func (c *Client) openEnvelope(
 			return err
 		}
 		if s.seen(e.GetId()) {
-			return ratchet.ErrDuplicate
+			return errSeen
 		}
 		var keys *preKeys
 		if e.GetType() == ratchet.TypePreKeyMessage {
@@ -261,6 +276,7 @@ func (c *Client) openEnvelope(
 		defer clear(plaintext.Bytes)
 		if plaintext.Used != nil {
 			used = true
+			o.reset, s.Asked = s.Asked, false
 			keys.spend(plaintext.Used, time.Now())
 			if err := keys.write(t); err != nil {
 				return err
@@ -294,7 +310,11 @@ func (c *Client) openEnvelope(
 			c.log.Warn("a stranger's message was dropped: too many were not dealt with by Message.Done")
 			text = nil
 		}
+		if text != nil && s.seen(o.content.Id) {
+			text = nil // it was sent anew although it had arrived
+		}
 		if text != nil {
+			s.see(o.content.Id)
 			entry = &incoming{
 				From: sender, ID: MessageID(o.content.Id), Text: text.GetBody(),
 				SentAt: fromTimestamp(o.content.Timestamp), Received: time.Now(),
@@ -304,12 +324,14 @@ func (c *Client) openEnvelope(
 				return err
 			}
 		}
+		arrived = c.sent.arrived(t, sender, o.content.GetReceipt())
 		s.see(e.GetId())
 		return s.write(t, sender)
 	})
 	if err != nil {
 		return o, err
 	}
+	c.sent.remove(arrived)
 	if used {
 		select {
 		case c.keyUsed <- struct{}{}:
@@ -370,6 +392,9 @@ func (c *Client) confirmName(ctx context.Context, sender uuid.UUID, claimed stri
 
 // show is step 5 but for texts, which showInbox brings.
 func (c *Client) show(o opened) {
+	if o.reset {
+		c.events.offer(SessionReset{Contact: o.from.public()})
+	}
 	switch body := o.content.GetBody().(type) {
 	case *wire.Content_Text:
 		if o.from.Accepted {

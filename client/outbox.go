@@ -2,7 +2,6 @@ package client
 
 import (
 	"context"
-	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -18,8 +17,8 @@ import (
 
 // A message on its way out:
 //
-//  1. Encrypt, and store the session and the envelope in one transaction. From here on a crash loses nothing, and no message key can be
-//     used for something else.
+//  1. Encrypt, and store the session and the envelope in one transaction, together with the text for as long as it may have to be
+//     encrypted anew (sent.go). From here on a crash loses nothing, and no message key can be used for something else.
 //  2. Send envelopes in their order, several under way at once: sealed to who gave us their delivery token, over a link that does not
 //     say whose it is, and otherwise over the ordinary one (sending.go).
 //  3. Sent: erase the envelope from the outbox. No answer, since the link broke: send the same bytes again over the next link. The
@@ -45,6 +44,7 @@ type outgoing struct {
 	delayed    time.Time // since then the server has refused it for the time being, sealed
 	identified bool      // the server does not take it sealed
 	refused    func(error)
+	kept       *sentContent // what is to be kept of it, nil if nothing
 }
 
 // parse reads the envelope.
@@ -128,12 +128,20 @@ func (c *Client) post(to *contact, content *wire.Content, entry outgoing) error 
 	if err != nil {
 		return err
 	}
+	return c.postAfter(to, content, entry, func(*tx, *session) error { return nil })
+}
+
+// postAfter does something to the session before it encrypts, in the same transaction. c.mu is held.
+func (c *Client) postAfter(to *contact, content *wire.Content, entry outgoing, before func(*tx, *session) error) error {
 	content.DeliveryToken = c.tokenFor(to)
 	plaintext, err := sealable(content)
 	if err != nil {
 		return err
 	}
 	defer clear(plaintext)
+	if entry.kept == nil {
+		entry.kept = newSent(to, &entry, plaintext)
+	}
 	remote, err := to.remote()
 	if err != nil {
 		return err
@@ -141,6 +149,9 @@ func (c *Client) post(to *contact, content *wire.Content, entry outgoing) error 
 	return c.enqueue(to, entry, func(t *tx) (ratchet.Message, error) {
 		s, err := readSession(t, to.Account)
 		if err != nil {
+			return ratchet.Message{}, err
+		}
+		if err := before(t, s); err != nil {
 			return ratchet.Message{}, err
 		}
 		message, err := s.ratchet.Encrypt(c.local(), remote, plaintext, time.Now())
@@ -167,13 +178,20 @@ func (c *Client) addressee(id uuid.UUID) (*contact, error) {
 func (c *Client) enqueue(to *contact, entry outgoing, encrypt func(*tx) (ratchet.Message, error)) error {
 	entry.To = to.public().String()
 	entry.record = fmt.Sprintf("%s%020d", recordOutbox, c.outbox.next+1)
+	var surplus []*sentContent
 	err := c.store.update(func(t *tx) error {
 		message, err := encrypt(t)
 		if err != nil {
 			return err
 		}
-		if entry.Envelope, err = c.envelope(to, message, entry.Expires); err != nil {
+		id := randomBytes(16)
+		if entry.Envelope, err = c.envelope(to, id, message, entry.Expires); err != nil {
 			return err
+		}
+		if entry.kept != nil {
+			if surplus, err = c.sent.write(t, entry.kept, id, message); err != nil {
+				return err
+			}
 		}
 		return putJSON(t, entry.record, entry)
 	})
@@ -183,18 +201,20 @@ func (c *Client) enqueue(to *contact, entry outgoing, encrypt func(*tx) (ratchet
 	if err := entry.parse(); err != nil {
 		return err
 	}
+	if entry.kept != nil {
+		c.sent.add(entry.kept, surplus)
+		entry.kept = nil
+	}
 	c.outbox.next++
 	c.outbox.entries = append(c.outbox.entries, &entry)
 	c.outbox.notify()
 	return nil
 }
 
-func (c *Client) envelope(to *contact, message ratchet.Message, expires time.Time) ([]byte, error) {
+func (c *Client) envelope(to *contact, id []byte, message ratchet.Message, expires time.Time) ([]byte, error) {
 	if len(message.Bytes) > maxCiphertext {
 		return nil, errors.New("too long to send")
 	}
-	id := make([]byte, 16)
-	rand.Read(id)
 	e := &wire.Envelope{
 		Id: id, Recipient: to.Account[:], RecipientDevice: device, Type: message.Type, Ciphertext: message.Bytes,
 	}

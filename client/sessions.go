@@ -16,13 +16,14 @@ import (
 
 const (
 	recordSession = "session/" // and the account's UUID
-	seenKept      = 128        // envelope ids; the ratchet itself refuses what was decrypted before
+	seenKept      = 256        // ids; the ratchet itself refuses what was decrypted before
 )
 
 // session is the record of the sessions with a contact's device, and of what came over them last: it changes with every message.
 type session struct {
 	Record []byte
-	Seen   [][]byte // ids of envelopes, oldest first
+	Seen   [][]byte // ids of envelopes and of texts, and digests of requests to send something anew, oldest first
+	Asked  bool     `json:",omitempty"` // something could not be decrypted, and they may begin a new session for it
 
 	ratchet *ratchet.Record
 }
@@ -49,17 +50,17 @@ func (s *session) write(t *tx, id uuid.UUID) error {
 	return putJSON(t, recordSession+id.String(), s)
 }
 
-func (s *session) seen(envelope []byte) bool {
+func (s *session) seen(wanted []byte) bool {
 	for _, id := range s.Seen {
-		if bytes.Equal(id, envelope) {
+		if bytes.Equal(id, wanted) {
 			return true
 		}
 	}
 	return false
 }
 
-func (s *session) see(envelope []byte) {
-	s.Seen = append(s.Seen, envelope)
+func (s *session) see(id []byte) {
+	s.Seen = append(s.Seen, id)
 	if len(s.Seen) > seenKept {
 		s.Seen = s.Seen[len(s.Seen)-seenKept:]
 	}
