@@ -135,14 +135,14 @@ func TestReplaysAndGarbageAreRefused(t *testing.T) {
 	record.mu.Unlock()
 	before := p.callee.Stats()
 	for i, datagram := range datagrams {
-		if err := p.caller.path.Write(datagram); err != nil {
+		if err := p.caller.current.Load().path.Write(datagram); err != nil {
 			t.Fatal(err)
 		}
 		altered := slices.Clone(datagram)
 		altered[len(altered)-1-(i%16)-1] ^= 1 << (i % 8) // in the tag
 		altered[2]++                                     // and not a replay by its number
-		p.caller.path.Write(altered)
-		p.caller.path.Write(datagram[:i%len(datagram)])
+		p.caller.current.Load().path.Write(altered)
+		p.caller.current.Load().path.Write(datagram[:i%len(datagram)])
 		time.Sleep(100 * time.Microsecond) // the socket's buffer is finite
 	}
 	eventually(t, 10*time.Second, "replays counted", func() bool {
@@ -227,7 +227,7 @@ func testDeadPeerEndsTheSession(t *testing.T) {
 	case <-time.After(10 * time.Second):
 		t.Fatal("the session goes on without a peer")
 	}
-	if err := p.caller.path.Write([]byte{128, 111, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0}); !errors.Is(err, path.ErrConsentExpired) {
+	if err := p.caller.current.Load().path.Write([]byte{128, 111, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0}); !errors.Is(err, path.ErrConsentExpired) {
 		t.Errorf("sending goes on without consent: %v", err)
 	}
 }

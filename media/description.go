@@ -112,8 +112,8 @@ func localStreams(video bool) []Stream {
 
 // Validate refuses a description this end cannot use. Everything in it was chosen by the peer.
 func (d Description) Validate() error {
-	if !iceString(d.Ufrag, 4) || !iceString(d.Password, 22) {
-		return errors.New("the peer's ICE credentials are malformed")
+	if !d.validICE() {
+		return errCredentials
 	}
 	kinds := map[Kind]bool{}
 	ssrcs := map[uint32]bool{0: true}
@@ -138,6 +138,10 @@ func (d Description) Validate() error {
 	}
 	return nil
 }
+
+var errCredentials = errors.New("the peer's ICE credentials are malformed")
+
+func (d Description) validICE() bool { return iceString(d.Ufrag, 4) && iceString(d.Password, 22) }
 
 // iceString checks length and alphabet (RFC 8839 section 5.4).
 func iceString(s string, shortest int) bool {

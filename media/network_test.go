@@ -17,8 +17,9 @@ import (
 
 // network is a simulated one with two hosts, a delay each way and a filter for what passes.
 type network struct {
-	hosts [2]transport.Net
-	drop  atomic.Pointer[func(vnet.Chunk) bool]
+	hosts  [2]transport.Net
+	router *vnet.Router
+	drop   atomic.Pointer[func(vnet.Chunk) bool]
 }
 
 func quiet() logging.LoggerFactory {
@@ -31,16 +32,9 @@ func newNetwork(t testing.TB, oneWay time.Duration) *network {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := &network{}
+	n := &network{router: router}
 	for i, address := range []string{"198.51.100.1", "198.51.100.2"} {
-		host, err := vnet.NewNet(&vnet.NetConfig{StaticIPs: []string{address}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := router.AddNet(host); err != nil {
-			t.Fatal(err)
-		}
-		n.hosts[i] = host
+		n.hosts[i] = n.host(t, address)
 	}
 	router.AddChunkFilter(func(c vnet.Chunk) bool {
 		drop := n.drop.Load()
@@ -51,6 +45,27 @@ func newNetwork(t testing.TB, oneWay time.Duration) *network {
 	}
 	t.Cleanup(func() { router.Stop() })
 	return n
+}
+
+// host adds one, which may stand for a further interface of another.
+func (n *network) host(t testing.TB, address string) transport.Net {
+	t.Helper()
+	host, err := vnet.NewNet(&vnet.NetConfig{StaticIPs: []string{address}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n.router.AddNet(host); err != nil {
+		t.Fatal(err)
+	}
+	return host
+}
+
+// cut drops whatever comes from or goes to an address.
+func (n *network) cut(address string) {
+	ip := net.ParseIP(address)
+	n.filter(func(c vnet.Chunk) bool {
+		return ip.Equal(c.SourceAddr().(*net.UDPAddr).IP) || ip.Equal(c.DestinationAddr().(*net.UDPAddr).IP)
+	})
 }
 
 // filter drops the chunks for which it returns true.

@@ -12,8 +12,8 @@ import (
 
 // How one datagram passes.
 //
-// In: ice.Conn (validated address) → path (demultiplexer, recover) → handle → secure.Opener → rtpchain → audioReceiver or videoReceiver.
-// Out: audioSender or videoSender → rtpchain → writeRTP → secure.Sealer → path.
+// In: ice.Conn (validated address) → any path (demultiplexer, recover) → handle → secure.Opener → rtpchain → audioReceiver or videoReceiver.
+// Out: audioSender or videoSender → rtpchain → writeRTP → secure.Sealer → the current path.
 
 // errNotAccepted says that nothing may leave yet.
 var errNotAccepted = errors.New("sending has not been started")
@@ -30,7 +30,7 @@ func (s *Session) handle(kind path.Kind, datagram []byte) {
 			s.refused(err, now)
 			return
 		}
-		s.opened(datagram)
+		s.opened(datagram, now)
 		if s.counts.firstMediaAfter.CompareAndSwap(0, int64(max(1, now.Sub(s.started)))) {
 			close(s.firstMedia)
 			s.emit(EventFirstMedia)
@@ -44,7 +44,7 @@ func (s *Session) handle(kind path.Kind, datagram []byte) {
 			s.refused(err, now)
 			return
 		}
-		s.opened(datagram)
+		s.opened(datagram, now)
 		if err := s.chain.HandleRTCP(packet, now); err != nil {
 			s.counts.malformed.Add(1)
 		}
@@ -53,7 +53,8 @@ func (s *Session) handle(kind path.Kind, datagram []byte) {
 	}
 }
 
-func (s *Session) opened(datagram []byte) {
+func (s *Session) opened(datagram []byte, now time.Time) {
+	s.heardAt.Store(now.UnixNano())
 	s.counts.bytesReceived.Add(uint64(len(datagram)))
 	s.deaf = deafness{}
 }
@@ -132,7 +133,7 @@ func (s *Session) writeRTCP(packet []byte) error {
 }
 
 func (s *Session) write(datagram []byte) error {
-	if err := s.path.Write(datagram); err != nil {
+	if err := s.current.Load().path.Write(datagram); err != nil {
 		return err
 	}
 	s.counts.bytesSent.Add(uint64(len(datagram)))

@@ -25,6 +25,8 @@ type pair struct {
 	candidates             map[*Session][]string // what each has told the other
 	events                 map[*Session][]Event
 	callerSeal, calleeSeal *nonceWatch
+	early                  map[pathKey][]string // candidates of later paths that wait
+	released               map[pathKey]bool
 	via                    func(from *Session, candidate string) string // what a candidate becomes on its way, if set
 }
 
@@ -52,7 +54,7 @@ func keyChain(direction byte) func() (key, salt []byte, err error) {
 // newPair makes two sessions that gather and trickle to each other. Nothing is connected yet.
 func newPair(t testing.TB, callerConfig, calleeConfig Config) *pair {
 	t.Helper()
-	p := &pair{candidates: map[*Session][]string{}, events: map[*Session][]Event{}}
+	p := &pair{candidates: map[*Session][]string{}, events: map[*Session][]Event{}, early: map[pathKey][]string{}, released: map[pathKey]bool{}}
 	p.callerKeys, p.calleeKeys = testKeys()
 	callerConfig.Controlling = true
 	p.caller = p.session(t, callerConfig, &p.callee)
@@ -60,8 +62,26 @@ func newPair(t testing.TB, callerConfig, calleeConfig Config) *pair {
 	return p
 }
 
+// pathKey is a path at the session that is to take its candidates.
+type pathKey struct {
+	session    *Session
+	generation uint32
+}
+
 func (p *pair) session(t testing.TB, cfg Config, peer **Session) *Session {
 	var self *Session
+	cfg.OnPathCandidate = func(generation uint32, candidate string) {
+		key := pathKey{*peer, generation}
+		p.mu.Lock()
+		released := p.released[key]
+		if !released {
+			p.early[key] = append(p.early[key], candidate)
+		}
+		p.mu.Unlock()
+		if released {
+			p.addPathCandidate(t, *peer, generation, candidate)
+		}
+	}
 	cfg.OnCandidate = func(candidate string) {
 		p.mu.Lock()
 		p.candidates[self] = append(p.candidates[self], candidate)

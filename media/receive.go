@@ -18,7 +18,7 @@ func (s *Session) SetSinks(audio AudioSink, video VideoSink) {
 	if s.state == closed {
 		return
 	}
-	s.Accepted()
+	s.accept()
 	s.audio.setSink(audio)
 	s.video.setSink(video)
 }

@@ -32,7 +32,7 @@ func (s *Session) StartSending(audio AudioSource, video VideoSource) error {
 	if video != nil && !s.cfg.Video {
 		return errors.New("this session did not announce video")
 	}
-	s.Accepted()
+	s.accept()
 	s.state = sending
 	s.sending.Store(true)
 	if audio != nil {
@@ -128,7 +128,7 @@ func (s *Session) keyFrameRequested(uint32) {
 
 func (s *Session) waitReady() bool {
 	select {
-	case <-s.path.Ready():
+	case <-s.ready:
 		return true
 	case <-s.ctx.Done():
 		return false

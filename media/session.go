@@ -6,13 +6,13 @@
 //  1. NewSession draws ICE credentials and SSRCs; Local is what the peer must be told. GatherCandidates finds addresses to try.
 //  2. Connect takes the peer's description and the keys, and starts the connectivity checks; candidates may come before and after.
 //  3. StartSending, after the local user has accepted, reads the sources and sends. SetSinks lets what arrives be heard and seen.
-//  4. Close ends it and waits for everything it started.
+//  4. When the network changes, OpenPath and ConnectPath move what is sent to another path, without a gap if the old one still works.
+//  5. Close ends it and waits for everything it started.
 //
 // Guarantees: before StartSending nothing but connectivity checks leaves, and few of them before Accepted; before SetSinks nothing is
-// played. Packets are taken from
-// addresses that passed a connectivity check only, opened once, and counted as undecryptable if the key is wrong; nothing of them is
-// played. A video frame is delivered with the bytes that were sent or not at all. When the peer no longer answers, the session fails
-// within 30 s.
+// played. Packets are taken from addresses that passed a connectivity check only, opened once, and counted as undecryptable if the key
+// is wrong; nothing of them is played. A video frame is delivered with the bytes that were sent or not at all. When the peer no longer
+// answers on any path, the session fails within 30 s.
 //
 // The session knows nothing of accounts, signaling and where keys come from.
 package media
@@ -27,65 +27,33 @@ import (
 	"time"
 
 	"github.com/pion/rtp"
-	"github.com/pion/transport/v4"
 
 	"sotto/media/opus"
-	"sotto/media/path"
 	"sotto/media/rtpchain"
 	"sotto/media/secure"
 )
-
-// Relay is a TURN server with time-limited credentials.
-type Relay = path.Relay
-
-// An Event tells what became of a session.
-type Event int
-
-const (
-	EventConnected      Event = iota + 1 // a path is there; again after EventInterrupted
-	EventInterrupted                     // nothing arrived for some seconds
-	EventFirstMedia                      // the first authenticated packet of the peer's
-	EventUndecryptable                   // a packet could not be decrypted; reported once, Stats counts on
-	EventFailed                          // for good; Failed says why
-	EventPeerKeyChanged                  // media was heard, and since then nothing could be decrypted for a second
-)
-
-// Config says how a session is to be made.
-type Config struct {
-	Controlling bool    // true at the caller's end, false at the callee's
-	Relays      []Relay // also asked for this device's public address, unless RelayOnly
-	RelayOnly   bool    // the peer and the network learn the relay's address only
-	Loopback    bool    // candidates on the loopback interface only: both ends on one machine
-	Video       bool    // announce a video stream
-
-	OnCandidate func(candidate string) // to be brought to the peer's AddRemoteCandidate
-	OnEvent     func(Event)            // must return soon and not call Close; may be nil
-
-	InterruptedAfter time.Duration // 0: 5 s
-	FailAfter        time.Duration // 0: 30 s (RFC 7675); also how long the first connection may take
-	RekeyEvery       time.Duration // 0: a minute; for what this end sends, if Keys has a source
-
-	Log *slog.Logger  // nil: discarded
-	Net transport.Net // nil: the machine's; a test hands in another
-}
 
 // A Session is one end of a call's media. Its methods may be called by any goroutine.
 type Session struct {
 	cfg        Config
 	log        *slog.Logger
-	path       *path.Path
 	local      []Stream
 	ctx        context.Context // ends with Close
 	cancel     context.CancelFunc
 	done       sync.WaitGroup
 	connected  chan struct{}
+	ready      chan struct{} // closed when datagrams can be written
+	readyOnce  sync.Once
 	failed     chan error
 	firstMedia chan struct{}
-	events     sync.Mutex // one event at a time
+	current    atomic.Pointer[route] // the path that is written to
+	opening    sync.Mutex            // held by OpenPath
+	events     sync.Mutex            // one event at a time
 	counts     counters
-	sending    atomic.Bool // media and RTCP may leave
-	handling   sync.Mutex  // held while a datagram is taken
-	deaf       deafness    // guarded by handling
+	sending    atomic.Bool  // media and RTCP may leave
+	handling   sync.Mutex   // held while a datagram is taken
+	deaf       deafness     // guarded by handling
+	heardAt    atomic.Int64 // when a packet was opened last, in Unix nanoseconds; 0: never
 
 	encoder *opus.Encoder // used by sendAudio alone
 	audio   *audioReceiver
@@ -100,13 +68,12 @@ type Session struct {
 
 	mu         sync.Mutex
 	state      state
+	first      *route   // the path of generation 0
+	routes     []*route // oldest first, never empty
+	accepted   bool
 	sources    []any // to be closed with the session
 	failedOnce bool
 }
-
-// rekeyEvery is how long a key serves, unless Config says otherwise. A new one costs microseconds; what is stolen with one key is a
-// minute of the call.
-const rekeyEvery = time.Minute
 
 type state int
 
@@ -134,7 +101,7 @@ func NewSession(cfg Config) (*Session, error) {
 	}
 	s := &Session{
 		cfg: cfg, log: cfg.Log, local: localStreams(cfg.Video),
-		connected: make(chan struct{}), failed: make(chan error, 1), firstMedia: make(chan struct{}),
+		connected: make(chan struct{}), ready: make(chan struct{}), failed: make(chan error, 1), firstMedia: make(chan struct{}),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	var err error
@@ -145,34 +112,42 @@ func NewSession(cfg Config) (*Session, error) {
 		return nil, err
 	}
 	s.video = newVideoReceiver(s)
-	s.path, err = path.New(path.Config{
-		Controlling: cfg.Controlling, Relays: cfg.Relays, RelayOnly: cfg.RelayOnly, Loopback: cfg.Loopback,
-		InterruptedAfter: cfg.InterruptedAfter, ConsentTimeout: cfg.FailAfter,
-		OnCandidate: cfg.OnCandidate, OnState: s.pathState, Handle: s.handle, Log: cfg.Log, Net: cfg.Net,
-	})
-	if err != nil {
+	if s.first, err = s.newRoute(0, cfg.Relays, cfg.OnCandidate); err != nil {
 		return nil, err
 	}
+	s.routes = []*route{s.first}
+	s.current.Store(s.first)
 	return s, nil
 }
 
 // Local is what the peer must be told.
 func (s *Session) Local() Description {
-	ufrag, password := s.path.Credentials()
+	ufrag, password := s.first.path.Credentials()
 	return Description{Ufrag: ufrag, Password: password, Streams: append([]Stream(nil), s.local...)}
 }
 
 // GatherCandidates starts finding this end's candidates and returns; each is handed to Config.OnCandidate.
-func (s *Session) GatherCandidates() error { return s.path.Gather() }
+func (s *Session) GatherCandidates() error { return s.first.path.Gather() }
 
 // AddRemoteCandidate takes a candidate of the peer's, before or after Connect.
 func (s *Session) AddRemoteCandidate(candidate string) error {
-	return s.path.AddRemoteCandidate(candidate)
+	return s.AddPathCandidate(0, candidate)
 }
 
 // Accepted says that the local user has accepted: until then only few of the peer's candidates are checked. StartSending and SetSinks
 // say so too.
-func (s *Session) Accepted() { s.path.Accepted() }
+func (s *Session) Accepted() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.accept()
+}
+
+func (s *Session) accept() {
+	s.accepted = true
+	for _, r := range s.routes {
+		r.path.Accepted()
+	}
+}
 
 // Connect starts the connectivity checks and returns. It can be called once: a session's keys serve one session.
 func (s *Session) Connect(remote Description, keys Keys) error {
@@ -192,7 +167,7 @@ func (s *Session) Connect(remote Description, keys Keys) error {
 	s.sealer, s.opener, s.remote, s.started = sealer, opener, remote, time.Now()
 	s.chain, err = rtpchain.New(rtpchain.Config{
 		WriteRTP: s.writeRTP, WriteRTCP: s.writeRTCP, OnKeyFrame: s.keyFrameRequested,
-		RoundTrip: s.path.RoundTrip,
+		RoundTrip: func() time.Duration { return s.current.Load().path.RoundTrip() },
 	})
 	if err != nil {
 		return err
@@ -207,7 +182,10 @@ func (s *Session) Connect(remote Description, keys Keys) error {
 		go s.video.watch()
 	}
 	s.state = connecting
-	return s.path.Connect(remote.Ufrag, remote.Password)
+	s.watchReady(s.first)
+	s.done.Add(1)
+	go s.monitor()
+	return s.first.path.Connect(remote.Ufrag, remote.Password)
 }
 
 // Connected is closed when a path has been selected for the first time.
@@ -219,39 +197,17 @@ func (s *Session) Failed() <-chan error { return s.failed }
 // FirstMedia is closed by the first authenticated media packet of the peer's.
 func (s *Session) FirstMedia() <-chan struct{} { return s.firstMedia }
 
-// pathState turns what became of the path into events.
-func (s *Session) pathState(state path.State, reason error) {
-	switch state {
-	case path.Connected:
-		s.mu.Lock()
-		if s.counts.connectedAfter == 0 {
-			s.counts.connectedAfter = time.Since(s.started)
-			close(s.connected)
-		}
-		s.mu.Unlock()
-		s.emit(EventConnected)
-	case path.Interrupted:
-		s.emit(EventInterrupted)
-	case path.Failed:
-		s.mu.Lock()
-		again := s.failedOnce
-		s.failedOnce = true
-		s.mu.Unlock()
-		if !again {
-			s.failed <- reason
-			close(s.failed)
-			s.emit(EventFailed)
-		}
-	}
-}
-
 func (s *Session) emit(event Event) {
-	if s.cfg.OnEvent == nil {
-		return
-	}
 	s.events.Lock()
 	defer s.events.Unlock()
-	s.cfg.OnEvent(event)
+	s.report(event)
+}
+
+// report hands on an event; Session.events is held.
+func (s *Session) report(event Event) {
+	if s.cfg.OnEvent != nil {
+		s.cfg.OnEvent(event)
+	}
 }
 
 // Close ends the session and waits for everything it started; an AudioSource or VideoSource that has a Close method is closed, which
@@ -264,11 +220,14 @@ func (s *Session) Close() error {
 		return nil
 	}
 	s.state = closed
-	chain, sources := s.chain, s.sources
+	chain, sources, routes := s.chain, s.sources, s.routes
 	s.mu.Unlock()
 
 	s.cancel()
-	err := s.path.Close()
+	var err error
+	for _, r := range routes {
+		err = errors.Join(err, r.path.Close())
+	}
 	if chain != nil {
 		err = errors.Join(err, chain.Close())
 	}

@@ -76,6 +76,7 @@ func (s StreamStats) Loss() float64 {
 type PathStats struct {
 	Kind                        string  // "direct", "relay", or empty before there is a path
 	LocalType, RemoteType       string  // host, srflx, prflx or relay
+	Generation                  uint32  // of OpenPath; 0 is the first
 	LocalAddress, RemoteAddress Address // not shown unless revealed
 }
 
@@ -108,11 +109,12 @@ func (s *Session) Stats() Stats {
 	stats.BytesSent, stats.BytesReceived = c.bytesSent.Load(), c.bytesReceived.Load()
 	stats.Undecryptable, stats.Replayed, stats.Malformed = c.undecryptable.Load(), c.replayed.Load(), c.malformed.Load()
 
-	info := s.path.Info()
+	route := s.current.Load()
+	info := route.path.Info()
 	stats.RoundTrip = info.RoundTrip
 	if info.LocalType != "" {
 		stats.Path = PathStats{
-			Kind: "direct", LocalType: info.LocalType, RemoteType: info.RemoteType,
+			Kind: "direct", Generation: route.generation, LocalType: info.LocalType, RemoteType: info.RemoteType,
 			LocalAddress: Address{info.LocalAddress}, RemoteAddress: Address{info.RemoteAddress},
 		}
 		if info.LocalType == "relay" || info.RemoteType == "relay" {

@@ -1,0 +1,51 @@
+package media
+
+import (
+	"log/slog"
+	"time"
+
+	"github.com/pion/transport/v4"
+
+	"sotto/media/path"
+)
+
+// Relay is a TURN server with time-limited credentials.
+type Relay = path.Relay
+
+// An Event tells what became of a session.
+type Event int
+
+const (
+	EventConnected      Event = iota + 1 // a path is there; again after EventInterrupted
+	EventInterrupted                     // nothing arrived for some seconds, on any path
+	EventFirstMedia                      // the first authenticated packet of the peer's
+	EventUndecryptable                   // a packet could not be decrypted; reported once, Stats counts on
+	EventFailed                          // for good; Failed says why
+	EventPeerKeyChanged                  // media was heard, and since then nothing could be decrypted for a second
+	EventPathChanged                     // another path was connected while one stood
+	EventStalled                         // media came, and none has for a second: time to open another path; again every 5 s while it lasts
+)
+
+// Config says how a session is to be made.
+type Config struct {
+	Controlling bool    // true at the caller's end, false at the callee's
+	Relays      []Relay // also asked for this device's public address, unless RelayOnly
+	RelayOnly   bool    // the peer and the network learn the relay's address only
+	Loopback    bool    // candidates on the loopback interface only: both ends on one machine
+	Video       bool    // announce a video stream
+
+	OnCandidate     func(candidate string)                    // to be brought to the peer's AddRemoteCandidate
+	OnPathCandidate func(generation uint32, candidate string) // to be brought to the peer's AddPathCandidate
+	OnEvent         func(Event)                               // must return soon and not call Close; may be nil
+
+	InterruptedAfter time.Duration // 0: 5 s
+	FailAfter        time.Duration // 0: 30 s (RFC 7675); also how long the first connection may take
+	RekeyEvery       time.Duration // 0: a minute; for what this end sends, if Keys has a source
+
+	Log *slog.Logger  // nil: discarded
+	Net transport.Net // nil: the machine's; a test hands in another
+}
+
+// rekeyEvery is how long a key serves, unless Config says otherwise. A new one costs microseconds; what is stolen with one key is a
+// minute of the call.
+const rekeyEvery = time.Minute
