@@ -94,6 +94,47 @@ const (
 	relayPassword = "password"
 )
 
+// simulatedRelay is a TURN server on the simulated network, whose process can be killed.
+type simulatedRelay struct {
+	host    transport.Net
+	address Relay
+	server  *turn.Server
+}
+
+func (n *network) relay(t testing.TB) *simulatedRelay {
+	const address = "198.51.100.9"
+	r := &simulatedRelay{
+		host:    n.host(t, address),
+		address: Relay{URL: "turn:" + address + ":3478?transport=udp", Username: relayUser, Password: relayPassword},
+	}
+	r.start(t)
+	t.Cleanup(r.kill)
+	return r
+}
+
+func (r *simulatedRelay) start(t testing.TB) {
+	t.Helper()
+	packets, err := r.host.ListenPacket("udp4", "198.51.100.9:3478")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.server, err = turn.NewServer(turn.ServerConfig{
+		Realm: relayRealm, LoggerFactory: quiet(), AuthHandler: authenticate,
+		PacketConnConfigs: []turn.PacketConnConfig{{PacketConn: packets, RelayAddressGenerator: &turn.RelayAddressGeneratorStatic{
+			RelayAddress: net.ParseIP("198.51.100.9"), Address: "198.51.100.9", Net: r.host,
+		}}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (r *simulatedRelay) kill() { r.server.Close() }
+
+func authenticate(r *turn.RequestAttributes) (string, []byte, bool) {
+	return r.Username, turn.GenerateAuthKey(relayUser, relayRealm, relayPassword), r.Username == relayUser
+}
+
 // newRelay runs pion's TURN server on loopback, over UDP and TCP.
 func newRelay(t testing.TB) (udp, tcp Relay) {
 	t.Helper()
@@ -108,9 +149,7 @@ func newRelay(t testing.TB) (udp, tcp Relay) {
 	generator := &turn.RelayAddressGeneratorStatic{RelayAddress: net.IPv4(127, 0, 0, 1), Address: "127.0.0.1"}
 	server, err := turn.NewServer(turn.ServerConfig{
 		Realm: relayRealm, LoggerFactory: quiet(),
-		AuthHandler: func(r *turn.RequestAttributes) (string, []byte, bool) {
-			return r.Username, turn.GenerateAuthKey(relayUser, relayRealm, relayPassword), r.Username == relayUser
-		},
+		AuthHandler:       authenticate,
 		PacketConnConfigs: []turn.PacketConnConfig{{PacketConn: packets, RelayAddressGenerator: generator}},
 		ListenerConfigs:   []turn.ListenerConfig{{Listener: listener, RelayAddressGenerator: generator}},
 	})

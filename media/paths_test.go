@@ -15,32 +15,36 @@ import (
 	"sotto/media/path"
 )
 
-// openPath carries out a change of path as signaling would, each message taking the given time: this end's credentials, the peer's
-// answer, and the candidates of both as they are found.
+// openPath begins a change of path at one end and carries it out as signaling does, each message taking the given time.
 func (p *pair) openPath(t testing.TB, from, to *Session, delay time.Duration) {
-	t.Helper()
-	generation := max(from.Generation(), to.Generation()) + 1
+	generation := from.Generation() + 1
 	ufrag, password, err := from.OpenPath(generation, nil)
 	if err != nil {
 		t.Errorf("opening path %d: %v", generation, err)
 		return
 	}
-	time.Sleep(delay)
-	theirUfrag, theirPassword, err := to.OpenPath(generation, nil)
-	if err == nil {
-		err = to.ConnectPath(generation, ufrag, password)
-	}
-	if err != nil {
-		t.Errorf("answering path %d: %v", generation, err)
+	time.AfterFunc(delay, func() { p.takePath(t, to, from, generation, ufrag, password, delay) })
+}
+
+// takePath is the arrival of a peer's credentials: for a path that is new here, or that was opened here at the same time, or as the
+// answer.
+func (p *pair) takePath(t testing.TB, at, peer *Session, generation uint32, ufrag, password string, delay time.Duration) {
+	if at.Generation() > generation {
 		return
 	}
-	p.release(t, to, generation)
-	time.Sleep(delay)
-	if err := from.ConnectPath(generation, theirUfrag, theirPassword); err != nil {
+	if at.Generation() < generation {
+		ourUfrag, ourPassword, err := at.OpenPath(generation, nil)
+		if err != nil {
+			t.Errorf("answering path %d: %v", generation, err)
+			return
+		}
+		time.AfterFunc(delay, func() { p.takePath(t, peer, at, generation, ourUfrag, ourPassword, delay) })
+	}
+	if err := at.ConnectPath(generation, ufrag, password); err != nil {
 		t.Errorf("connecting path %d: %v", generation, err)
 		return
 	}
-	p.release(t, from, generation)
+	p.release(t, at, generation)
 }
 
 // release gives a session the candidates that came before it could use them; later ones it gets as they come.
@@ -262,6 +266,47 @@ func testCut(t *testing.T, cut time.Duration, attempt, survive bool, seed int) t
 		t.Errorf("sound came back after %v", gap)
 	}
 	return gap - cut
+}
+
+// The relay, which is the only way, is killed, and half a second later another process takes its place that knows nothing of the call.
+// Both ends notice by the silence and try again, at about the same time.
+func TestRelayKilledAndRestarted(t *testing.T) {
+	p95 := repeat(t, 5, 100, 0.95, func(t *testing.T, seed int) time.Duration {
+		n := newNetwork(t, 25*time.Millisecond)
+		relay := n.relay(t)
+		p := talking(t, n, Config{RelayOnly: true, Relays: []Relay{relay.address}})
+		time.Sleep(time.Duration(seed*137%1000) * time.Millisecond)
+		gauges := []*gauge{watchGap(p.caller), watchGap(p.callee)}
+		relay.kill()
+		killed := time.Now()
+		time.Sleep(500 * time.Millisecond)
+		relay.start(t)
+		var handled [2]int
+		for time.Since(killed) < 8*time.Second {
+			for i, s := range []*Session{p.caller, p.callee} {
+				stalls := 0
+				for _, event := range p.eventsOf(s) {
+					if event == EventStalled {
+						stalls++
+					}
+				}
+				if stalls > handled[i] {
+					handled[i] = stalls
+					p.openPath(t, s, []*Session{p.callee, p.caller}[i], 25*time.Millisecond)
+				}
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		for i, s := range []*Session{p.caller, p.callee} {
+			if got := s.Stats().Path; got.Kind != "relay" || got.Generation == 0 || handled[i] != 1 {
+				t.Errorf("path %+v after %d attempts", got, handled[i])
+			}
+		}
+		return max(gauges[0].gap(), gauges[1].gap())
+	})
+	if p95 > 3*time.Second {
+		t.Errorf("the gap's 95th percentile is %v", p95)
+	}
 }
 
 func TestPathsOutOfOrder(t *testing.T) {
