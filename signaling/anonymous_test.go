@@ -10,7 +10,6 @@ import (
 
 	"github.com/gorilla/websocket"
 
-	"sotto/sealedwire"
 	"sotto/wire"
 )
 
@@ -215,39 +214,6 @@ func TestEachLinkItsFrames(t *testing.T) {
 	}
 }
 
-func TestSenderCertificate(t *testing.T) {
-	s := serve(t)
-	alice := s.connected(t, "alice")
-	ask := func() (*sealedwire.SenderCertificate, sealedwire.PublicKey) {
-		t.Helper()
-		f, err := alice.ask(&wire.ClientFrame{Body: &wire.ClientFrame_GetSenderCertificate{GetSenderCertificate: &wire.GetSenderCertificate{}}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		c, err := sealedwire.ParseSenderCertificate(f.GetSenderCertificate().GetCertificate())
-		if err != nil {
-			t.Fatal(err)
-		}
-		return c, sealedwire.PublicKey(f.GetSenderCertificate().GetTrustRoot())
-	}
-	c, root := ask()
-	now := time.Now()
-	if err := c.Validate(root, now); err != nil {
-		t.Error(err)
-	}
-	if c.Account != [16]byte(alice.account) || c.Device != 1 || c.Identity != alice.identity {
-		t.Error("the certificate is for another device or key")
-	}
-	if valid := c.Expires.Sub(now); valid < 24*time.Hour-time.Minute || valid > 25*time.Hour || !c.Expires.Equal(c.Expires.Truncate(time.Hour)) {
-		t.Errorf("valid for %v, until %v", valid, c.Expires)
-	}
-	s.restart(t)
-	alice.connect(t)
-	if _, again := ask(); again != root {
-		t.Error("another trust root after a restart")
-	}
-}
-
 func TestAnonymousHandshake(t *testing.T) {
 	s := serve(t, func(c *Config, _ *timing) { c.Limits.AnonymousPer = 2 })
 	dial := func(header http.Header) int {
@@ -272,4 +238,54 @@ func TestAnonymousHandshake(t *testing.T) {
 			t.Errorf("%s: %d, want %d", c.name, got, c.want)
 		}
 	}
+}
+
+// TestIdleAnonymousLinkEnds: pings do not keep it, requests do; and its place is free again.
+func TestIdleAnonymousLinkEnds(t *testing.T) {
+	s := serve(t, func(c *Config, t *timing) {
+		t.idle, t.ping = 400*time.Millisecond, 50*time.Millisecond
+		c.Limits.AnonymousPer = 1
+	})
+	nobody := s.anonymously(t)
+	for start := time.Now(); time.Since(start) < 3*s.t.idle; {
+		asked := time.Now()
+		_, err := nobody.fetchSealed(randomBytes(16), 0, randomBytes(16))
+		if time.Since(asked) < s.t.idle/2 && code(err) != wire.Error_FORBIDDEN {
+			t.Fatalf("in use, it ended: %v", err)
+		}
+		if err != nil && code(err) != wire.Error_FORBIDDEN {
+			t.Skip("this machine is too slow to tell")
+		}
+		time.Sleep(s.t.idle / 10)
+	}
+	if f, err := nobody.read(); !websocket.IsCloseError(err, websocket.CloseNormalClosure) {
+		t.Errorf("not in use, it got %v, %v", f, err)
+	}
+	for deadline := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
+		conn, _, err := websocket.DefaultDialer.Dial(s.anonymousURL(), nil)
+		if err == nil {
+			conn.Close()
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("its place is not free: %v", err)
+		}
+	}
+}
+
+func TestShutdownEndsAnonymousLinks(t *testing.T) {
+	s := serve(t)
+	nobody := s.anonymously(t)
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		s.close(t)
+	}()
+	if f, err := nobody.read(); err != nil || f.GetError().GetCode() != wire.Error_UNAVAILABLE {
+		t.Errorf("got %v, %v", f, err)
+	}
+	if f, err := nobody.read(); !websocket.IsCloseError(err, websocket.CloseGoingAway) {
+		t.Errorf("and then %v, %v", f, err)
+	}
+	<-closed
 }

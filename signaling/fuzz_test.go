@@ -6,6 +6,7 @@ import (
 	"github.com/gorilla/websocket"
 	"google.golang.org/protobuf/proto"
 
+	"sotto/signaling/store"
 	"sotto/wire"
 )
 
@@ -40,6 +41,10 @@ func FuzzFrame(f *testing.F) {
 		{Body: &wire.ClientFrame_Ack{Ack: &wire.Ack{Sender: d.account, EnvelopeId: d.account}}},
 		{Id: 2, Body: &wire.ClientFrame_UploadPreKeys{UploadPreKeys: d.preKeys(1)}},
 		{Id: 3, Body: &wire.ClientFrame_FetchBundles{FetchBundles: &wire.FetchBundles{Account: d.account}}},
+		{Id: 4, Body: &wire.ClientFrame_SetDeliveryToken{SetDeliveryToken: &wire.SetDeliveryToken{Hash: make([]byte, 32)}}},
+		{Id: 5, Body: &wire.ClientFrame_FetchBundles{FetchBundles: &wire.FetchBundles{Account: d.account, DeliveryToken: d.account}}},
+		sendSealed(sealed(d, 10), d.account),
+		{Body: &wire.ClientFrame_Ack{Ack: &wire.Ack{EnvelopeId: d.account}}},
 		{Body: &wire.ClientFrame_Authenticate{Authenticate: d.identityProof(make([]byte, 32), [32]byte{})}},
 	} {
 		b, _ := proto.Marshal(frame)
@@ -53,13 +58,21 @@ func FuzzFrame(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if send := frame.GetSend(); send != nil {
-			if err := checkEnvelope(send); err != nil {
-				return
+		fits := func(e store.Envelope) bool {
+			return e.To.Device >= 1 && e.To.Device <= 127 && e.Expires.After(e.Accepted) && len(e.Body) <= maxCiphertext+256
+		}
+		if send := frame.GetSend(); checkEnvelope(send) == nil && !fits(s.stamped(send, d.storeAddress())) {
+			t.Errorf("accepted %v", send)
+		}
+		if m := frame.GetSendSealed(); checkSealed(m) == nil {
+			e := s.stamped(m.Envelope, nameless)
+			var delivered wire.Envelope
+			if proto.Unmarshal(e.Body, &delivered) != nil || !fits(e) || e.From != nameless.Account || len(delivered.Sender) > 0 || delivered.SenderDevice > 0 {
+				t.Errorf("accepted %v", m)
 			}
-			if e := s.stamped(send, d.storeAddress()); e.To.Device < 1 || e.To.Device > 127 || !e.Expires.After(e.Accepted) || len(e.Body) > maxCiphertext+256 {
-				t.Errorf("accepted %v", send)
-			}
+		}
+		if id, err := parseAck(frame.GetAck()); err == nil && len(frame.GetAck().GetSender()) == 0 && id.from != nameless.Account {
+			t.Errorf("%v acknowledges what somebody sent", frame)
 		}
 		if k := frame.GetUploadPreKeys(); k != nil {
 			if keys, err := parsePreKeys(k, d.identity, false); err == nil && len(keys.OneTime) > uploadLimit {

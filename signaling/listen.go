@@ -40,7 +40,7 @@ type ListenConfig struct {
 	InsecurePlain bool
 
 	// Connections bounds what is open at once, links included: never more than half of the descriptors the process may have, which
-	// leaves the rest to the store and the relay. Default 110,000. ConnectionsPer is the same for one address. Default 256.
+	// leaves the rest to the store and the relay. Default 130,000. ConnectionsPer is the same for one address. Default 256.
 	Connections, ConnectionsPer int
 
 	Logger *slog.Logger
@@ -71,7 +71,7 @@ func Listen(cfg ListenConfig) (*Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot listen: %w", err)
 	}
-	l.net = door{bound, newCrowd(or(cfg.ConnectionsPer, 256), min(or(cfg.Connections, 110_000), descriptors()/2))}
+	l.net = door{bound, newCrowd(or(cfg.ConnectionsPer, 256), min(or(cfg.Connections, 130_000), descriptors()/2))}
 	l.server = &http.Server{
 		TLSConfig:         config,
 		ReadHeaderTimeout: 10 * time.Second,

@@ -19,23 +19,40 @@ import (
 	"sotto/wire"
 )
 
-// TestShutdownLosesNothing stops the server under eight senders, to one device that is there and one that is not. All that was
+// TestShutdownLosesNothing stops the server under eight senders, half of them without a name, to one device that is there and one that is not. All that was
 // answered with Sent and not acknowledged is in the mailboxes afterwards; every link hears that the server goes away.
 func TestShutdownLosesNothing(t *testing.T) {
-	s := serve(t, func(c *Config, _ *timing) { c.Limits.Sends = Rate{1 << 20, time.Millisecond} })
-	present, absent := s.connected(t, "present"), s.register(t, "absent")
+	s := serve(t, func(c *Config, _ *timing) {
+		c.Limits.Sends = Rate{1 << 20, time.Millisecond}
+		c.Limits.SealedSends, c.Limits.SealedTo = c.Limits.Sends, c.Limits.Sends
+	})
+	present, absent := s.connected(t, "present"), s.connected(t, "absent")
+	tokens := map[*testDevice][]byte{present: present.setToken(t), absent: absent.setToken(t)}
+	absent.conn.Close()
 	var mu sync.Mutex
 	sent := map[string]bool{}
 	var all sync.WaitGroup
 	for i := range 8 {
-		d := s.connected(t, fmt.Sprint("sender", i))
 		to := []*testDevice{present, absent}[i%2]
+		d := s.anonymously(t)
+		post := func() (*wire.Envelope, uint64, error) {
+			e := sealed(to, 200)
+			id, err := d.postSealed(e, tokens[to])
+			return e, id, err
+		}
+		if i < 4 {
+			d = s.connected(t, fmt.Sprint("sender", i))
+			post = func() (*wire.Envelope, uint64, error) {
+				e := d.envelope(to, 200)
+				id, err := d.post(e)
+				return e, id, err
+			}
+		}
 		all.Go(func() {
 			ids := map[uint64]*wire.Envelope{}
 			for {
 				for len(ids) < 8 {
-					e := d.envelope(to, 200)
-					id, err := d.post(e)
+					e, id, err := post()
 					if err != nil {
 						break
 					}

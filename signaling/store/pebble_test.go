@@ -152,6 +152,31 @@ func TestDeliveredSendersLeaveTheFiles(t *testing.T) {
 	}
 }
 
+// TestSameTokenWritesNothing: devices set their token at each link.
+func TestSameTokenWritesNothing(t *testing.T) {
+	dir := t.TempDir()
+	p := open(t, dir)
+	defer p.Close()
+	account, _ := storetest.NewDevice("alice")
+	size := func(hash [32]byte) (bytes int64) {
+		t.Helper()
+		if err := p.SetDeliveryToken(account.ID, hash); err != nil {
+			t.Fatal(err)
+		}
+		filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+			if info, err := d.Info(); err == nil && !d.IsDir() {
+				bytes += info.Size()
+			}
+			return nil
+		})
+		return bytes
+	}
+	one, again, other := size([32]byte{1}), size([32]byte{1}), size([32]byte{2})
+	if again != one || other == one {
+		t.Errorf("files of %d bytes after a token, %d after it once more, %d after another", one, again, other)
+	}
+}
+
 // TestMarksGoAtTheHorizon: what remains of an envelope that could have waited for 30 days is gone 48 hours after it was accepted, if it
 // was delivered, straight or from the mailbox.
 func TestMarksGoAtTheHorizon(t *testing.T) {

@@ -23,11 +23,13 @@ func Run(t *testing.T, open func(t *testing.T) (s store.Store, reopen func() sto
 		{"accounts", accounts},
 		{"invitations", invitations},
 		{"an invitation is used once at a time", invitationRace},
+		{"delivery tokens", tokens},
 		{"keys", keys},
 		{"each one-time key is handed out once", takeRace},
 		{"mailbox", mailbox},
 		{"putting twice is putting once", duplicates},
 		{"limits", limits},
+		{"limits of senders without a name", namelessLimits},
 		{"expiry", expiry},
 		{"concurrent puts and erases", putRace},
 		{"scrub", scrub},
@@ -164,6 +166,28 @@ func invitationRace(t *testing.T, s store.Store, _ func() store.Store) {
 	if made != 5 {
 		t.Errorf("an invitation of 5 uses made %d accounts", made)
 	}
+}
+
+func tokens(t *testing.T, s store.Store, reopen func() store.Store) {
+	alice, bob := create(t, s, "alice", store.Keys{}), create(t, s, "bob", store.Keys{})
+	check := func(account store.UUID, hash [32]byte) {
+		t.Helper()
+		if got, err := s.DeliveryToken(account); err != nil || got != hash {
+			t.Errorf("DeliveryToken: %x, %v; want %x", got, err, hash)
+		}
+	}
+	_, err := s.DeliveryToken(alice.Address.Account)
+	want(t, err, store.ErrNotFound)
+	for _, hash := range [][32]byte{{1}, {1}, {2}, {}} {
+		want(t, s.SetDeliveryToken(alice.Address.Account, hash), nil)
+		check(alice.Address.Account, hash)
+		s = reopen()
+		check(alice.Address.Account, hash)
+	}
+	_, err = s.DeliveryToken(bob.Address.Account)
+	want(t, err, store.ErrNotFound)
+	want(t, s.SetDeliveryToken(bob.Address.Account, [32]byte{3}), nil)
+	check(alice.Address.Account, [32]byte{})
 }
 
 // OneTime makes keys with the ids first to last, whose data is kind and id.
@@ -439,6 +463,44 @@ func limits(t *testing.T, s store.Store, reopen func() store.Store) {
 	full(sender(), 101)
 	ok(sender(), 100)
 	full(sender(), 1)
+}
+
+func namelessLimits(t *testing.T, s store.Store, _ func() store.Store) {
+	bob, carol := create(t, s, "bob", store.Keys{}), create(t, s, "carol", store.Keys{})
+	l := store.Limits{Count: 20, Bytes: 1000}
+	nobody := store.UUID{}
+	fill := func(to store.Address, from store.UUID, size int) (n int) {
+		t.Helper()
+		for {
+			err := Put(s, NewEnvelope(to, from, size, now, time.Hour), l)
+			if err != nil {
+				want(t, err, store.ErrMailboxFull)
+				return n
+			}
+			n++
+		}
+	}
+	if n := fill(bob.Address, nobody, 1); n != 10 {
+		t.Errorf("senders without a name have %d of 20 places", n)
+	}
+	a, _ := NewDevice("")
+	if n := fill(bob.Address, a.ID, 1); n != 2 {
+		t.Errorf("and then one with a name has %d of the 10 left", n)
+	}
+	if n := fill(carol.Address, nobody, 100); n != 5 {
+		t.Errorf("senders without a name have %d times 100 of 1000 bytes", n)
+	}
+	if n := fill(carol.Address, a.ID, 50); n != 2 {
+		t.Errorf("and then one with a name has %d times 50 of the 500 left", n)
+	}
+	// Those with a name leave them half of what is left.
+	dave := create(t, s, "dave", store.Keys{})
+	if n := fill(dave.Address, a.ID, 1); n != 4 {
+		t.Errorf("one with a name has %d of 20 places", n)
+	}
+	if n := fill(dave.Address, nobody, 1); n != 8 {
+		t.Errorf("and then those without one have %d of the 16 left", n)
+	}
 }
 
 func expiry(t *testing.T, s store.Store, reopen func() store.Store) {
