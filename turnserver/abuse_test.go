@@ -23,8 +23,10 @@ import (
 // TestStrangersGetLittle floods the relay with every request that somebody without a credential can make it answer, the shortest possible, and
 // counts what comes back: never more than 3.2 times as much, and after a burst next to nothing. The client of an allocation at
 // the same address does not suffer.
-func TestStrangersGetLittle(t *testing.T) {
-	s := startRelay(t, func(c *Config) { c.Realm = strings.Repeat("r", maxRealm) })
+func TestStrangersGetLittle(t *testing.T) { forEachDataPlane(t, testStrangersGetLittle) }
+
+func testStrangersGetLittle(t *testing.T, plane string) {
+	s := startRelay(t, plane, func(c *Config) { c.Realm = strings.Repeat("r", maxRealm) })
 	alice := newRawClient(t, s, "alice")
 	alice.mustSucceed(stun.MethodAllocate, udpTransport)
 	conn, err := net.Dial("udp4", s.Addrs().UDP[0].String())
@@ -82,8 +84,10 @@ func TestStrangersGetLittle(t *testing.T) {
 }
 
 // TestGuessingIsSilenced: wrong passwords are answered like any stranger.
-func TestGuessingIsSilenced(t *testing.T) {
-	s := startRelay(t, nil)
+func TestGuessingIsSilenced(t *testing.T) { forEachDataPlane(t, testGuessingIsSilenced) }
+
+func testGuessingIsSilenced(t *testing.T, plane string) {
+	s := startRelay(t, plane, nil)
 	mallory := newRawClient(t, s, "alice")
 	mallory.password = "guess"
 	answered := 0
@@ -117,9 +121,11 @@ func TestBucket(t *testing.T) {
 }
 
 // TestBandwidth: what exceeds the bound of an allocation is lost, each way.
-func TestBandwidth(t *testing.T) {
+func TestBandwidth(t *testing.T) { forEachDataPlane(t, testBandwidth) }
+
+func testBandwidth(t *testing.T, plane string) {
 	frozen := time.Now()
-	s := startRelay(t, func(cfg *Config) {
+	s := startRelay(t, plane, func(cfg *Config) {
 		cfg.Bandwidth = 10_000
 		cfg.tune.now = func() time.Time { return frozen }
 	})
@@ -138,22 +144,17 @@ func TestBandwidth(t *testing.T) {
 	}
 }
 
-// TestPermissionRace holds a permission between its publication and the start of its timer until the allocation's time is over. Up to v5.1.2 pion panics there:
-// the first half shows that with pion alone, in a process of its own, and the second that this package does not.
+// TestPermissionRace holds a permission between its publication and the start of its timer until the allocation's time is over. Up to v5.1.2 pion panics
+// there, which TestBarePionPanics shows, and this package does not.
 func TestPermissionRace(t *testing.T) {
 	t.Parallel()
-	if os.Getenv("SOTTO_BARE_PION") != "" {
-		barePionRace(t)
-		return
-	}
-	test := exec.Command(os.Args[0], "-test.run=^TestPermissionRace$")
-	test.Env = append(os.Environ(), "SOTTO_BARE_PION=1")
-	if out, err := test.CombinedOutput(); err == nil || !strings.Contains(string(out), "nil pointer dereference") {
-		t.Errorf("pion alone survives: is the guard still needed? %v\n%s", err, out)
-	}
+	forEachDataPlane(t, testPermissionRace)
+}
 
+func testPermissionRace(t *testing.T, plane string) {
+	t.Parallel()
 	release := make(chan struct{})
-	s := startRelay(t, func(c *Config) { c.tune.onPermission = func() { <-release } })
+	s := startRelay(t, plane, func(c *Config) { c.tune.onPermission = func() { <-release } })
 	alice := newRawClient(t, s, "alice")
 	alice.mustSucceed(stun.MethodAllocate, udpTransport, lifetime(1))
 	r := relaysOf(s)[0]
@@ -168,6 +169,20 @@ func TestPermissionRace(t *testing.T) {
 	close(release)
 	eventually(t, "the allocation closes", func() bool { return s.table.byPublic(r.public) == nil })
 	newRawClient(t, s, "alice").mustSucceed(stun.MethodAllocate, udpTransport) // and the relay is well
+}
+
+// TestBarePionPanics is the same with pion alone, in a process of its own.
+func TestBarePionPanics(t *testing.T) {
+	t.Parallel()
+	if os.Getenv("SOTTO_BARE_PION") != "" {
+		barePionRace(t)
+		return
+	}
+	test := exec.Command(os.Args[0], "-test.run=^TestBarePionPanics$")
+	test.Env = append(os.Environ(), "SOTTO_BARE_PION=1")
+	if out, err := test.CombinedOutput(); err == nil || !strings.Contains(string(out), "nil pointer dereference") {
+		t.Errorf("pion alone survives: is the guard still needed? %v\n%s", err, out)
+	}
 }
 
 func barePionRace(t *testing.T) {
@@ -216,7 +231,7 @@ func TestLateCreationIsWaitedFor(t *testing.T) {
 
 // TestErrorsSayWhatToDo: each names the thing that is wrong and the way out.
 func TestErrorsSayWhatToDo(t *testing.T) {
-	s := startRelay(t, func(c *Config) { overStreams(t, c) })
+	s := startRelay(t, planeAuto, func(c *Config) { overStreams(t, c) })
 	base := Config{UDP: []string{"127.0.0.1:0"}, Secrets: [][]byte{testSecret}, AllowPeers: loopback}
 	for _, c := range []struct {
 		name   string
@@ -254,11 +269,13 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 }
 
 // TestPortsRunOut: the range is used up to its last port, and says so.
-func TestPortsRunOut(t *testing.T) {
+func TestPortsRunOut(t *testing.T) { forEachDataPlane(t, testPortsRunOut) }
+
+func testPortsRunOut(t *testing.T, plane string) {
 	probe := listenOn(t, "127.0.0.1")
 	port := addrPort(probe.LocalAddr()).Port()
 	_ = probe.Close()
-	s := startRelay(t, func(c *Config) { c.RelayPorts = PortRange{port, port} })
+	s := startRelay(t, plane, func(c *Config) { c.RelayPorts = PortRange{port, port} })
 	alice := newRawClient(t, s, "alice")
 	if got := relayedAddr(t, alice.mustSucceed(stun.MethodAllocate, udpTransport)).Port(); got != port {
 		t.Errorf("port %d, want %d", got, port)
@@ -273,7 +290,11 @@ func TestPortsRunOut(t *testing.T) {
 // TestOtherErrorsEndTheSearchForAPort: a port in use is passed over; any other error, here of an address that this machine has not, ends the search at
 // the first of 16,384 ports, for the goroutine that serves all clients is waiting.
 func TestOtherErrorsEndTheSearchForAPort(t *testing.T) {
-	s := startRelay(t, func(c *Config) { c.RelayPorts = PortRange{} })
+	forEachDataPlane(t, testOtherErrorsEndTheSearchForAPort)
+}
+
+func testOtherErrorsEndTheSearchForAPort(t *testing.T, plane string) {
+	s := startRelay(t, plane, func(c *Config) { c.RelayPorts = PortRange{} })
 	at := s.relays[0]
 	if _, err := s.table.open(s, relayAddr{netip.MustParseAddr("192.0.2.77"), at.public}, 0, openUDPPort); !errors.Is(err, syscall.EADDRNOTAVAIL) {
 		t.Errorf("%v, want the first port's error", err)
@@ -291,8 +312,10 @@ func TestOtherErrorsEndTheSearchForAPort(t *testing.T) {
 }
 
 // TestMetrics: they obey Prometheus's conventions, and no series is named after anybody.
-func TestMetrics(t *testing.T) {
-	s := startRelay(t, nil)
+func TestMetrics(t *testing.T) { forEachDataPlane(t, testMetrics) }
+
+func testMetrics(t *testing.T, plane string) {
+	s := startRelay(t, plane, nil)
 	newRawClient(t, s, "alice").mustSucceed(stun.MethodAllocate, udpTransport)
 	if got := testutil.ToFloat64(s.metrics.allocations); got != 1 {
 		t.Errorf("%v allocations", got)

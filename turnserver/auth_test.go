@@ -11,9 +11,11 @@ import (
 )
 
 // TestCallOutlivesItsCredential: with the credential expired the allocation is refreshed and opens new peers; nothing new begins with it.
-func TestCallOutlivesItsCredential(t *testing.T) {
+func TestCallOutlivesItsCredential(t *testing.T) { forEachDataPlane(t, testCallOutlivesItsCredential) }
+
+func testCallOutlivesItsCredential(t *testing.T, plane string) {
 	c := &clock{}
-	s := startRelay(t, func(cfg *Config) { cfg.tune.now = c.now })
+	s := startRelay(t, plane, func(cfg *Config) { cfg.tune.now = c.now })
 	alice, late := newRawClient(t, s, "alice"), newRawClient(t, s, "alice")
 	late.username, late.password = alice.username, alice.password
 	alice.mustSucceed(stun.MethodAllocate, udpTransport)
@@ -50,8 +52,12 @@ func TestCallOutlivesItsCredential(t *testing.T) {
 
 // TestPionClientRefreshesAfterExpiry is the same with the client that ICE uses, its own timers and a short allocation.
 func TestPionClientRefreshesAfterExpiry(t *testing.T) {
+	forEachDataPlane(t, testPionClientRefreshesAfterExpiry)
+}
+
+func testPionClientRefreshesAfterExpiry(t *testing.T, plane string) {
 	c := &clock{}
-	s := startRelay(t, func(cfg *Config) { cfg.tune.now, cfg.tune.lifetime = c.now, 2*time.Second })
+	s := startRelay(t, plane, func(cfg *Config) { cfg.tune.now, cfg.tune.lifetime = c.now, 2*time.Second })
 	conn := allocate(t, pionClient(t, s, "alice"))
 	c.advance(time.Hour)
 	other := listenOn(t, "127.0.0.2")
@@ -61,9 +67,11 @@ func TestPionClientRefreshesAfterExpiry(t *testing.T) {
 }
 
 // TestSecretsRotate: both secrets are good while both are configured; a call set up with the old one survives its removal.
-func TestSecretsRotate(t *testing.T) {
+func TestSecretsRotate(t *testing.T) { forEachDataPlane(t, testSecretsRotate) }
+
+func testSecretsRotate(t *testing.T, plane string) {
 	fresh := []byte("the secret that replaces it")
-	s := startRelay(t, nil)
+	s := startRelay(t, plane, nil)
 	withFresh := func() *rawClient {
 		c := newRawClient(t, s, "bob")
 		c.username, c.password = turncred.Mint(fresh, "bob", time.Minute, time.Now())
@@ -92,7 +100,9 @@ func TestSecretsRotate(t *testing.T) {
 }
 
 // TestQuotas: by user over several addresses, by address over several users, in all; and given back.
-func TestQuotas(t *testing.T) {
+func TestQuotas(t *testing.T) { forEachDataPlane(t, testQuotas) }
+
+func testQuotas(t *testing.T, plane string) {
 	for _, c := range []struct {
 		name   string
 		change func(*Config)
@@ -103,7 +113,7 @@ func TestQuotas(t *testing.T) {
 		{"in all", func(c *Config) { c.MaxAllocations = 3 }, func(i int) string { return string(rune('a' + i)) }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			s := startRelay(t, c.change)
+			s := startRelay(t, plane, c.change)
 			var first *rawClient
 			for i := range 3 {
 				client := newRawClient(t, s, c.user(i))

@@ -17,17 +17,23 @@ import (
 //
 //	go test -run '^$' -bench Forward -benchtime 200000x ./turnserver
 func BenchmarkForward(b *testing.B) {
+	for _, plane := range dataPlanes() {
+		b.Run(plane, func(b *testing.B) { benchmarkForward(b, plane) })
+	}
+}
+
+func benchmarkForward(b *testing.B, plane string) {
 	for _, size := range []int{172, 1200} { // an Opus packet, a video packet
 		b.Run(fmt.Sprintf("to-peer/%d", size), func(b *testing.B) {
-			alice, _, other := boundChannel(b)
+			alice, _, other := boundChannel(b, plane)
 			pump(b, size, alice.conn.Write, other, 0)
 		})
 		b.Run(fmt.Sprintf("from-peer/%d", size), func(b *testing.B) {
-			alice, relayed, other := boundChannel(b)
+			alice, relayed, other := boundChannel(b, plane)
 			pump(b, size, func(p []byte) (int, error) { return other.WriteToUDPAddrPort(p[4:], relayed) }, alice.conn, 4)
 		})
 		b.Run(fmt.Sprintf("relay-to-relay/%d", size), func(b *testing.B) {
-			s := startRelay(b, nil)
+			s := startRelay(b, plane, nil)
 			alice, bob := newRawClient(b, s, "alice"), newRawClient(b, s, "bob")
 			atAlice := relayedAddr(b, alice.mustSucceed(stun.MethodAllocate, udpTransport))
 			atBob := relayedAddr(b, bob.mustSucceed(stun.MethodAllocate, udpTransport))
@@ -39,8 +45,8 @@ func BenchmarkForward(b *testing.B) {
 }
 
 // boundChannel is an allocation with a channel to a peer.
-func boundChannel(b *testing.B) (client *rawClient, relayed netip.AddrPort, peer *net.UDPConn) {
-	client = newRawClient(b, startRelay(b, nil), "alice")
+func boundChannel(b *testing.B, plane string) (client *rawClient, relayed netip.AddrPort, peer *net.UDPConn) {
+	client = newRawClient(b, startRelay(b, plane, nil), "alice")
 	relayed = relayedAddr(b, client.mustSucceed(stun.MethodAllocate, udpTransport))
 	peer = listenOn(b, "127.0.0.2")
 	client.mustSucceed(stun.MethodChannelBind, channelAttr(0x4000), peerAttr(addrPort(peer.LocalAddr())))

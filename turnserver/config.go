@@ -57,6 +57,10 @@ type Config struct {
 	// (default 256; of a /48 as above).
 	MaxConnections, MaxConnectionsPerAddress int
 
+	// DataPlane says how packets of clients that come by UDP are carried: "auto" (the default), the fastest way that this system has, which on Linux is
+	// a loop for each core that moves packets in batches; or "portable", one system call for each packet, as on other systems.
+	DataPlane string
+
 	// Logger gets what an operator must know, never a user name or an address. Default: silence.
 	Logger *slog.Logger
 
@@ -114,6 +118,13 @@ func (c Config) withDefaults() (Config, error) {
 	if c.RelayPorts.Min == 0 || c.RelayPorts.Min > c.RelayPorts.Max {
 		return c, fmt.Errorf("turnserver: relay ports %d-%d are not a range: the first must be at least 1 and at most the last",
 			c.RelayPorts.Min, c.RelayPorts.Max)
+	}
+	switch c.DataPlane {
+	case "":
+		c.DataPlane = planeAuto
+	case planeAuto, planePortable:
+	default:
+		return c, fmt.Errorf("turnserver: no data plane is called %q: choose %q or %q", c.DataPlane, planeAuto, planePortable)
 	}
 	if c.Realm == "" {
 		c.Realm = defaultRealm

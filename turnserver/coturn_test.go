@@ -19,12 +19,17 @@ import (
 // TestCoturnClient has coturn's own test client (turnutils_uclient, Debian package coturn) talk through the relay: with channels and with Send indications,
 // over UDP, TCP and TLS, to a peer and from client to client.
 func TestCoturnClient(t *testing.T) {
+	t.Parallel()
+	forEachDataPlane(t, testCoturnClient)
+}
+
+func testCoturnClient(t *testing.T, plane string) {
 	program, err := exec.LookPath("turnutils_uclient")
 	if err != nil {
 		t.Skip("turnutils_uclient is not installed (Debian package coturn)")
 	}
 	t.Parallel()
-	s := startRelay(t, func(c *Config) {
+	s := startRelay(t, plane, func(c *Config) {
 		overStreams(t, c)
 		c.UDP = append(c.UDP, "[::1]:0")
 		c.AllowPeers = append(c.AllowPeers, prefixes("::1/128")...)

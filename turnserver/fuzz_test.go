@@ -89,28 +89,36 @@ func FuzzDatagram(f *testing.F) {
 	for _, b := range seeds() {
 		f.Add(b)
 	}
-	s := startRelay(f, func(c *Config) { c.tune.now = flying() })
-	alice := newRawClient(f, s, "alice")
-	relayed := relayedAddr(f, alice.mustSucceed(stun.MethodAllocate, udpTransport))
-	from := listenOn(f, "127.0.0.2")
-	alice.mustSucceed(stun.MethodChannelBind, channelAttr(0x4000), peerAttr(addrPort(from.LocalAddr())))
-	stranger, err := net.Dial("udp4", s.Addrs().UDP[0].String())
-	if err != nil {
-		f.Fatal(err)
-	}
-	defer stranger.Close()
-	f.Fuzz(func(t *testing.T, b []byte) {
-		_, _ = stranger.Write(b)
-		_, _ = alice.conn.Write(b)
-		_, _ = from.WriteToUDPAddrPort(b, relayed)
-		again := *alice
-		again.t = t
-		for range 3 { // an answer may be lost among what the fuzzer provokes
-			if codeOf(again.ask(stun.BindingRequest)) == 0 {
-				return
-			}
+	var targets []func(t *testing.T, b []byte)
+	for _, plane := range dataPlanes() {
+		s := startRelay(f, plane, func(c *Config) { c.tune.now = flying() })
+		alice := newRawClient(f, s, "alice")
+		relayed := relayedAddr(f, alice.mustSucceed(stun.MethodAllocate, udpTransport))
+		from := listenOn(f, "127.0.0.2")
+		alice.mustSucceed(stun.MethodChannelBind, channelAttr(0x4000), peerAttr(addrPort(from.LocalAddr())))
+		stranger, err := net.Dial("udp4", s.Addrs().UDP[0].String())
+		if err != nil {
+			f.Fatal(err)
 		}
-		t.Fatal("the relay does not answer any more")
+		defer stranger.Close()
+		targets = append(targets, func(t *testing.T, b []byte) {
+			_, _ = stranger.Write(b)
+			_, _ = alice.conn.Write(b)
+			_, _ = from.WriteToUDPAddrPort(b, relayed)
+			again := *alice
+			again.t = t
+			for range 3 { // an answer may be lost among what the fuzzer provokes
+				if codeOf(again.ask(stun.BindingRequest)) == 0 {
+					return
+				}
+			}
+			t.Fatal("the relay does not answer any more: " + plane)
+		})
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		for _, target := range targets {
+			target(t, b)
+		}
 	})
 }
 

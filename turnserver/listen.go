@@ -11,11 +11,44 @@ import (
 	"time"
 )
 
-// datagrams is a UDP listener.
+// udpListener is a socket that clients reach by UDP.
+type udpListener interface {
+	socket
+	at() netip.AddrPort
+	begin(f *frontend) error // all listeners are open now, and f will read from this one
+}
+
+// The data planes.
+const (
+	planeAuto     = "auto"
+	planePortable = "portable"
+)
+
+// openUDP opens the listeners of one address: the fastest that this system has, or the portable one. What it opened before an error it returns too.
+func (s *Server) openUDP(address string) ([]udpListener, error) {
+	conn, err := listenUDP(address)
+	if err != nil {
+		return nil, err
+	}
+	if !hasLoops || s.cfg.DataPlane == planePortable {
+		setBuffers(conn)
+		return []udpListener{&datagrams{s, conn}}, nil
+	}
+	opened, err := s.openLoops(conn)
+	if err != nil {
+		err = fmt.Errorf("turnserver: cannot serve UDP %s: %w", address, err)
+	}
+	return opened, err
+}
+
+// datagrams is a UDP listener of the portable data plane.
 type datagrams struct {
 	s    *Server
 	conn *net.UDPConn
 }
+
+func (d *datagrams) at() netip.AddrPort    { return addrPort(d.conn.LocalAddr()) }
+func (d *datagrams) begin(*frontend) error { return nil }
 
 func (d *datagrams) read(b []byte) (int, netip.AddrPort, error) {
 	for {
@@ -57,9 +90,12 @@ func listenUDP(address string) (*net.UDPConn, error) {
 	if err != nil {
 		return nil, explain("UDP", address, err)
 	}
+	return conn, nil
+}
+
+func setBuffers(conn *net.UDPConn) {
 	_ = conn.SetReadBuffer(socketBuffer)
 	_ = conn.SetWriteBuffer(socketBuffer)
-	return conn, nil
 }
 
 func listenTCP(address string) (*net.TCPListener, error) {

@@ -64,8 +64,10 @@ var forbidden = []struct{ kind, addr string }{
 var globalPeers = []string{"8.8.8.8", "1.1.1.1", "100.63.255.255", "100.128.0.1", "172.32.0.1", "198.20.0.1", "223.255.255.255", "2600::8", "2a00:1450::1", "::ffff:8.8.8.8"}
 
 // TestForbiddenPeers asks a relay with nothing opened for each of them in every way there is, and then tries to send anyway.
-func TestForbiddenPeers(t *testing.T) {
-	s := startRelay(t, func(c *Config) {
+func TestForbiddenPeers(t *testing.T) { forEachDataPlane(t, testForbiddenPeers) }
+
+func testForbiddenPeers(t *testing.T, plane string) {
+	s := startRelay(t, plane, func(c *Config) {
 		c.UDP = []string{"127.0.0.1:0", "[::1]:0"}
 		c.AllowPeers = nil
 		c.External = []netip.Addr{netip.MustParseAddr("11.22.33.44"), netip.MustParseAddr("2600::7")}
@@ -145,8 +147,10 @@ func TestOpenedRangesDecodeEmbeddedAddresses(t *testing.T) {
 
 // TestOwnServicesStayOutOfReach: 127.0.0.0/8 is opened and a service listens on 127.0.0.1, as signaling does in the demo. Neither can a client
 // speak to it, by any method, nor can it speak to a client; nor is the relay's own listening port a peer.
-func TestOwnServicesStayOutOfReach(t *testing.T) {
-	s := startRelay(t, nil)
+func TestOwnServicesStayOutOfReach(t *testing.T) { forEachDataPlane(t, testOwnServicesStayOutOfReach) }
+
+func testOwnServicesStayOutOfReach(t *testing.T, plane string) {
+	s := startRelay(t, plane, nil)
 	service := listenOn(t, "127.0.0.1")
 	alice, bob := newRawClient(t, s, "alice"), newRawClient(t, s, "bob")
 	a := relayedAddr(t, alice.mustSucceed(stun.MethodAllocate, udpTransport))
@@ -183,8 +187,10 @@ func TestOwnServicesStayOutOfReach(t *testing.T) {
 
 // TestLoopbackIsThisMachine: a service bound to all addresses, or to a loopback address that no interface names, such as a resolver's 127.0.0.53,
 // is as much out of reach as one on 127.0.0.1. That another client is relayed here changes nothing.
-func TestLoopbackIsThisMachine(t *testing.T) {
-	s := startRelay(t, nil)
+func TestLoopbackIsThisMachine(t *testing.T) { forEachDataPlane(t, testLoopbackIsThisMachine) }
+
+func testLoopbackIsThisMachine(t *testing.T, plane string) {
+	s := startRelay(t, plane, nil)
 	alice, bob := newRawClient(t, s, "alice"), newRawClient(t, s, "bob")
 	a := relayedAddr(t, alice.mustSucceed(stun.MethodAllocate, udpTransport))
 	bob.mustSucceed(stun.MethodAllocate, udpTransport)
@@ -233,9 +239,11 @@ func TestNetworksOfLoopbackInterfaces(t *testing.T) {
 }
 
 // TestPermissionsExpire: five minutes after the last CreatePermission nothing passes, on a channel neither, though pion would let it.
-func TestPermissionsExpire(t *testing.T) {
+func TestPermissionsExpire(t *testing.T) { forEachDataPlane(t, testPermissionsExpire) }
+
+func testPermissionsExpire(t *testing.T, plane string) {
 	c := &clock{}
-	s := startRelay(t, func(cfg *Config) { cfg.tune.now = c.now })
+	s := startRelay(t, plane, func(cfg *Config) { cfg.tune.now = c.now })
 	alice := newRawClient(t, s, "alice")
 	relayed := relayedAddr(t, alice.mustSucceed(stun.MethodAllocate, udpTransport))
 	other := listenOn(t, "127.0.0.2")
@@ -262,8 +270,10 @@ func TestPermissionsExpire(t *testing.T) {
 }
 
 // TestPermissionsAreBounded: one allocation cannot make the relay remember without end.
-func TestPermissionsAreBounded(t *testing.T) {
-	s := startRelay(t, nil)
+func TestPermissionsAreBounded(t *testing.T) { forEachDataPlane(t, testPermissionsAreBounded) }
+
+func testPermissionsAreBounded(t *testing.T, plane string) {
+	s := startRelay(t, plane, nil)
 	alice := newRawClient(t, s, "alice")
 	alice.mustSucceed(stun.MethodAllocate, udpTransport)
 	next := netip.MustParseAddr("9.0.0.0")

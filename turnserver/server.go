@@ -36,7 +36,8 @@ type Server struct {
 	stopOnce sync.Once
 
 	mu        sync.Mutex
-	datagrams []*datagrams
+	udp       []udpListener
+	serving   int // how many of udp have a frontend that reads
 	listeners []net.Listener
 	streams   map[*stream]struct{}
 	closed    bool
@@ -71,8 +72,9 @@ func New(cfg Config) (*Server, error) {
 	s.policy.refresh(cfg.External)
 	if err := s.listen(); err != nil {
 		s.close()
-		for _, d := range s.datagrams { // nobody may be reading yet
-			_ = d.conn.Close()
+		for _, u := range s.udp[s.serving:] { // nobody reads these
+			s.tasks.Add(1)
+			u.ended()
 		}
 		s.tasks.Wait()
 		return nil, err
@@ -84,12 +86,12 @@ func New(cfg Config) (*Server, error) {
 // listen opens every socket before the first client is served, so that a failure leaves nothing behind.
 func (s *Server) listen() error {
 	for _, address := range s.cfg.UDP {
-		conn, err := listenUDP(address)
+		opened, err := s.openUDP(address)
+		s.udp = append(s.udp, opened...)
 		if err != nil {
 			return err
 		}
-		s.datagrams = append(s.datagrams, &datagrams{s, conn})
-		s.addrs.UDP = append(s.addrs.UDP, addrPort(conn.LocalAddr()))
+		s.addrs.UDP = append(s.addrs.UDP, opened[0].at())
 	}
 	var configs []*tls.Config // of each listener; nil: plain TCP
 	open := func(addresses []string, config *tls.Config, bound *[]netip.AddrPort) error {
@@ -130,13 +132,19 @@ func (s *Server) listen() error {
 	s.ours = append(s.ours, s.addrs.External...)
 	s.policy.refresh(s.ours)
 
-	for _, d := range s.datagrams {
-		f := &frontend{s: s, socket: d, local: addrPort(d.conn.LocalAddr()), relays: make(map[netip.AddrPort]*relay)}
-		s.tasks.Add(1)
-		if err := f.start(); err != nil {
-			s.tasks.Done()
+	for _, u := range s.udp {
+		f := &frontend{s: s, socket: u, local: u.at(), relays: make(map[netip.AddrPort]*relay)}
+		err := u.begin(f)
+		if err == nil {
+			s.tasks.Add(1)
+			if err = f.start(); err != nil {
+				s.tasks.Done()
+			}
+		}
+		if err != nil {
 			return fmt.Errorf("turnserver: %w", err)
 		}
+		s.serving++
 	}
 	for i, l := range s.listeners {
 		s.tasks.Add(1)
@@ -229,8 +237,8 @@ func (s *Server) close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.closed = true
-	for _, d := range s.datagrams {
-		d.close()
+	for _, u := range s.udp {
+		u.close()
 	}
 	for st := range s.streams {
 		st.close()

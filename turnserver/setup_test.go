@@ -30,10 +30,24 @@ var (
 	elsewhere = prefixes("127.0.0.2/32")
 )
 
+// dataPlanes are the ways to carry packets that this system has. They behave alike.
+func dataPlanes() []string {
+	if hasLoops {
+		return []string{planeAuto, planePortable}
+	}
+	return []string{planePortable}
+}
+
+func forEachDataPlane(t *testing.T, test func(t *testing.T, plane string)) {
+	for _, plane := range dataPlanes() {
+		t.Run(plane, func(t *testing.T) { test(t, plane) })
+	}
+}
+
 // startRelay runs a relay on free ports of 127.0.0.1 and ends it with the test, which fails if anything stays behind.
-func startRelay(t testing.TB, change func(*Config)) *Server {
+func startRelay(t testing.TB, plane string, change func(*Config)) *Server {
 	t.Helper()
-	cfg := Config{UDP: []string{"127.0.0.1:0"}, Secrets: [][]byte{testSecret}, AllowPeers: loopback, tune: tuning{foreign: elsewhere}}
+	cfg := Config{UDP: []string{"127.0.0.1:0"}, Secrets: [][]byte{testSecret}, AllowPeers: loopback, DataPlane: plane, tune: tuning{foreign: elsewhere}}
 	var logged bytes.Buffer
 	cfg.Logger = slog.New(slog.NewTextHandler(&logged, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	if change != nil {

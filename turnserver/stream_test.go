@@ -46,12 +46,16 @@ func overStreams(t testing.TB, c *Config) {
 // TestSilentConnectionsAreClosed opens many connections that say one byte, or half a message, or a bit at a time, in plain TCP and below
 // TLS: ten seconds later the relay holds none of them.
 func TestSilentConnectionsAreClosed(t *testing.T) {
+	forEachDataPlane(t, testSilentConnectionsAreClosed)
+}
+
+func testSilentConnectionsAreClosed(t *testing.T, plane string) {
 	if testing.Short() {
 		t.Skip("takes ten seconds")
 	}
 	t.Parallel()
 	const connections = 2000
-	s := startRelay(t, func(c *Config) { overStreams(t, c); c.MaxConnectionsPerAddress = connections })
+	s := startRelay(t, plane, func(c *Config) { overStreams(t, c); c.MaxConnectionsPerAddress = connections })
 	start := time.Now()
 	var wg sync.WaitGroup
 	var slowest atomic.Int64
@@ -105,7 +109,7 @@ func isTimeout(err error) bool {
 
 // TestIdleConnectionsAreClosed: one that spoke and holds no allocation, and one whose allocation is over; but not one with an allocation.
 func TestIdleConnectionsAreClosed(t *testing.T) {
-	s := startRelay(t, func(c *Config) { overStreams(t, c); c.tune.idle = 300 * time.Millisecond })
+	s := startRelay(t, planeAuto, func(c *Config) { overStreams(t, c); c.tune.idle = 300 * time.Millisecond })
 	dial := func(id string) *rawClient {
 		c := newRawClient(t, s, id)
 		_ = c.conn.Close()
@@ -136,7 +140,7 @@ func TestIdleConnectionsAreClosed(t *testing.T) {
 
 // TestConnectionsAreLimited: above the limit of an address a connection is closed at once, and a closed one makes room.
 func TestConnectionsAreLimited(t *testing.T) {
-	s := startRelay(t, func(c *Config) { overStreams(t, c); c.MaxConnectionsPerAddress = 3 })
+	s := startRelay(t, planeAuto, func(c *Config) { overStreams(t, c); c.MaxConnectionsPerAddress = 3 })
 	var conns []net.Conn
 	for range 4 {
 		conn, err := net.Dial("tcp4", s.Addrs().TCP[0].String())
@@ -160,7 +164,11 @@ func TestConnectionsAreLimited(t *testing.T) {
 // TestBrokenFramesCloseTheConnection: on a stream nothing can be skipped. The second one made pion v5.1.1's own reader spin for ever: 65,516 + 20
 // is 0 in sixteen bits.
 func TestBrokenFramesCloseTheConnection(t *testing.T) {
-	s := startRelay(t, func(c *Config) { overStreams(t, c) })
+	forEachDataPlane(t, testBrokenFramesCloseTheConnection)
+}
+
+func testBrokenFramesCloseTheConnection(t *testing.T, plane string) {
+	s := startRelay(t, plane, func(c *Config) { overStreams(t, c) })
 	for name, frame := range map[string]string{
 		"neither STUN nor ChannelData": "\xff\xff\xff\xff",
 		"a length that wraps around":   "\x00\x01\xff\xec\x21\x12\xa4\x42",
@@ -181,7 +189,7 @@ func TestBrokenFramesCloseTheConnection(t *testing.T) {
 
 // TestFramesInPieces: messages arrive split and joined at every byte, the shortest ChannelData among them.
 func TestFramesInPieces(t *testing.T) {
-	s := startRelay(t, func(c *Config) { overStreams(t, c) })
+	s := startRelay(t, planeAuto, func(c *Config) { overStreams(t, c) })
 	c := newRawClient(t, s, "alice")
 	_ = c.conn.Close()
 	conn, err := net.Dial("tcp4", s.Addrs().TCP[0].String())
@@ -210,7 +218,7 @@ func TestFramesInPieces(t *testing.T) {
 
 // TestBusyConnectionsLive: a connection on which no read ever ends at the end of a message has a deadline for each message, not for all.
 func TestBusyConnectionsLive(t *testing.T) {
-	s := startRelay(t, func(c *Config) {
+	s := startRelay(t, planeAuto, func(c *Config) {
 		overStreams(t, c)
 		c.tune.firstFrame, c.tune.restOfFrame = 250*time.Millisecond, 250*time.Millisecond
 	})
@@ -238,7 +246,7 @@ func TestCertificateReload(t *testing.T) {
 	var current atomic.Pointer[tls.Certificate]
 	first, second := selfSigned(t, 1), selfSigned(t, 2)
 	current.Store(&first)
-	s := startRelay(t, func(c *Config) {
+	s := startRelay(t, planeAuto, func(c *Config) {
 		overStreams(t, c)
 		c.TLSConfig = &tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return current.Load(), nil }}
 	})
@@ -263,8 +271,10 @@ func TestCertificateReload(t *testing.T) {
 }
 
 // TestShutdown: with a live call it waits as long as it may and says that it cut it off; without one it returns at once; and the ports are free.
-func TestShutdown(t *testing.T) {
-	s := startRelay(t, func(c *Config) { overStreams(t, c) })
+func TestShutdown(t *testing.T) { forEachDataPlane(t, testShutdown) }
+
+func testShutdown(t *testing.T, plane string) {
+	s := startRelay(t, plane, func(c *Config) { overStreams(t, c) })
 	alice := newRawClient(t, s, "alice")
 	alice.mustSucceed(stun.MethodAllocate, udpTransport)
 	done := make(chan error)

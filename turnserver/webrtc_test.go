@@ -14,8 +14,10 @@ import (
 )
 
 // TestWebRTC calls through the relay with two ordinary peer connections that may use nothing else, over each transport.
-func TestWebRTC(t *testing.T) {
-	s := startRelay(t, func(c *Config) { overStreams(t, c) })
+func TestWebRTC(t *testing.T) { forEachDataPlane(t, testWebRTC) }
+
+func testWebRTC(t *testing.T, plane string) {
+	s := startRelay(t, plane, func(c *Config) { overStreams(t, c) })
 	for _, url := range s.URLs() {
 		t.Run(url[:5]+url[len(url)-3:], func(t *testing.T) {
 			alice, bob := relayOnly(t, s, url, "alice"), relayOnly(t, s, url, "bob")

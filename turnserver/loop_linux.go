@@ -1,0 +1,200 @@
+package turnserver
+
+import (
+	"encoding/binary"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A loop is a UDP listener of Linux's data plane, with the relayed ports of the clients that it serves. pion's read goroutine is its only
+// thread, inside read:
+//
+//  1. epoll says which sockets have something; recvmmsg takes it, runs of datagrams that the kernel joined (UDP_GRO) among it.
+//  2. ChannelData of clients goes to the peer, or to the client of another allocation of this server (forward_linux.go).
+//  3. What peers sent goes to the client, as ChannelData or in a Data indication.
+//  4. All that is sent at the end of the batch (departures_linux.go).
+//  5. Everything else of clients is for pion, one message at a time: read returns.
+//
+// A listening address has a loop for each core. The kernel spreads clients over them by a hash of addresses and ports (SO_REUSEPORT), and their
+// number never changes, so a client stays with the loop that holds its allocation.
+type loop struct {
+	s     *Server
+	f     *frontend
+	local netip.AddrPort
+
+	epoll, wake int
+	listener    *outlet
+	others      map[netip.AddrPort]*outlet // the other listening addresses, whose clients this loop reaches directly
+
+	events [128]unix.EpollEvent
+	ready  []unix.EpollEvent // not yet looked at
+	now    time.Time         // when they came
+
+	in      *arrivals
+	clients batch
+	out     departures
+	scratch []byte // Data indications that wait in out
+
+	mu    sync.Mutex
+	ports map[int]*loopPort // by descriptor
+	over  bool              // the descriptors are closed
+}
+
+// batch is what came from clients at once and is not looked at yet.
+type batch struct {
+	slot, end int
+	run       run
+	more      bool // something is left of run
+}
+
+// newLoop takes over the listening socket fd.
+func newLoop(s *Server, fd int, local netip.AddrPort) (*loop, error) {
+	name, err := unix.Getsockname(fd)
+	if err != nil {
+		_ = unix.Close(fd)
+		return nil, err
+	}
+	_, v6 := name.(*unix.SockaddrInet6)
+	l := &loop{
+		s: s, local: local, epoll: -1, wake: -1, listener: &outlet{fd: fd, v6: v6}, others: make(map[netip.AddrPort]*outlet),
+		in: newArrivals(), scratch: make([]byte, 0, 1<<16), ports: make(map[int]*loopPort),
+	}
+	if l.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err == nil {
+		if l.wake, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err == nil {
+			if err = l.watch(l.wake); err == nil {
+				err = l.watch(fd)
+			}
+		}
+	}
+	if err != nil {
+		l.release()
+		return nil, err
+	}
+	tune(fd, v6)
+	_, err = unix.GetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_SEGMENT)
+	l.out.whole = err != nil // Linux before 4.18 would send what we join as one datagram
+	return l, nil
+}
+
+// tune asks for what the loop can do without: joined datagrams, and the byte with DSCP and ECN of each.
+func tune(fd int, v6 bool) {
+	_ = unix.SetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_GRO, 1)
+	_ = unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_RECVTOS, 1)
+	if v6 {
+		_ = unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_RECVTCLASS, 1)
+	}
+}
+
+func (l *loop) watch(fd int) error {
+	return unix.EpollCtl(l.epoll, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(fd)})
+}
+
+func (l *loop) at() netip.AddrPort { return l.local }
+
+// begin is told whose socket the loop is, when all listeners are open.
+func (l *loop) begin(f *frontend) error {
+	l.f = f
+	for _, u := range l.s.udp {
+		other, ok := u.(*loop)
+		if !ok || other.local == l.local || l.others[other.local] != nil {
+			continue
+		}
+		fd, err := unix.FcntlInt(uintptr(other.listener.fd), unix.F_DUPFD_CLOEXEC, 0) // ours for as long as we need it
+		if err != nil {
+			return err
+		}
+		l.others[other.local] = &outlet{fd: fd, v6: other.listener.v6}
+	}
+	return nil
+}
+
+// read forwards until something comes that is for pion.
+func (l *loop) read(b []byte) (int, netip.AddrPort, error) {
+	for l.now = l.s.now(); ; {
+		if n, client, ok := l.fromClients(b); ok {
+			l.flush() // what came before it goes before it is answered
+			return n, client, nil
+		}
+		if len(l.ready) == 0 {
+			l.flush()
+			n, err := unix.EpollWait(l.epoll, l.events[:], -1)
+			if err != nil && err != unix.EINTR {
+				return 0, netip.AddrPort{}, err
+			}
+			l.ready, l.now = l.events[:max(n, 0)], l.s.now()
+			continue
+		}
+		fd := int(l.ready[0].Fd)
+		l.ready = l.ready[1:]
+		switch fd {
+		case l.wake:
+			l.flush()
+			return 0, netip.AddrPort{}, net.ErrClosed
+		case l.listener.fd:
+			l.room()
+			l.clients.slot, l.clients.end = l.in.receive(fd)
+		default:
+			l.fromPeers(fd)
+		}
+	}
+}
+
+// room empties the slots if there are too few for a good batch.
+func (l *loop) room() {
+	if slots-l.in.used < slots/2 {
+		l.flush()
+		l.in.used = 0
+	}
+}
+
+func (l *loop) flush() {
+	if len(l.out.waiting) > 0 {
+		l.out.flush()
+		l.scratch = l.scratch[:0]
+	}
+	if len(l.ready) == 0 && l.clients.slot == l.clients.end && !l.clients.more {
+		l.in.used = 0
+	}
+}
+
+// write sends an answer of pion's. What cannot be sent is lost: the client asks again.
+func (l *loop) write(b []byte, client netip.AddrPort) { _ = l.listener.write(b, client) }
+
+func (l *loop) idle() {}
+
+// close makes read fail; pion then ends its allocations.
+func (l *loop) close() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.over {
+		_, _ = unix.Write(l.wake, binary.NativeEndian.AppendUint64(nil, 1))
+	}
+}
+
+func (l *loop) ended() {
+	l.release()
+	l.s.tasks.Done()
+}
+
+// release closes what the loop itself holds. Relayed ports are closed by their relays.
+func (l *loop) release() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.over {
+		return
+	}
+	l.over = true
+	l.listener.shut()
+	for _, o := range l.others {
+		o.shut()
+	}
+	for _, fd := range []int{l.wake, l.epoll} {
+		if fd >= 0 {
+			_ = unix.Close(fd)
+		}
+	}
+}
