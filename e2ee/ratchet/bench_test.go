@@ -78,22 +78,29 @@ func BenchmarkSessionSetup(b *testing.B) {
 	})
 }
 
-// BenchmarkForgedCounter is the most that a message can cost without being authentic, with 40 archived sessions: as a long jump, which
+// BenchmarkForged is the most that a message can cost without being authentic, with 40 archived sessions: as a long jump, which
 // LongJumps limits to four a minute; and otherwise, when it is worst to make every session do a Diffie-Hellman step and use up the
-// allowance of the archived ones among them.
-func BenchmarkForgedCounter(b *testing.B) {
+// allowance of the archived ones among them; and the same for messages that pretend to begin a session.
+func BenchmarkForged(b *testing.B) {
 	for _, c := range []struct {
 		name  string
 		limit *LongJumps
+		first bool
 		jump  uint32
-	}{{"long", nil, maxJump}, {"short", spent(start), shortJump / maxArchived}} {
+	}{
+		{"long", nil, false, maxJump}, {"short", spent(start), false, shortJump / maxArchived},
+		{"first-long", nil, true, maxJump}, {"first-short", spent(start), true, shortJump},
+	} {
 		b.Run(c.name, func(b *testing.B) {
-			bob, alice, _ := manySessions(b)
+			bob, from, _ := manySessions(b)
 			bob.local.LongJumps = c.limit
-			forged := forge(GenerateKeyPair().Public(), c.jump)
+			m := forge(GenerateKeyPair().Public(), c.jump, 48<<10)
+			if c.first {
+				from, m = forgeFirst(bob, c.jump, 48<<10)
+			}
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, err := bob.record.Decrypt(bob.local, alice.remote(), forged.Type, forged.Bytes, bob, start); err == nil {
+				if _, err := bob.record.Decrypt(bob.local, from.remote(), m.Type, m.Bytes, bob, start); err == nil {
 					b.Fatal("accepted")
 				}
 			}

@@ -23,10 +23,25 @@ func manySessions(t testing.TB) (bob, alice *device, far Message) {
 }
 
 // forge makes a message with a counter and an index of an attacker's choice, for the first key epoch.
-func forge(ratchetKey PublicKey, jump uint32) Message {
-	pq := append(binary.AppendUvarint([]byte{1, 1}, uint64(jump)), 0)
-	m := signalMessage{ratchetKey: ratchetKey, counter: jump, ciphertext: make([]byte, 16), pq: pq}
+func forge(ratchetKey PublicKey, jump uint32, size int) Message {
+	m := forged(ratchetKey, jump, size)
 	return Message{TypeMessage, append(m.encode(), make([]byte, macSize)...)}
+}
+
+func forged(ratchetKey PublicKey, jump uint32, size int) *signalMessage {
+	pq := append(binary.AppendUvarint([]byte{1, 1}, uint64(jump)), 0)
+	return &signalMessage{ratchetKey: ratchetKey, counter: jump, ciphertext: make([]byte, size), pq: pq}
+}
+
+// forgeFirst makes one that begins a session, as far as its pre-keys go.
+func forgeFirst(to *device, jump uint32, size int) (from *device, m Message) {
+	from = newDevice(to.t, "mallory")
+	from.initiate(to, false)
+	outer := *from.record.current.pending
+	inner := forged(GenerateKeyPair().Public(), jump, size)
+	inner.addresses = addressBinding(from.local.Address, to.local.Address)
+	outer.message = append(inner.encode(), make([]byte, macSize)...)
+	return from, Message{TypePreKeyMessage, outer.encode()}
 }
 
 // spent returns a limit that is reached.
@@ -37,28 +52,39 @@ func spent(now time.Time) *LongJumps {
 	return l
 }
 
-// A forged counter costs no memory, whichever the limit and whether or not the ratchet key is known.
-func TestForgedCounterAllocatesLittle(t *testing.T) {
+// What is not authentic costs no more than 64 KiB of memory, however long it is and however far ahead, whichever the limit and whether or
+// not the ratchet key is known.
+func TestForgedMessageAllocatesLittle(t *testing.T) {
 	bob, alice, _ := manySessions(t)
 	known := bob.record.current.receiving[0].ratchetKey
+	most := uint64(0)
+	refuse := func(from *device, m Message) {
+		t.Helper()
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		_, err := bob.record.Decrypt(bob.local, from.remote(), m.Type, m.Bytes, bob, start)
+		runtime.ReadMemStats(&after)
+		if err == nil {
+			t.Fatal("accepted")
+		}
+		n := after.TotalAlloc - before.TotalAlloc
+		most = max(most, n)
+		if n > 64<<10 && !underRace {
+			t.Errorf("limit %v, %d bytes of type %d: %d bytes allocated", bob.local.LongJumps != nil, len(m.Bytes), m.Type, n)
+		}
+	}
 	for _, limit := range []*LongJumps{nil, spent(start)} {
 		bob.local.LongJumps = limit
-		for _, key := range []PublicKey{known, GenerateKeyPair().Public()} {
-			for _, jump := range []uint32{0, 1, shortJump, maxJump - 1, maxJump} {
-				forged := forge(key, jump)
-				var before, after runtime.MemStats
-				runtime.ReadMemStats(&before)
-				_, err := bob.record.Decrypt(bob.local, alice.remote(), forged.Type, forged.Bytes, bob, start)
-				runtime.ReadMemStats(&after)
-				if err == nil {
-					t.Fatal("accepted")
-				}
-				if n := after.TotalAlloc - before.TotalAlloc; n > 64<<10 && !underRace {
-					t.Errorf("limit %v, jump of %d: %d bytes allocated", limit != nil, jump, n)
-				}
+		for _, jump := range []uint32{0, 1, shortJump / maxArchived, shortJump, maxJump - 1, maxJump} {
+			for _, size := range []int{16, 60 << 10} {
+				refuse(alice, forge(known, jump, size))
+				refuse(alice, forge(GenerateKeyPair().Public(), jump, size))
+				mallory, first := forgeFirst(bob, jump, size)
+				refuse(mallory, first)
 			}
 		}
 	}
+	t.Logf("%d bytes at most", most)
 }
 
 // Refused long jumps are limited in number and time; authentic ones are not, and short ones never.
@@ -67,7 +93,7 @@ func TestLongJumps(t *testing.T) {
 	limit := new(LongJumps)
 	bob.local.LongJumps = limit
 
-	forged := forge(GenerateKeyPair().Public(), maxJump)
+	forged := forge(GenerateKeyPair().Public(), maxJump, 16)
 	for range longJumps {
 		bob.refuse(alice, forged, ErrUndecryptable)
 	}
@@ -95,6 +121,25 @@ func TestLongJumps(t *testing.T) {
 	if err := decrypt(near, start.Add(longJumpsTime)); err != nil {
 		t.Errorf("a short jump was refused: %v", err)
 	}
+}
+
+// A long jump behind an unknown ratchet key is tried in the current session, and in no archived one.
+func TestLongJumpInArchivedSession(t *testing.T) {
+	alice, bob := established(t)
+	old := alice.record.current
+	alice.initiate(bob, true)
+	bob.expect(alice, alice.encrypt(bob, "a new session"), "a new session")
+	alice.record.promote(old)
+	for range shortJump + 1 {
+		alice.encrypt(bob, "lost")
+	}
+	bob.refuse(alice, alice.encrypt(bob, "far"), ErrUndecryptable)
+
+	alice.record.promote(alice.record.archived[0])
+	for range shortJump + 1 {
+		alice.encrypt(bob, "lost")
+	}
+	bob.expect(alice, alice.encrypt(bob, "far"), "far")
 }
 
 // A chain goes as far as it is allowed to, and only once.

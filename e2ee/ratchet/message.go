@@ -1,7 +1,6 @@
 package ratchet
 
 import (
-	"bytes"
 	"math"
 
 	"sotto/internal/protofield"
@@ -44,31 +43,36 @@ type preKeyMessage struct {
 // encode returns version byte and protobuf, which is what the MAC covers.
 func (m *signalMessage) encode() []byte {
 	b := make([]byte, 0, 1+2+PublicKeySize+6+6+5+len(m.ciphertext)+5+len(m.pq)+2+len(m.addresses)+macSize)
-	b = append(b, versionByte)
-	b = protofield.AppendBytes(b, 1, m.ratchetKey.bytes[:])
-	b = protofield.AppendVarint(b, 2, uint64(m.counter))
-	b = protofield.AppendVarint(b, 3, uint64(m.previousCounter))
-	b = protofield.AppendBytes(b, 4, m.ciphertext)
-	b = protofield.AppendBytes(b, 5, m.pq)
+	return protofield.Append(append(b, versionByte), m.write)
+}
+
+func (m *signalMessage) write(w *protofield.Writer) {
+	w.Bytes(1, m.ratchetKey.bytes[:])
+	w.Varint(2, uint64(m.counter))
+	w.Varint(3, uint64(m.previousCounter))
+	w.Bytes(4, m.ciphertext)
+	w.Bytes(5, m.pq)
 	if len(m.addresses) > 0 {
-		b = protofield.AppendBytes(b, 6, m.addresses)
+		w.Bytes(6, m.addresses)
 	}
-	return b
 }
 
 func (m *preKeyMessage) encode() []byte {
 	b := make([]byte, 0, 1+6*6+2*(2+PublicKeySize)+5+len(m.message)+4+len(m.kyberCiphertext))
-	b = append(b, versionByte)
+	return protofield.Append(append(b, versionByte), m.write)
+}
+
+func (m *preKeyMessage) write(w *protofield.Writer) {
 	if m.hasOneTime {
-		b = protofield.AppendVarint(b, 1, uint64(m.oneTimeID))
+		w.Varint(1, uint64(m.oneTimeID))
 	}
-	b = protofield.AppendBytes(b, 2, m.baseKey.bytes[:])
-	b = protofield.AppendBytes(b, 3, m.identity.bytes[:])
-	b = protofield.AppendBytes(b, 4, m.message)
-	b = protofield.AppendVarint(b, 5, uint64(m.registrationID))
-	b = protofield.AppendVarint(b, 6, uint64(m.signedID))
-	b = protofield.AppendVarint(b, 7, uint64(m.kyberID))
-	return protofield.AppendBytes(b, 8, m.kyberCiphertext)
+	w.Bytes(2, m.baseKey.bytes[:])
+	w.Bytes(3, m.identity.bytes[:])
+	w.Bytes(4, m.message)
+	w.Varint(5, uint64(m.registrationID))
+	w.Varint(6, uint64(m.signedID))
+	w.Varint(7, uint64(m.kyberID))
+	w.Bytes(8, m.kyberCiphertext)
 }
 
 // parseSignalMessage accepts the one encoding that encode gives: no unknown, repeated, missing or misplaced field, no padded varint.
@@ -95,7 +99,7 @@ func parseSignalMessage(b []byte) (*signalMessage, error) {
 		}
 		return err
 	})
-	if err != nil || m.ratchetKey.IsZero() || len(m.pq) == 0 || m.counter == math.MaxUint32 || !bytes.Equal(m.encode(), body) {
+	if err != nil || m.ratchetKey.IsZero() || len(m.pq) == 0 || m.counter == math.MaxUint32 || !protofield.Same(body[1:], m.write) {
 		return nil, ErrUndecryptable
 	}
 	return m, nil
@@ -129,7 +133,7 @@ func parsePreKeyMessage(b []byte) (*preKeyMessage, error) {
 		return err
 	})
 	if err != nil || m.baseKey.IsZero() || m.identity.IsZero() ||
-		len(m.kyberCiphertext) != kyberCiphertextSize || m.kyberCiphertext[0] != kyberType || !bytes.Equal(m.encode(), b) {
+		len(m.kyberCiphertext) != kyberCiphertextSize || m.kyberCiphertext[0] != kyberType || !protofield.Same(b[1:], m.write) {
 		return nil, ErrUndecryptable
 	}
 	return m, nil

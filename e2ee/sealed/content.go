@@ -1,8 +1,6 @@
 package sealed
 
 import (
-	"bytes"
-
 	"sotto/e2ee/ratchet"
 	"sotto/e2ee/senderkey"
 	"sotto/internal/protofield"
@@ -38,26 +36,36 @@ type Content struct {
 const sealedPreKey = 1
 
 func (c *Content) encode() ([]byte, error) {
-	typ := c.Type
-	switch typ {
-	case ratchet.TypePreKeyMessage:
-		typ = sealedPreKey
-	case ratchet.TypeMessage, senderkey.TypeMessage, TypePlaintext:
-	default:
-		return nil, ErrContent
+	if _, err := c.sealedType(); err != nil {
+		return nil, err
 	}
-	certificate := c.Sender.Bytes()
-	b := make([]byte, 0, 2+3+len(certificate)+6+len(c.Message)+6+6+len(c.Group))
-	b = protofield.AppendVarint(b, 1, uint64(typ))
-	b = protofield.AppendBytes(b, 2, certificate)
-	b = protofield.AppendBytes(b, 3, c.Message)
+	b := make([]byte, 0, 2+3+len(c.Sender.Bytes())+6+len(c.Message)+6+6+len(c.Group))
+	return protofield.Append(b, c.write), nil
+}
+
+func (c *Content) sealedType() (uint32, error) {
+	switch c.Type {
+	case ratchet.TypePreKeyMessage:
+		return sealedPreKey, nil
+	case ratchet.TypeMessage, senderkey.TypeMessage, TypePlaintext:
+		return c.Type, nil
+	default:
+		return 0, ErrContent
+	}
+}
+
+// write is for contents with a sealedType.
+func (c *Content) write(w *protofield.Writer) {
+	typ, _ := c.sealedType()
+	w.Varint(1, uint64(typ))
+	w.Bytes(2, c.Sender.Bytes())
+	w.Bytes(3, c.Message)
 	if c.Hint != HintDefault {
-		b = protofield.AppendVarint(b, 4, uint64(c.Hint))
+		w.Varint(4, uint64(c.Hint))
 	}
 	if len(c.Group) > 0 {
-		b = protofield.AppendBytes(b, 5, c.Group)
+		w.Bytes(5, c.Group)
 	}
-	return b, nil
 }
 
 // parseContent accepts the one encoding that encode gives.
@@ -84,7 +92,7 @@ func parseContent(b []byte) (*Content, error) {
 	if err != nil || c.Sender == nil {
 		return nil, ErrUndecryptable
 	}
-	if again, err := c.encode(); err != nil || !bytes.Equal(again, b) {
+	if _, err := c.sealedType(); err != nil || !protofield.Same(b, c.write) {
 		return nil, ErrUndecryptable
 	}
 	return c, nil

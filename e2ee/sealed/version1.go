@@ -94,10 +94,13 @@ func open1(local *ratchet.KeyPair, b []byte) (*Content, error) {
 
 func (m *message1) encode() []byte {
 	b := make([]byte, 0, 1+2+ratchet.PublicKeySize+2+len(m.static)+6+len(m.content))
-	b = append(b, version1)
-	b = protofield.AppendBytes(b, 1, m.ephemeral.Bytes())
-	b = protofield.AppendBytes(b, 2, m.static)
-	return protofield.AppendBytes(b, 3, m.content)
+	return protofield.Append(append(b, version1), m.write)
+}
+
+func (m *message1) write(w *protofield.Writer) {
+	w.Bytes(1, m.ephemeral.Bytes())
+	w.Bytes(2, m.static)
+	w.Bytes(3, m.content)
 }
 
 // parseMessage1 accepts the one encoding that encode gives.
@@ -117,7 +120,7 @@ func parseMessage1(b []byte) (*message1, error) {
 		}
 		return err
 	})
-	if err != nil || m.ephemeral.IsZero() || len(m.static) != ratchet.PublicKeySize+macSize || !bytes.Equal(m.encode(), b) {
+	if err != nil || m.ephemeral.IsZero() || len(m.static) != ratchet.PublicKeySize+macSize || !protofield.Same(b[1:], m.write) {
 		return nil, ErrUndecryptable
 	}
 	return m, nil

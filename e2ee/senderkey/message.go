@@ -1,7 +1,6 @@
 package senderkey
 
 import (
-	"bytes"
 	"math"
 
 	"sotto/e2ee/ratchet"
@@ -39,22 +38,28 @@ type message struct {
 
 func (m *distributionMessage) encode() []byte {
 	b := make([]byte, 0, 1+2+16+6+6+2+32+2+ratchet.PublicKeySize)
-	b = append(b, versionByte)
-	b = protofield.AppendBytes(b, 1, m.distribution[:])
-	b = protofield.AppendVarint(b, 2, uint64(m.chainID))
-	b = protofield.AppendVarint(b, 3, uint64(m.iteration))
-	b = protofield.AppendBytes(b, 4, m.chainKey[:])
-	return protofield.AppendBytes(b, 5, m.signing.Bytes())
+	return protofield.Append(append(b, versionByte), m.write)
+}
+
+func (m *distributionMessage) write(w *protofield.Writer) {
+	w.Bytes(1, m.distribution[:])
+	w.Varint(2, uint64(m.chainID))
+	w.Varint(3, uint64(m.iteration))
+	w.Bytes(4, m.chainKey[:])
+	w.Bytes(5, m.signing.Bytes())
 }
 
 // encode returns version byte and protobuf, which is what is signed.
 func (m *message) encode() []byte {
 	b := make([]byte, 0, 1+2+16+6+6+5+len(m.ciphertext)+xeddsa.SignatureSize)
-	b = append(b, versionByte)
-	b = protofield.AppendBytes(b, 1, m.distribution[:])
-	b = protofield.AppendVarint(b, 2, uint64(m.chainID))
-	b = protofield.AppendVarint(b, 3, uint64(m.iteration))
-	return protofield.AppendBytes(b, 4, m.ciphertext)
+	return protofield.Append(append(b, versionByte), m.write)
+}
+
+func (m *message) write(w *protofield.Writer) {
+	w.Bytes(1, m.distribution[:])
+	w.Varint(2, uint64(m.chainID))
+	w.Varint(3, uint64(m.iteration))
+	w.Bytes(4, m.ciphertext)
 }
 
 // parseDistribution accepts the one encoding that encode gives, and a signing key that is a canonical point of prime order, as every
@@ -79,7 +84,7 @@ func parseDistribution(b []byte) (*distributionMessage, error) {
 		}
 		return err
 	})
-	if err != nil || m.signing.IsZero() || m.iteration == math.MaxUint32 || !bytes.Equal(m.encode(), b) {
+	if err != nil || m.signing.IsZero() || m.iteration == math.MaxUint32 || !protofield.Same(b[1:], m.write) {
 		return nil, ErrBadDistribution
 	}
 	if u := [32]byte(m.signing.Bytes()[1:]); !xeddsa.PrimeOrder(&u) {
@@ -108,7 +113,7 @@ func parseMessage(b []byte) (*message, error) {
 		}
 		return nil
 	})
-	if err != nil || m.iteration == math.MaxUint32 || !bytes.Equal(m.encode(), body) {
+	if err != nil || m.iteration == math.MaxUint32 || !protofield.Same(body[1:], m.write) {
 		return nil, ErrUndecryptable
 	}
 	return m, nil

@@ -1,6 +1,7 @@
 package protofield
 
 import (
+	"bytes"
 	"errors"
 	"testing"
 )
@@ -48,6 +49,34 @@ func TestEach(t *testing.T) {
 	stop := errors.New("stop")
 	if err := Each(b, func(int, uint64, []byte) error { return stop }); err != stop {
 		t.Errorf("the caller's error became %v", err)
+	}
+}
+
+func TestSame(t *testing.T) {
+	write := func(w *Writer) {
+		w.Varint(1, 300)
+		w.Bytes(2, []byte("value"))
+		w.Bytes(16, nil)
+	}
+	b := Append([]byte("in front"), write)[len("in front"):]
+	if want := AppendBytes(AppendBytes(AppendVarint(nil, 1, 300), 2, []byte("value")), 16, nil); !bytes.Equal(b, want) {
+		t.Fatalf("%x, want %x", b, want)
+	}
+	if !Same(b, write) {
+		t.Error("not the same as itself")
+	}
+	for i := range b {
+		if Same(b[:i], write) {
+			t.Errorf("the same when cut to %d bytes", i)
+		}
+		altered := bytes.Clone(b)
+		altered[i] ^= 1
+		if Same(altered, write) {
+			t.Errorf("the same with byte %d altered", i)
+		}
+	}
+	if Same(append(bytes.Clone(b), 0), write) || Same(append([]byte{0}, b...), write) {
+		t.Error("the same with a byte more")
 	}
 }
 
