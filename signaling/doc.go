@@ -1,4 +1,4 @@
-// Package signaling is the server that connects devices: it registers accounts, keeps public pre-keys, and carries sealed
+// Package signaling is the server that connects devices: it registers accounts, keeps public pre-keys, and carries encrypted
 // envelopes from device to device, straight through when the recipient is there and by way of a durable mailbox when it is not.
 //
 // The protocol is wire/signaling.proto, spoken as docs/protocol.md says:
@@ -13,6 +13,7 @@
 //   - Sent means durable, or already acknowledged by the recipient's device. A crash, a power cut or a shutdown loses nothing that
 //     was answered with Sent.
 //   - Sending is idempotent by (sender, envelope id) for two days, also across a restart (after a crash: see store.MarkDelivered).
+//   - Who sends over an anonymous link names no account and shows none; what is kept and delivered is the same whoever it was.
 //   - A mailbox comes in the order in which the server accepted it, then what arrives live.
 //   - An envelope is erased when the device acknowledges it or its time is up; the bytes leave the disk within Config.EraseEvery.
 //   - Every one-time pre-key is handed out at most once.
