@@ -31,19 +31,20 @@ type pair struct {
 }
 
 // testKeys are those of both ends, with sources of the later epochs' keys.
-func testKeys() (caller, callee Keys) {
-	up, down := bytes.Repeat([]byte{1}, 32), bytes.Repeat([]byte{2}, 32)
-	upSalt, downSalt := bytes.Repeat([]byte{3}, 12), bytes.Repeat([]byte{4}, 12)
-	caller = Keys{SendKey: up, SendSalt: upSalt, ReceiveKey: down, ReceiveSalt: downSalt, NextSend: keyChain(1), NextReceive: keyChain(2)}
-	callee = Keys{
-		SendKey: bytes.Clone(down), SendSalt: bytes.Clone(downSalt), ReceiveKey: bytes.Clone(up), ReceiveSalt: bytes.Clone(upSalt),
-		NextSend: keyChain(2), NextReceive: keyChain(1),
+func testKeys() (caller, callee Keys) { return keysOf(1) }
+
+func keysOf(call byte) (caller, callee Keys) {
+	keys := func(send, receive byte) (k Keys) {
+		k.NextSend, k.NextReceive = keyChain(call, send), keyChain(call, receive)
+		k.SendKey, k.SendSalt, _ = k.NextSend()
+		k.ReceiveKey, k.ReceiveSalt, _ = k.NextReceive()
+		return k
 	}
-	return caller, callee
+	return keys(1, 2), keys(2, 1)
 }
 
-func keyChain(direction byte) func() (key, salt []byte, err error) {
-	secret := sha256.Sum256([]byte{direction})
+func keyChain(of ...byte) func() (key, salt []byte, err error) {
+	secret := sha256.Sum256(of)
 	return func() (key, salt []byte, err error) {
 		secret = sha256.Sum256(secret[:])
 		k, s := sha256.Sum256(append([]byte("key"), secret[:]...)), sha256.Sum256(append([]byte("salt"), secret[:]...))
