@@ -40,12 +40,14 @@ func (s *step) onLocalCandidates(ev LocalCandidates) {
 	})
 }
 
-// onConnected also repeats what this end sends, in case it was lost with the path.
+// onConnected also repeats what this end sends, in case it was lost with the path before.
 func (s *step) onConnected(c *call, l *leg) {
 	l.connected, l.lostBy, l.retryBy = true, 0, 0
 	if c.opened {
 		s.do(Tell{c.id, NoticeConnected})
-		s.send(c, l, MediaState{c.sequence, c.local})
+		if l.generation > 0 {
+			s.send(c, l, MediaState{c.sequence, c.local})
+		}
 	}
 }
 
