@@ -19,6 +19,7 @@ type contactLine struct {
 	Username string `json:"username"`
 	Accepted bool   `json:"accepted"`
 	Changed  bool   `json:"identity_changed"`
+	Verified bool   `json:"verified"`
 }
 
 func contactsCommand() *command {
@@ -118,8 +119,11 @@ func sayContact(out *output, contact client.Contact) {
 	if contact.Accepted {
 		note = "accepted"
 	}
+	if contact.Verified {
+		note += ", verified"
+	}
 	if contact.Changed {
 		note = "IDENTITY KEY HAS CHANGED: compare safety numbers, then: sotto contacts accept " + contact.String()
 	}
-	out.say(contactLine{"contact", contact.String(), contact.Accepted, contact.Changed}, "%-20s %s", contact, note)
+	out.say(contactLine{"contact", contact.String(), contact.Accepted, contact.Changed, contact.Verified}, "%-20s %s", contact, note)
 }

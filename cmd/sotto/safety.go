@@ -1,38 +1,125 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"encoding/base64"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/spf13/pflag"
+	"golang.org/x/term"
+
+	"sotto/client"
+	"sotto/cmd/sotto/qrcode"
 )
 
+type safetyFlags struct {
+	client  clientFlags
+	qr      bool
+	png     string
+	compare string
+}
+
 func safetyCommand() *command {
-	var f clientFlags
+	var f safetyFlags
 	return &command{
 		name:    "safety",
 		args:    "USER",
-		summary: "Show the safety number you share with somebody",
+		summary: "Show the safety number you share with somebody, or compare it with theirs",
 		help: `
-Prints 60 digits that are the same at both ends if, and only if, nobody stands in between. Compare them with USER in person or
-over a call in which you know the voice.
+Prints 60 digits that are the same at both ends if, and only if, nobody stands in between, and on a terminal the same as a QR code.
+Compare with USER in person or over a call in which you know the voice, not by messages. What you compare is
 
-Example:
+  a picture   a PNG or JPEG of the QR code that USER's device shows for you: a photo or a screenshot
+  a code      the content of that QR code in base64, which "sotto safety --json" prints as "code"
+  a number    the 60 digits that USER reads out
+
+If it matches, USER is marked as verified until another identity key appears; if one has appeared already, it is the one that is
+compared, and accepted. If it does not, the exit code is 1, and with --json "result" is mismatch, other_people or other_version.
+
+Without colour (NO_COLOR, or into a file) the QR code is drawn for light letters on a dark background.
+
+Examples:
   sotto safety bob
+  sotto safety bob --png for-bob.png
+  sotto safety bob --compare photo.jpg
+  sotto safety bob --compare "47193 01240 ..."    all of it
 `,
-		flags: f.define,
+		flags: func(flags *pflag.FlagSet) {
+			f.client.define(flags)
+			flags.BoolVar(&f.qr, "qr", false, "draw the QR code even if this is no terminal")
+			flags.StringVar(&f.png, "png", "", "write the QR code as a picture to `FILE`")
+			flags.StringVar(&f.compare, "compare", "", "compare with `WHAT` USER's device shows: a picture, a code or a number")
+		},
 		run: func(ctx context.Context, out *output, args []string) error {
 			if err := exactly(1, args, "a user name"); err != nil {
 				return err
 			}
-			c, err := f.open(false)
+			if f.compare != "" && (f.qr || f.png != "") {
+				return usagef("--compare reads what USER shows, --qr and --png show: use one at a time")
+			}
+			c, err := f.client.open(false)
 			if err != nil {
 				return err
 			}
 			defer c.Close()
-			number, err := c.SafetyNumber(args[0])
-			if err != nil {
-				return err
+			if f.compare != "" {
+				return compareSafety(ctx, out, c, args[0], f.compare)
 			}
-			out.say(map[string]string{"event": "safety_number", "username": args[0], "number": number}, "%s", number)
-			return nil
+			return showSafety(out, c, args[0], f)
 		},
 	}
+}
+
+func showSafety(out *output, c *client.Client, username string, f safetyFlags) error {
+	contact, err := c.Contact(username)
+	if err != nil {
+		return err
+	}
+	number, err := c.SafetyNumber(username)
+	if err != nil {
+		return err
+	}
+	code, err := c.SafetyCode(username)
+	if err != nil {
+		return err
+	}
+	symbol, err := qrcode.Encode(code)
+	if err != nil {
+		return err
+	}
+	if f.png != "" {
+		var picture bytes.Buffer
+		if err := symbol.PNG(&picture); err != nil {
+			return err
+		}
+		if err := os.WriteFile(f.png, picture.Bytes(), 0o644); err != nil {
+			return fmt.Errorf("%w: choose another file with --png", err)
+		}
+	}
+	out.say(map[string]any{
+		"event": "safety_number", "username": username, "number": number, "code": base64.StdEncoding.EncodeToString(code),
+		"verified": contact.Verified,
+	}, "%s", number)
+	switch {
+	case out.json || !f.qr && !out.terminal:
+	case !f.qr && symbol.Size() > columns():
+		out.say(nil, "(for the QR code, make this window %d columns wide, or use --png)", symbol.Size())
+	default:
+		out.do(func(w io.Writer) { io.WriteString(w, symbol.Text(out.colour())) })
+	}
+	if out.terminal && contact.Verified {
+		out.say(nil, "%s is verified: you have compared this number", username)
+	}
+	return nil
+}
+
+// columns is how wide the terminal is, where it says so.
+func columns() int {
+	if width, _, err := term.GetSize(int(os.Stdout.Fd())); err == nil && width > 0 {
+		return width
+	}
+	return 80
 }
