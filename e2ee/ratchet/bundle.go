@@ -25,10 +25,18 @@ type OneTimePreKey struct {
 // Verify checks the keys' forms and both signatures. Initiate does it too. One-time pre-keys are not signed (PQXDH section 3.1):
 // a wrong one makes the first message undecryptable, and tells nothing to who slipped it in.
 func (b *Bundle) Verify() error {
-	if b.Identity.IsZero() || b.SignedKey.IsZero() || b.OneTime != nil && b.OneTime.Key.IsZero() {
-		return ErrBadBundle
+	if err := b.verify(); err != nil {
+		return err
 	}
 	if _, err := parseKyberPublicKey(b.KyberKey); err != nil {
+		return ErrBadBundle
+	}
+	return nil
+}
+
+// verify leaves out the form of the Kyber key, which is expanded on use.
+func (b *Bundle) verify() error {
+	if b.Identity.IsZero() || b.SignedKey.IsZero() || b.OneTime != nil && b.OneTime.Key.IsZero() {
 		return ErrBadBundle
 	}
 	if !b.Identity.Verify(b.SignedKey.Bytes(), b.SignedSignature) || !b.Identity.Verify(b.KyberKey, b.KyberSignature) {

@@ -92,7 +92,7 @@ func FuzzKeys(f *testing.F) {
 				t.Fatal("public key changed")
 			}
 			k.Verify(b, make([]byte, 64))
-			_, _ = pair.dh(k)
+			_, _ = pair.Agree(k)
 		}
 		if k, err := UnmarshalKeyPair(b); err == nil {
 			again, err := UnmarshalKeyPair(k.Marshal())

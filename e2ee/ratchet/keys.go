@@ -113,8 +113,8 @@ func (k *KeyPair) Sign(message []byte) []byte {
 	return xeddsa.Sign(&private, message, &random)
 }
 
-// dh returns the shared secret with a public key. It fails when that is zero (RFC 7748 section 6.1).
-func (k *KeyPair) dh(public PublicKey) ([]byte, error) {
+// Agree returns the Diffie-Hellman secret with a public key. It fails when that is zero (RFC 7748 section 6.1).
+func (k *KeyPair) Agree(public PublicKey) ([]byte, error) {
 	u, err := ecdh.X25519().NewPublicKey(public.bytes[1:])
 	if err != nil {
 		return nil, err

@@ -29,7 +29,7 @@ func agree(agreements []agreement, kemSecret []byte) (*handshake, error) {
 	defer func() { clear(secret) }()
 	secret = append(secret, bytes.Repeat([]byte{0xff}, 32)...)
 	for _, a := range agreements {
-		shared, err := a.private.dh(a.public)
+		shared, err := a.private.Agree(a.public)
 		if err != nil {
 			return nil, err
 		}

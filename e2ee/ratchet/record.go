@@ -36,7 +36,7 @@ func (r *Record) Initiate(local Local, remote Remote, b *Bundle, now time.Time) 
 	if !local.admits(b.RegistrationID, b.Identity) {
 		return ErrBadBundle
 	}
-	if err := b.Verify(); err != nil {
+	if err := b.verify(); err != nil {
 		return err
 	}
 	s, err := startInitiator(&local, b, now)

@@ -47,7 +47,7 @@ func (k *ratchetKey) dh(public PublicKey) ([]byte, error) {
 	if k.pair == nil {
 		k.pair = generate(k.private)
 	}
-	return k.pair.dh(public)
+	return k.pair.Agree(public)
 }
 
 // startInitiator begins the session of the side that has a bundle (Double Ratchet section 7.1, PQXDH section 3.3).
@@ -58,7 +58,7 @@ func startInitiator(local *Local, b *Bundle, now time.Time) (*session, error) {
 	}
 	defer h.clear()
 	ratchet := generate(local.random().RatchetKey())
-	shared, err := ratchet.dh(b.SignedKey)
+	shared, err := ratchet.Agree(b.SignedKey)
 	if err != nil {
 		return nil, err
 	}
@@ -199,7 +199,7 @@ func (s *session) open(local *Local, remote Address, m *signalMessage, work *wor
 	var sending sendingChain
 	if isNew {
 		pair := generate(local.random().RatchetKey())
-		shared, err := pair.dh(m.ratchetKey)
+		shared, err := pair.Agree(m.ratchetKey)
 		if err != nil {
 			return nil, nil, ErrUndecryptable
 		}

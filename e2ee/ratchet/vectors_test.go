@@ -63,7 +63,7 @@ func TestRatchetArithmetic(t *testing.T) {
 	}
 	wantHex(t, "public", a.Public().Bytes(), "057b4e909bbe7ffe44c465a220037d608ee35897d31ef972f07f74892cb0f73f13")
 	wantHex(t, "public", b.Public().Bytes(), "050faa684ed28867b97f4a6a2dee5df8ce974e76b7018e3f22a1c4cf2678570f20")
-	shared, err := a.dh(b.Public())
+	shared, err := a.Agree(b.Public())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -177,7 +177,7 @@ func TestHandshakeVector(t *testing.T) {
 	for name, a := range map[string]agreement{
 		"dh1": {local.Identity, b.SignedKey}, "dh2": {base, b.Identity}, "dh3": {base, b.SignedKey}, "dh4": {base, b.OneTime.Key},
 	} {
-		shared, err := a.private.dh(a.public)
+		shared, err := a.private.Agree(a.public)
 		if err != nil {
 			t.Fatal(err)
 		}

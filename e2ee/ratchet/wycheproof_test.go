@@ -28,7 +28,7 @@ func TestWycheproofX25519(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			shared, err := pair.dh(public)
+			shared, err := pair.Agree(public)
 			if v.Has("ZeroSharedSecret") {
 				if err == nil {
 					t.Errorf("%d (%s): a secret of zero", v.ID, v.Comment)

@@ -30,7 +30,6 @@
 package sealed
 
 import (
-	"crypto/ecdh"
 	"crypto/hkdf"
 	"crypto/sha256"
 	"errors"
@@ -86,19 +85,6 @@ func checkSender(local *ratchet.KeyPair, c *Content) error {
 		return ErrSender
 	}
 	return nil
-}
-
-// agree returns the Diffie-Hellman secret. It fails when that is zero (RFC 7748 section 6.1).
-func agree(local *ratchet.KeyPair, remote ratchet.PublicKey) ([]byte, error) {
-	private, err := ecdh.X25519().NewPrivateKey(local.Marshal())
-	if err != nil {
-		return nil, err
-	}
-	public, err := ecdh.X25519().NewPublicKey(remote.Bytes()[1:])
-	if err != nil {
-		return nil, err
-	}
-	return private.ECDH(public)
 }
 
 func derive(secret, salt []byte, info string, size int) []byte {

@@ -131,7 +131,7 @@ type keys1 struct{ bytes []byte }
 
 // outerKeys come from the ephemeral key. The ephemeral public key enters as it was received, so that no other form of it gives the same.
 func outerKeys(local *ratchet.KeyPair, remote, recipient, ephemeral ratchet.PublicKey) (keys1, error) {
-	secret, err := agree(local, remote)
+	secret, err := local.Agree(remote)
 	if err != nil {
 		return keys1{}, err
 	}
@@ -143,7 +143,7 @@ func outerKeys(local *ratchet.KeyPair, remote, recipient, ephemeral ratchet.Publ
 
 // innerKeys come from both identity keys, and through the salt from the outer keys.
 func innerKeys(local *ratchet.KeyPair, remote ratchet.PublicKey, outer keys1, static []byte) (keys1, error) {
-	secret, err := agree(local, remote)
+	secret, err := local.Agree(remote)
 	if err != nil {
 		return keys1{}, err
 	}

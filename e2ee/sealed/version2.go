@@ -155,7 +155,7 @@ func senderTag(local *ratchet.KeyPair, remote, ephemeral ratchet.PublicKey, encr
 
 // agreed derives from a Diffie-Hellman secret with what is behind it.
 func agreed(local *ratchet.KeyPair, remote ratchet.PublicKey, info string, size int, behind ...[]byte) ([]byte, error) {
-	secret, err := agree(local, remote)
+	secret, err := local.Agree(remote)
 	if err != nil {
 		return nil, err
 	}
