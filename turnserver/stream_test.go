@@ -46,16 +46,12 @@ func overStreams(t testing.TB, c *Config) {
 // TestSilentConnectionsAreClosed opens many connections that say one byte, or half a message, or a bit at a time, in plain TCP and below
 // TLS: ten seconds later the relay holds none of them.
 func TestSilentConnectionsAreClosed(t *testing.T) {
-	forEachDataPlane(t, testSilentConnectionsAreClosed)
-}
-
-func testSilentConnectionsAreClosed(t *testing.T, plane string) {
 	if testing.Short() {
 		t.Skip("takes ten seconds")
 	}
 	t.Parallel()
 	const connections = 2000
-	s := startRelay(t, plane, func(c *Config) { overStreams(t, c); c.MaxConnectionsPerAddress = connections })
+	s := startRelay(t, planeAuto, func(c *Config) { overStreams(t, c); c.MaxConnectionsPerAddress = connections })
 	start := time.Now()
 	var wg sync.WaitGroup
 	var slowest atomic.Int64
@@ -164,11 +160,7 @@ func TestConnectionsAreLimited(t *testing.T) {
 // TestBrokenFramesCloseTheConnection: on a stream nothing can be skipped. The second one made pion v5.1.1's own reader spin for ever: 65,516 + 20
 // is 0 in sixteen bits.
 func TestBrokenFramesCloseTheConnection(t *testing.T) {
-	forEachDataPlane(t, testBrokenFramesCloseTheConnection)
-}
-
-func testBrokenFramesCloseTheConnection(t *testing.T, plane string) {
-	s := startRelay(t, plane, func(c *Config) { overStreams(t, c) })
+	s := startRelay(t, planeAuto, func(c *Config) { overStreams(t, c) })
 	for name, frame := range map[string]string{
 		"neither STUN nor ChannelData": "\xff\xff\xff\xff",
 		"a length that wraps around":   "\x00\x01\xff\xec\x21\x12\xa4\x42",
