@@ -76,7 +76,7 @@ type Limits struct {
 	SealedSends   Rate // over anonymous links, per address. Default 400, then one each 10 ms
 	SealedTo      Rate // over anonymous links with the right token, per recipient device. Default 200, then one each 20 ms
 	SealedFetches Rate // of bundles, over anonymous links, per address. Default 60, then one each 2 s
-	FetchedFrom   Rate // over anonymous links with the right token, per target account: uses up one-time keys. Default 30, then one each 10 minutes
+	FetchedFrom   Rate // bundles over anonymous links with the right token, per target account. Default 30, then one each 10 minutes
 
 	// One account has at most a quarter of what is left free of these (store.Limits): a fifth of an empty mailbox. Senders without a name
 	// have half of an empty mailbox, all of them together.

@@ -42,7 +42,8 @@ func openIssuer(path string) (*issuer, error) {
 	}
 	i, err := parseIssuer(content)
 	if err != nil {
-		return nil, fmt.Errorf("%s is damaged: restore it from a backup; or remove it, which makes new keys and loses the sealed messages that still wait", path)
+		return nil, fmt.Errorf("%s is damaged: restore it from a backup; or remove it, which makes new keys "+
+			"and loses the sealed messages that still wait", path)
 	}
 	return i, nil
 }
