@@ -23,6 +23,8 @@ const (
 	EventFailed                          // for good; Failed says why
 	EventPeerKeyChanged                  // media was heard, and since then nothing could be decrypted for a second
 	EventPathChanged                     // another path was connected while one stood
+	EventQualityPoor                     // by loss, delay or jitter; see Stats.Quality
+	EventQualityGood                     // again
 	EventStalled                         // media came, and none has for a second: time to open another path; again every 5 s while it lasts
 )
 
@@ -33,6 +35,10 @@ type Config struct {
 	RelayOnly   bool    // the peer and the network learn the relay's address only
 	Loopback    bool    // candidates on the loopback interface only: both ends on one machine
 	Video       bool    // announce a video stream
+	Screen      bool    // announce a second one
+	// VariableRate lets packets of sound be as large as the sound needs. That sounds better for the same rate, and tells whoever watches
+	// the network something of what is said (RFC 6562): by default all packets are of one size, in silence too.
+	VariableRate bool
 
 	OnCandidate     func(candidate string)                    // to be brought to the peer's AddRemoteCandidate
 	OnPathCandidate func(generation uint32, candidate string) // to be brought to the peer's AddPathCandidate

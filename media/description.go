@@ -15,8 +15,9 @@ import (
 type Kind int
 
 const (
-	Audio Kind = iota
-	Video
+	Audio  Kind = iota
+	Video       // the camera
+	Screen      // a second video stream
 )
 
 // Codecs, by their names in RTP (RFC 7587, RFC 7741), and the payload types this end sends them with.
@@ -28,6 +29,9 @@ const (
 	vp8PayloadType    = 96
 	vp8RTXPayloadType = 97
 
+	screenPayloadType    = 98
+	screenRTXPayloadType = 99
+
 	opusClockRate = 48000
 	vp8ClockRate  = 90000
 )
@@ -38,8 +42,8 @@ type Stream struct {
 	Codec          string
 	PayloadType    uint8
 	SSRC           uint32
-	RTXPayloadType uint8  // video: retransmissions (RFC 4588)
-	RTXSSRC        uint32 // video
+	RTXPayloadType uint8  // video and screen: retransmissions (RFC 4588)
+	RTXSSRC        uint32 // the same
 }
 
 // A Description is what the peer must know to connect and to understand what it receives.
@@ -91,20 +95,27 @@ func (k Keys) erase() {
 }
 
 // localStreams draws SSRCs that differ from one another.
-func localStreams(video bool) []Stream {
-	var ssrcs [3]uint32
-	for ssrcs[0] == 0 || ssrcs[1] == 0 || ssrcs[2] == 0 || ssrcs[0] == ssrcs[1] || ssrcs[0] == ssrcs[2] || ssrcs[1] == ssrcs[2] {
-		var random [12]byte
-		rand.Read(random[:])
-		for i := range ssrcs {
-			ssrcs[i] = binary.BigEndian.Uint32(random[4*i:])
+func localStreams(video, screen bool) []Stream {
+	used := map[uint32]bool{0: true}
+	draw := func() uint32 {
+		var random [4]byte
+		var ssrc uint32
+		for used[ssrc] {
+			rand.Read(random[:])
+			ssrc = binary.BigEndian.Uint32(random[:])
 		}
+		used[ssrc] = true
+		return ssrc
 	}
-	streams := []Stream{{Kind: Audio, Codec: Opus, PayloadType: opusPayloadType, SSRC: ssrcs[0]}}
+	streams := []Stream{{Kind: Audio, Codec: Opus, PayloadType: opusPayloadType, SSRC: draw()}}
 	if video {
 		streams = append(streams, Stream{
-			Kind: Video, Codec: VP8, PayloadType: vp8PayloadType, SSRC: ssrcs[1],
-			RTXPayloadType: vp8RTXPayloadType, RTXSSRC: ssrcs[2],
+			Kind: Video, Codec: VP8, PayloadType: vp8PayloadType, SSRC: draw(), RTXPayloadType: vp8RTXPayloadType, RTXSSRC: draw(),
+		})
+	}
+	if screen {
+		streams = append(streams, Stream{
+			Kind: Screen, Codec: VP8, PayloadType: screenPayloadType, SSRC: draw(), RTXPayloadType: screenRTXPayloadType, RTXSSRC: draw(),
 		})
 	}
 	return streams
@@ -121,7 +132,7 @@ func (d Description) Validate() error {
 		switch {
 		case kinds[s.Kind]:
 			return errors.New("the peer announces two streams of one kind")
-		case s.Kind == Audio && s.Codec != Opus, s.Kind == Video && s.Codec != VP8, s.Kind != Audio && s.Kind != Video:
+		case s.Kind == Audio && s.Codec != Opus, s.Kind != Audio && s.Codec != VP8, s.Kind < Audio || s.Kind > Screen:
 			return errors.New("the peer announces a stream with a codec that is not supported here")
 		case s.PayloadType < 96 || s.PayloadType > 127: // dynamic (RFC 3551 section 6), and not mistaken for RTCP
 			return errors.New("the peer announces a payload type out of range")
@@ -129,7 +140,7 @@ func (d Description) Validate() error {
 			return errors.New("the peer announces a stream without an SSRC of its own")
 		}
 		kinds[s.Kind], ssrcs[s.SSRC] = true, true
-		if s.Kind == Video {
+		if s.Kind != Audio {
 			if s.RTXPayloadType < 96 || s.RTXPayloadType > 127 || s.RTXPayloadType == s.PayloadType || ssrcs[s.RTXSSRC] {
 				return errors.New("the peer announces no usable retransmission stream for its video")
 			}
@@ -167,7 +178,7 @@ func (d Description) stream(kind Kind) (Stream, bool) {
 
 func (s Stream) chain() rtpchain.Stream {
 	clock := uint32(opusClockRate)
-	if s.Kind == Video {
+	if s.Kind != Audio {
 		clock = vp8ClockRate
 	}
 	return rtpchain.Stream{

@@ -24,6 +24,9 @@ func (s *Session) monitor() {
 			if heard := s.heardAt.Load(); heard != 0 && stalled.step(now.Sub(time.Unix(0, heard)), now) {
 				s.emit(EventStalled)
 			}
+			if event := s.judge(now); event != 0 {
+				s.emit(event)
+			}
 		}
 	}
 }

@@ -116,7 +116,9 @@ func (s *Session) writeRTP(header *rtp.Header, payload []byte) error {
 	case opusPayloadType:
 		s.counts.audioPacketsSent.Add(1)
 	case vp8PayloadType:
-		s.counts.videoPacketsSent.Add(1)
+		s.camera.counts.packetsSent.Add(1)
+	case screenPayloadType:
+		s.screen.counts.packetsSent.Add(1)
 	}
 	return nil
 }
@@ -137,5 +139,6 @@ func (s *Session) write(datagram []byte) error {
 		return err
 	}
 	s.counts.bytesSent.Add(uint64(len(datagram)))
+	s.budget.spend(len(datagram)+headers, time.Now())
 	return nil
 }

@@ -31,6 +31,7 @@ type audioReceiver struct {
 	buffer  *playout.Buffer
 	sink    AudioSink
 	running bool
+	held    bool
 }
 
 func newAudioReceiver(s *Session) (*audioReceiver, error) {
@@ -44,7 +45,7 @@ func newAudioReceiver(s *Session) (*audioReceiver, error) {
 func (a *audioReceiver) push(p rtpchain.Packet) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.sink != nil {
+	if a.sink != nil && !a.held {
 		a.buffer.Push(uint16(p.Sequence), p.Timestamp, p.Payload, p.Arrival)
 	}
 }
@@ -58,6 +59,12 @@ func (a *audioReceiver) setSink(sink AudioSink) {
 		a.s.done.Add(1)
 		go a.play()
 	}
+}
+
+func (a *audioReceiver) setHeld(held bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.held = held
 }
 
 func (a *audioReceiver) stats() playout.Stats {
@@ -74,10 +81,10 @@ func (a *audioReceiver) play() {
 	begun := false
 	for due := time.Now(); sleepUntil(a.s.ctx, due); due = nextDue(due, time.Now()) {
 		a.mu.Lock()
-		sink := a.sink
+		sink, held := a.sink, a.held
 		begun = a.buffer.Pull(pcm, time.Now()) || begun
 		a.mu.Unlock()
-		if sink == nil || !begun {
+		if sink == nil || held || !begun {
 			continue
 		}
 		if err := sink.WriteFrame(pcm); err != nil {
@@ -109,6 +116,8 @@ type videoReceiver struct {
 	sink      VideoSink
 	unwanted  bool // no sink, and none is to come
 	running   bool
+	held      bool
+	counts    videoCounters
 }
 
 func newVideoReceiver(s *Session) *videoReceiver {
@@ -145,8 +154,8 @@ func (v *videoReceiver) pop(now time.Time) {
 	for frame, ask = v.assembler.Pop(now); frame != nil; frame, ask = v.assembler.Pop(now) {
 		v.clock += uint64(int64(int32(frame.Timestamp - uint32(v.clock))))
 		pts := time.Duration(v.clock) * time.Second / vp8ClockRate
-		if v.unwanted {
-			v.s.counts.videoFramesReceived.Add(1)
+		if v.unwanted || v.held {
+			v.counts.framesReceived.Add(1)
 			continue
 		}
 		if len(v.queue) == cap(v.queue) || v.queued+len(frame.Data) > queueBytes {
@@ -155,9 +164,9 @@ func (v *videoReceiver) pop(now time.Time) {
 		}
 		v.queued += len(frame.Data)
 		v.queue <- VideoFrame{Data: frame.Data, PTS: pts, Key: frame.Key} // never waits: others only take
-		v.s.counts.videoFramesReceived.Add(1)
+		v.counts.framesReceived.Add(1)
 	}
-	v.s.counts.videoFramesLost.Store(v.assembler.Lost())
+	v.counts.framesLost.Store(v.assembler.Lost())
 	v.mu.Unlock()
 	if ask {
 		_ = v.s.chain.RequestKeyFrame(v.ssrc) // asked again if it does not help
@@ -178,6 +187,17 @@ func (v *videoReceiver) setSink(sink VideoSink) {
 		v.running = true
 		v.s.done.Add(1)
 		go v.play()
+	}
+}
+
+func (v *videoReceiver) setHeld(held bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.held && !held {
+		v.assembler.Lose() // what follows builds on what was not shown
+	}
+	if v.held = held; held {
+		v.drop()
 	}
 }
 

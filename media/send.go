@@ -4,10 +4,11 @@ import (
 	"context"
 	"errors"
 	"io"
+	"sync"
 	"time"
 
+	"sotto/media/opus"
 	"sotto/media/rtpchain"
-	"sotto/media/vp8"
 )
 
 const (
@@ -19,8 +20,10 @@ const (
 	maxBehind = 200 * time.Millisecond
 )
 
+var errNotStarted = errors.New("this end has not started to send, or the session is closed")
+
 // StartSending begins to send what the sources yield. It is called when the local user has accepted and not before; either source
-// may be nil. Sending begins on the first pair of addresses that answered a check.
+// may be nil, and both can be exchanged later. Sending begins on the first pair of addresses that answered a check.
 //
 // A source that blocks (a device) sets the pace; one that does not (a file) is paced here.
 func (s *Session) StartSending(audio AudioSource, video VideoSource) error {
@@ -30,53 +33,119 @@ func (s *Session) StartSending(audio AudioSource, video VideoSource) error {
 		return errors.New("sending starts once, after Connect")
 	}
 	if video != nil && !s.cfg.Video {
-		return errors.New("this session did not announce video")
+		return errNoStream
 	}
 	s.accept()
 	s.state = sending
 	s.sending.Store(true)
 	if audio != nil {
-		s.sources = append(s.sources, audio)
-		s.done.Add(1)
-		go s.sendAudio(audio, s.chain.AddLocal(s.local[0].chain()))
+		s.microphone.begin(audio)
 	}
 	if video != nil {
-		s.sources = append(s.sources, video)
-		s.done.Add(1)
-		go s.sendVideo(video, s.chain.AddLocal(s.local[1].chain()))
+		s.camera.begin(video)
 	}
 	return nil
 }
 
-// sendAudio sends a packet every 20 ms, all of one length, whatever is said.
-func (s *Session) sendAudio(source AudioSource, out *rtpchain.Writer) {
-	defer s.done.Done()
-	var due time.Time
+// audioSender sends a packet every 20 ms, all of one length, whatever is said.
+type audioSender struct {
+	s       *Session
+	stream  Stream
+	source  slot[AudioSource]
+	encoder encoder
+
+	mu      sync.Mutex // held from a frame's last look at the controls until it has left
+	running bool       // guarded by Session.mu
+	muted   bool
+	held    bool
+	lowData bool // the encoder was told
+}
+
+// encoder is Opus, or what a test that is not about sound puts in its place.
+type encoder interface {
+	Encode(pcm []int16) ([]byte, error)
+	SetBitrate(bitrate int) error
+}
+
+// begin starts to send, or goes over to another source. Session.mu is held.
+func (a *audioSender) begin(source AudioSource) {
+	a.source.put(source, source != nil)
+	if !a.running && source != nil {
+		a.running = true
+		a.s.done.Add(1)
+		go a.run(a.s.chain.AddLocal(a.stream.chain()))
+	}
+}
+
+func (a *audioSender) run(out *rtpchain.Writer) {
+	defer a.s.done.Done()
 	pcm := make([]int16, FrameSamples)
-	for frame := uint32(0); ; frame++ {
+	var due time.Time
+	frame, marker := uint32(0), true // the marker begins a talkspurt (RFC 3551 section 4.1)
+	for {
+		source, turn, ok := a.source.take(a.s.ctx)
+		if !ok {
+			return
+		}
 		if err := source.ReadFrame(pcm); err != nil {
-			s.sourceEnded("audio", err)
-			return
+			if a.source.ended(turn) {
+				a.s.sourceEnded("audio", err)
+			}
+			continue
 		}
-		packet, err := s.encoder.Encode(pcm)
-		if err != nil {
-			s.log.Error("encoding audio failed", "error", err)
-			return
-		}
-		if frame == 0 { // it is ready when the path is
-			if !s.waitReady() {
+		if due.IsZero() {
+			if !a.s.waitReady() {
 				return
 			}
 			due = time.Now()
 		}
-		if !sleepUntil(s.ctx, due) {
+		if !sleepUntil(a.s.ctx, due) {
 			return
 		}
-		due = nextDue(due, time.Now())
-		if out.Write(frame*FrameSamples, frame == 0, packet) == nil {
-			s.counts.audioFramesSent.Add(1)
+		now := time.Now()
+		if behind := now.Sub(due); behind > maxBehind { // no source for a while: time went on (RFC 3550 section 5.1)
+			frame += uint32(behind / FrameLength)
+			marker = true
+		}
+		if sent, err := a.send(out, pcm, frame, marker); err != nil {
+			a.s.log.Error("encoding audio failed", "error", err)
+			return
+		} else {
+			marker = !sent
+		}
+		frame++
+		due = nextDue(due, now)
+	}
+}
+
+// send sends one frame, or silence in its place, or nothing while the call is held.
+func (a *audioSender) send(out *rtpchain.Writer, pcm []int16, frame uint32, marker bool) (sent bool, err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.held {
+		return false, nil
+	}
+	if a.muted {
+		clear(pcm)
+	}
+	if low := a.s.lowData.Load(); low != a.lowData {
+		a.lowData = low
+		bitrate := opus.DefaultBitrate
+		if low {
+			bitrate = lowDataAudio
+		}
+		if err := a.encoder.SetBitrate(bitrate); err != nil {
+			return false, err
 		}
 	}
+	packet, err := a.encoder.Encode(pcm)
+	if err != nil {
+		return false, err
+	}
+	if out.Write(frame*FrameSamples, marker, packet) == nil {
+		a.s.counts.audioFramesSent.Add(1)
+	}
+	return true, nil
 }
 
 // nextDue is a frame later, counted from when this one was due so that nothing drifts, unless the source has fallen far behind.
@@ -86,44 +155,6 @@ func nextDue(due, now time.Time) time.Time {
 		return now
 	}
 	return due
-}
-
-// sendVideo sends each frame at its presentation time. RTP time stamps begin at 0, so the receiver knows the presentation times.
-func (s *Session) sendVideo(source VideoSource, out *rtpchain.Writer) {
-	defer s.done.Done()
-	if !s.waitReady() {
-		return
-	}
-	packetizer := vp8.NewPacketizer(payloadSize)
-	start := time.Now()
-	for {
-		frame, err := source.ReadFrame()
-		if err != nil {
-			s.sourceEnded("video", err)
-			return
-		}
-		if !sleepUntil(s.ctx, start.Add(frame.PTS)) {
-			return
-		}
-		if late := time.Since(start.Add(frame.PTS)); late > maxBehind {
-			start = start.Add(late)
-		}
-		timestamp := uint32((frame.PTS*vp8ClockRate + time.Second/2) / time.Second)
-		payloads := packetizer.Packetize(frame.Data)
-		for i, payload := range payloads {
-			// A packet that the socket refuses is kept for retransmission like any other that is lost.
-			err = errors.Join(err, out.Write(timestamp, i == len(payloads)-1, payload))
-		}
-		if err == nil {
-			s.counts.videoFramesSent.Add(1)
-		}
-	}
-}
-
-// keyFrameRequested hears the peer's PLI. A source of encoded frames cannot be asked for a key frame out of turn: the peer resumes at
-// the next one in the source.
-func (s *Session) keyFrameRequested(uint32) {
-	s.log.Debug("the peer asks for a key frame; it gets the source's next")
 }
 
 func (s *Session) waitReady() bool {

@@ -20,7 +20,6 @@ package media
 import (
 	"context"
 	"errors"
-	"io"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -55,9 +54,14 @@ type Session struct {
 	deaf       deafness     // guarded by handling
 	heardAt    atomic.Int64 // when a packet was opened last, in Unix nanoseconds; 0: never
 
-	encoder *opus.Encoder // used by sendAudio alone
-	audio   *audioReceiver
-	video   *videoReceiver
+	microphone     *audioSender
+	camera, screen *videoSender
+	audio          *audioReceiver
+	video          *videoReceiver
+	screenIn       *videoReceiver
+	lowData        atomic.Bool
+	budget         budget
+	quality        qualityWatch
 
 	// Set by Connect before the first packet can come or go.
 	sealer  sealer
@@ -71,7 +75,6 @@ type Session struct {
 	first      *route   // the path of generation 0
 	routes     []*route // oldest first, never empty
 	accepted   bool
-	sources    []any // to be closed with the session
 	failedOnce bool
 }
 
@@ -100,18 +103,24 @@ func NewSession(cfg Config) (*Session, error) {
 		cfg.RekeyEvery = rekeyEvery
 	}
 	s := &Session{
-		cfg: cfg, log: cfg.Log, local: localStreams(cfg.Video),
+		cfg: cfg, log: cfg.Log, local: localStreams(cfg.Video, cfg.Screen),
 		connected: make(chan struct{}), ready: make(chan struct{}), failed: make(chan error, 1), firstMedia: make(chan struct{}),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
-	var err error
-	if s.encoder, err = opus.NewEncoder(opus.Config{}); err != nil {
+	encoder, err := opus.NewEncoder(opus.Config{Variable: cfg.VariableRate})
+	if err != nil {
 		return nil, err
 	}
+	announced := Description{Streams: s.local}
+	sound, _ := announced.stream(Audio)
+	picture, _ := announced.stream(Video)
+	second, _ := announced.stream(Screen)
+	s.microphone = &audioSender{s: s, stream: sound, encoder: encoder}
+	s.camera, s.screen = &videoSender{s: s, stream: picture}, &videoSender{s: s, stream: second}
 	if s.audio, err = newAudioReceiver(s); err != nil {
 		return nil, err
 	}
-	s.video = newVideoReceiver(s)
+	s.video, s.screenIn = newVideoReceiver(s), newVideoReceiver(s)
 	if s.first, err = s.newRoute(0, cfg.Relays, cfg.OnCandidate); err != nil {
 		return nil, err
 	}
@@ -175,11 +184,13 @@ func (s *Session) Connect(remote Description, keys Keys) error {
 	if stream, ok := remote.stream(Audio); ok {
 		s.chain.AddRemote(stream.chain(), s.audio.push)
 	}
-	if stream, ok := remote.stream(Video); ok {
-		s.video.ssrc = stream.SSRC
-		s.chain.AddRemote(stream.chain(), s.video.push)
-		s.done.Add(1)
-		go s.video.watch()
+	for kind, receiver := range map[Kind]*videoReceiver{Video: s.video, Screen: s.screenIn} {
+		if stream, ok := remote.stream(kind); ok {
+			receiver.ssrc = stream.SSRC
+			s.chain.AddRemote(stream.chain(), receiver.push)
+			s.done.Add(1)
+			go receiver.watch()
+		}
 	}
 	s.state = connecting
 	s.watchReady(s.first)
@@ -220,7 +231,7 @@ func (s *Session) Close() error {
 		return nil
 	}
 	s.state = closed
-	chain, sources, routes := s.chain, s.sources, s.routes
+	chain, routes := s.chain, s.routes
 	s.mu.Unlock()
 
 	s.cancel()
@@ -231,11 +242,9 @@ func (s *Session) Close() error {
 	if chain != nil {
 		err = errors.Join(err, chain.Close())
 	}
-	for _, source := range sources {
-		if closer, ok := source.(io.Closer); ok {
-			_ = closer.Close() // the source may have been closed by its owner
-		}
-	}
+	s.microphone.source.close()
+	s.camera.source.close()
+	s.screen.source.close()
 	s.done.Wait()
 	return err
 }

@@ -9,14 +9,18 @@ import (
 )
 
 type counters struct {
-	bytesSent, bytesReceived             atomic.Uint64
-	undecryptable, replayed, malformed   atomic.Uint64
-	audioFramesSent                      atomic.Uint64
-	videoFramesSent, videoFramesReceived atomic.Uint64
-	videoFramesLost                      atomic.Uint64
-	audioPacketsSent, videoPacketsSent   atomic.Uint64
-	firstMediaAfter                      atomic.Int64  // nanoseconds, 0: not yet
-	connectedAfter                       time.Duration // guarded by Session.mu
+	bytesSent, bytesReceived           atomic.Uint64
+	undecryptable, replayed, malformed atomic.Uint64
+	audioFramesSent                    atomic.Uint64
+	audioPacketsSent                   atomic.Uint64
+	firstMediaAfter                    atomic.Int64  // nanoseconds, 0: not yet
+	connectedAfter                     time.Duration // guarded by Session.mu
+}
+
+// videoCounters are those of one stream, at its sender or at its receiver.
+type videoCounters struct {
+	framesSent, dropped, packetsSent atomic.Uint64
+	framesReceived, framesLost       atomic.Uint64
 }
 
 // Stats describes a session so far. Times count from Connect.
@@ -33,7 +37,9 @@ type Stats struct {
 	SendEpoch, ReceiveEpoch  uint32 // how often each direction's key was changed
 	Malformed                uint64 // datagrams that made no sense
 
-	Audio, Video StreamStats
+	Audio, Video, Screen StreamStats
+
+	Quality Quality
 
 	NacksReceived   uint64 // requests of the peer for lost packets
 	Retransmissions uint64 // answers to them
@@ -46,6 +52,7 @@ type StreamStats struct {
 	Codec string // empty if neither end announced one
 
 	FramesSent     uint64
+	FramesDropped  uint64        // video: not sent, since the call was held or data was to be saved
 	PacketsSent    uint64        // without retransmissions
 	RemoteLost     int64         // packets of ours that did not arrive, as the peer reports
 	RemoteFraction float64       // the same, of those between its last two reports
@@ -130,28 +137,27 @@ func (s *Session) Stats() Stats {
 	stats.PLIsSent, stats.PLIsReceived = feedback.PLIsSent, feedback.PLIsReceived
 
 	local := Description{Streams: s.local}
-	for _, kind := range []Kind{Audio, Video} {
-		stream := &stats.Audio
-		if kind == Video {
-			stream = &stats.Video
-		}
+	for kind, stream := range map[Kind]*StreamStats{Audio: &stats.Audio, Video: &stats.Video, Screen: &stats.Screen} {
 		if ours, ok := local.stream(kind); ok {
-			roundTrip := stream.sent(ours, chain.Reception(ours.SSRC))
-			if roundTrip > 0 {
-				stats.RoundTrip = roundTrip
-			}
+			stats.RoundTrip = max(stats.RoundTrip, stream.sent(ours, chain.Reception(ours.SSRC)))
 		}
 		if theirs, ok := remote.stream(kind); ok {
 			stream.received(theirs, chain.Remote(theirs.SSRC))
 		}
 	}
-	stats.Audio.PacketsSent, stats.Video.PacketsSent = c.audioPacketsSent.Load(), c.videoPacketsSent.Load()
-	stats.Audio.FramesSent, stats.Video.FramesSent = c.audioFramesSent.Load(), c.videoFramesSent.Load()
+	stats.Audio.PacketsSent, stats.Audio.FramesSent = c.audioPacketsSent.Load(), c.audioFramesSent.Load()
 	heard := s.audio.stats()
 	stats.Audio.FramesReceived, stats.Audio.FramesRepaired = heard.Played+heard.Repaired, heard.Repaired
 	stats.Audio.FramesConcealed, stats.Audio.PlayoutDelay = heard.Concealed, heard.Delay
-	stats.Video.FramesReceived, stats.Video.FramesLost = c.videoFramesReceived.Load(), c.videoFramesLost.Load()
+	stats.Video.pictures(&s.camera.counts, &s.video.counts)
+	stats.Screen.pictures(&s.screen.counts, &s.screenIn.counts)
+	stats.Quality = s.quality.now()
 	return stats
+}
+
+func (s *StreamStats) pictures(sent, received *videoCounters) {
+	s.PacketsSent, s.FramesSent, s.FramesDropped = sent.packetsSent.Load(), sent.framesSent.Load(), sent.dropped.Load()
+	s.FramesReceived, s.FramesLost = received.framesReceived.Load(), received.framesLost.Load()
 }
 
 func (s *StreamStats) sent(ours Stream, report rtpchain.Reception) (roundTrip time.Duration) {

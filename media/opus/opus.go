@@ -2,7 +2,7 @@
 //
 // It is the one seam to the codec underneath, gopus, which is pure Go: no other package of the call path knows it.
 //
-//   - Packets have one constant size: the sizes of packets that vary with the speech tell a listener on the wire what was said,
+//   - Packets have one constant size, unless asked otherwise: the sizes of packets that vary with the speech tell a listener on the wire what was said,
 //     encrypted or not (RFC 6562). For the same reason there is no discontinuous transmission.
 //   - Each packet carries a coarse copy of the frame before it (in-band FEC, RFC 6716 section 2.1.7), so that a single loss is
 //     repaired by the packet that follows.
@@ -27,14 +27,15 @@ const (
 
 // Tuning. The codec's own default complexity is 9; at 32 kb/s speech is coded over the full band, and a fifth of the bits go to FEC.
 const (
-	defaultBitrate = 32000 // bits a second: 80 bytes a packet
+	DefaultBitrate = 32000 // bits a second: 80 bytes a packet
 	complexity     = 9
 	expectedLoss   = 10 // percent; tells the encoder how much FEC is worth
 )
 
 // Config chooses how to encode. Its zero value is what calls use.
 type Config struct {
-	Bitrate int // bits a second, 6000 to 128000; 0 means 32000
+	Bitrate  int  // bits a second, 6000 to 128000; 0 means 32000
+	Variable bool // packets of as many bytes as the sound needs, which tell a listener on the wire what it is; Bitrate on average
 }
 
 // An Encoder turns frames into packets.
@@ -43,10 +44,10 @@ type Encoder struct {
 	packet [MaxPacket]byte
 }
 
-// NewEncoder returns an encoder that makes packets of Bitrate/400 bytes, all of them.
+// NewEncoder returns an encoder that makes packets of Bitrate/400 bytes, all of them, unless they may vary.
 func NewEncoder(cfg Config) (*Encoder, error) {
 	if cfg.Bitrate == 0 {
-		cfg.Bitrate = defaultBitrate
+		cfg.Bitrate = DefaultBitrate
 	}
 	if cfg.Bitrate < 6000 || cfg.Bitrate > 128000 {
 		return nil, fmt.Errorf("opus bit rate %d is not between 6000 and 128000", cfg.Bitrate)
@@ -56,10 +57,14 @@ func NewEncoder(cfg Config) (*Encoder, error) {
 		return nil, fmt.Errorf("opus encoder: %w", err)
 	}
 	codec.SetDTX(false)
+	mode := gopus.BitrateModeCBR
+	if cfg.Variable {
+		mode = gopus.BitrateModeVBR
+	}
 	err = errors.Join(
 		codec.SetFrameSize(FrameSamples),
 		codec.SetBitrate(cfg.Bitrate),
-		codec.SetBitrateMode(gopus.BitrateModeCBR),
+		codec.SetBitrateMode(mode),
 		codec.SetComplexity(complexity),
 		codec.SetSignal(gopus.SignalVoice),
 		codec.SetInBandFEC(gopus.InBandFECEnabled),
@@ -70,6 +75,9 @@ func NewEncoder(cfg Config) (*Encoder, error) {
 	}
 	return &Encoder{codec: codec}, nil
 }
+
+// SetBitrate changes the rate from the next packet on.
+func (e *Encoder) SetBitrate(bitrate int) error { return e.codec.SetBitrate(bitrate) }
 
 // Encode returns the packet for one frame of FrameSamples samples. The packet is valid until the next call.
 func (e *Encoder) Encode(pcm []int16) ([]byte, error) {

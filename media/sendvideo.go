@@ -1,0 +1,115 @@
+package media
+
+import (
+	"errors"
+	"sync/atomic"
+	"time"
+
+	"sotto/media/rtpchain"
+	"sotto/media/vp8"
+)
+
+// videoSender sends the frames of one stream, each at its presentation time. What cannot be sent, since the call is held or the data
+// of low-data mode is used up, is dropped, and everything after it until a key frame: nothing is sent that cannot be decoded.
+type videoSender struct {
+	s       *Session
+	stream  Stream
+	source  slot[VideoSource]
+	running bool // guarded by Session.mu
+	held    atomic.Bool
+	asked   atomic.Bool // a key frame, by the peer
+	counts  videoCounters
+}
+
+// begin starts to send, or goes over to another source. Session.mu is held.
+func (v *videoSender) begin(source VideoSource) {
+	v.tell(source)
+	v.source.put(source, source != nil)
+	if !v.running && source != nil {
+		v.running = true
+		v.s.done.Add(1)
+		go v.run(v.s.chain.AddLocal(v.stream.chain()))
+	}
+}
+
+// tell asks the source for a rate that fits, if it can be asked.
+func (v *videoSender) tell(source VideoSource) {
+	if adaptive, ok := source.(interface{ SetBitrate(bitsPerSecond int) }); ok {
+		bitrate := 0
+		if v.s.lowData.Load() {
+			bitrate = lowDataVideo
+		}
+		adaptive.SetBitrate(bitrate)
+	}
+}
+
+// RTP time stamps begin at 0 with the first source, so the receiver knows the presentation times; those of later ones go on with the
+// clock.
+func (v *videoSender) run(out *rtpchain.Writer) {
+	defer v.s.done.Done()
+	if !v.s.waitReady() {
+		return
+	}
+	packetizer := vp8.NewPacketizer(payloadSize)
+	begin := time.Now()
+	reading := 0            // the turn of the source
+	var start time.Time     // of the source
+	var shift time.Duration // of its presentation times
+	needKey := false
+	for {
+		source, turn, ok := v.source.take(v.s.ctx)
+		if !ok {
+			return
+		}
+		if turn != reading {
+			start = time.Now()
+			if reading != 0 {
+				shift = start.Sub(begin)
+				needKey = true
+			}
+			reading = turn
+		}
+		if v.asked.Swap(false) || needKey {
+			if encoder, ok := source.(interface{ RequestKeyFrame() }); ok {
+				encoder.RequestKeyFrame()
+			}
+		}
+		frame, err := source.ReadFrame()
+		if err != nil {
+			if v.source.ended(turn) {
+				v.s.sourceEnded("video", err)
+			}
+			continue
+		}
+		if !sleepUntil(v.s.ctx, start.Add(frame.PTS)) {
+			return
+		}
+		if late := time.Since(start.Add(frame.PTS)); late > maxBehind {
+			start = start.Add(late)
+		}
+		if v.held.Load() || needKey && !frame.Key || !v.s.affordable(time.Now()) {
+			needKey = true
+			v.counts.dropped.Add(1)
+			continue
+		}
+		needKey = false
+		timestamp := uint32(((shift+frame.PTS)*vp8ClockRate + time.Second/2) / time.Second)
+		payloads := packetizer.Packetize(frame.Data)
+		for i, payload := range payloads {
+			// A packet that the socket refuses is kept for retransmission like any other that is lost.
+			err = errors.Join(err, out.Write(timestamp, i == len(payloads)-1, payload))
+		}
+		if err == nil {
+			v.counts.framesSent.Add(1)
+		}
+	}
+}
+
+// keyFrameRequested hears the peer's PLI. A source that cannot be asked resumes the peer's picture with its next key frame.
+func (s *Session) keyFrameRequested(ssrc uint32) {
+	for _, v := range []*videoSender{s.camera, s.screen} {
+		if v.stream.SSRC == ssrc {
+			v.asked.Store(true)
+		}
+	}
+}
