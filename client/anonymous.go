@@ -76,6 +76,8 @@ func (c *Client) keepAnonymous(ctx context.Context) {
 		case useful:
 			began, pause = time.Time{}, minPause
 			c.setTrouble(began)
+		}
+		if errors.Is(err, errUnused) {
 			continue
 		}
 		wait := pause/2 + rand.N(pause/2)

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/google/uuid"
+
 	"sotto/e2ee/callkey"
 	"sotto/media"
 	"sotto/wire"
@@ -186,6 +188,13 @@ func (t *callTable) busy() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.closed || t.calling || t.current != nil
+}
+
+// with tells whether there is a call with an account.
+func (t *callTable) with(peer uuid.UUID) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.current != nil && t.current.peer.Account == peer
 }
 
 func (t *callTable) unreserve() {

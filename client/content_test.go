@@ -224,8 +224,8 @@ func FuzzAnswer(f *testing.F) {
 	})
 }
 
-// Whatever a server delivers, and whoever it says sent it, is dropped without harm.
-func FuzzEnvelope(f *testing.F) {
+// fuzzedClient is a client in memory that reaches no server.
+func fuzzedClient(f *testing.F) *Client {
 	disk := newMemDisk()
 	s, err := newStore("DIR", disk, make([]byte, 32))
 	if err != nil {
@@ -244,16 +244,25 @@ func FuzzEnvelope(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
+	return c
+}
+
+// Whatever a server delivers, and whoever it says sent it, is dropped without harm.
+func FuzzEnvelope(f *testing.F) {
+	c := fuzzedClient(f)
+	root, _ := testIssuer(f)
+	c.sealing.Root = root[:]
 	known := &contact{Account: uuid.New(), Identity: ratchet.GenerateKeyPair().Public().Bytes()}
 	c.contacts[known.Account] = known
 	f.Add(true, uint32(3), []byte{0x44, 8, 1})
 	f.Add(false, uint32(2), []byte{0x44})
+	f.Add(false, uint32(6), []byte{0x11, 10, 0})
 	f.Fuzz(func(t *testing.T, stranger bool, kind uint32, ciphertext []byte) {
 		sender := known.Account
 		if stranger {
 			sender = uuid.New()
 		}
-		e := &wire.Envelope{Id: randomBytes(16), Sender: sender[:], SenderDevice: device, Recipient: a.Account[:], RecipientDevice: device,
+		e := &wire.Envelope{Id: randomBytes(16), Sender: sender[:], SenderDevice: device, Recipient: c.account.Account[:], RecipientDevice: device,
 			Type: kind, Ciphertext: ciphertext}
 		if err := c.take(t.Context(), e); err != nil {
 			t.Error(err)

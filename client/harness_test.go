@@ -22,6 +22,7 @@ type world struct {
 	t        testing.TB
 	config   signaling.Config
 	address  string
+	front    string // what clients are told instead, if it is not empty
 	server   *signaling.Server
 	listener *signaling.Listener
 	served   chan error
@@ -96,7 +97,12 @@ func (w *world) stop() {
 	w.server = nil
 }
 
-func (w *world) url() string { return "http://" + w.address }
+func (w *world) url() string {
+	if w.front != "" {
+		return w.front
+	}
+	return "http://" + w.address
+}
 
 // person is an account, what is known to happen to it, and where it lives.
 type person struct {

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/google/uuid"
 	"google.golang.org/protobuf/proto"
 
 	"sotto/e2ee/sealed"
@@ -18,8 +19,8 @@ import (
 //   - sealed, over the anonymous link: to contacts who gave us their delivery token. The server does not learn who sends.
 //   - identified, over the ordinary link: to everybody else, and when the other way is shut.
 //
-// What one contact gets takes one way, in its order, until something about that contact or the anonymous link changes. Then it may be
-// that something overtakes, which sessions and calls put up with. An entry is under way on one link at a time.
+// What one contact gets takes one way, until something about that contact or the anonymous link changes. Nothing leaves one way while
+// something to the same contact that came before it is under way on the other, so that it does not overtake.
 
 const (
 	sendWindow = 16              // envelopes under way on a link
@@ -152,12 +153,19 @@ func (c *Client) nextOutgoing(l *link, now time.Time) (*departure, lull, error) 
 		return nil, lull{}, err
 	}
 	nothing := lull{changed: c.outbox.changed}
+	elsewhere := map[uuid.UUID]bool{} // who has something under way on the other link
 	for _, entry := range c.outbox.entries {
 		if entry.underway != nil && !entry.underway.ended() {
+			if entry.underway != l {
+				elsewhere[entry.recipient()] = true
+			}
 			continue
 		}
 		to := c.contacts[entry.recipient()]
 		way, until := c.wayOf(entry, to, now)
+		if (way == waySealed) == l.anonymous && elsewhere[entry.recipient()] {
+			continue
+		}
 		if (way == waySealed) == l.anonymous && way != wayWaits {
 			entry.underway = l
 			if way == wayIdentified && to != nil && to.Token != nil {

@@ -1,0 +1,104 @@
+package client
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/google/uuid"
+	"google.golang.org/protobuf/proto"
+
+	"sotto/wire"
+)
+
+// RemoveContact forgets somebody: their record, the sessions, what they wrote that was not dealt with, and what was to be sent to them,
+// now or if they ask for it again. A new delivery token makes theirs void, so that they cannot write unnamed any more. They can still write, as any stranger can;
+// their identity key is pinned anew then, and its safety number to be compared again.
+func (c *Client) RemoveContact(username string) error {
+	c.mu.Lock()
+	p := c.named(username)
+	c.mu.Unlock()
+	if p == nil {
+		return fmt.Errorf("%s is not a contact", username)
+	}
+	if c.calls.with(p.Account) {
+		return errors.New("you are in a call with them: hang up first")
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	unread, held, err := c.recordsOf(p.Account)
+	if err != nil {
+		return err
+	}
+	sealing := c.sealing
+	sealing.Token, sealing.Told = newToken(), false
+	var waiting []*outgoing
+	var gone []*sentContent
+	err = c.store.update(func(t *tx) error {
+		t.delete(recordContact + p.Account.String())
+		t.delete(recordSession + p.Account.String())
+		t.delete(recordMending + p.Account.String())
+		gone = c.sent.forget(t, p.Account)
+		for _, record := range slices.Concat(unread, held) {
+			t.delete(record)
+		}
+		for _, entry := range c.outbox.entries {
+			if entry.recipient() == p.Account {
+				waiting = append(waiting, entry)
+				t.delete(entry.record)
+			}
+		}
+		return putJSON(t, recordSealing, sealing)
+	})
+	if err != nil {
+		return err
+	}
+	c.sealing = sealing
+	delete(c.contacts, p.Account)
+	delete(c.anonymous.shown, p.Account)
+	delete(c.retries.mending, p.Account)
+	c.sent.remove(gone)
+	c.inbox.unshown = slices.DeleteFunc(c.inbox.unshown, func(entry *incoming) bool { return entry.From == p.Account })
+	c.inbox.unread -= len(unread)
+	c.inbox.notify()
+	for _, entry := range waiting {
+		c.takeOut(entry, errNoContact)
+	}
+	select {
+	case c.tokenNew <- struct{}{}:
+	default:
+	}
+	return nil
+}
+
+// recordsOf lists the records of what came from an account: texts that nobody has dealt with, and what is held back. c.mu is held.
+func (c *Client) recordsOf(id uuid.UUID) (unread, held []string, err error) {
+	for _, record := range c.store.list(recordInbox) {
+		value, err := c.store.get(record)
+		if err != nil {
+			return nil, nil, err
+		}
+		entry := new(incoming)
+		if err := json.Unmarshal(value, entry); err != nil {
+			return nil, nil, err
+		}
+		if entry.From == id {
+			unread = append(unread, record)
+		}
+	}
+	for _, record := range c.store.list(recordHeld) {
+		value, err := c.store.get(record)
+		if err != nil {
+			return nil, nil, err
+		}
+		e := new(wire.Envelope)
+		if err := proto.Unmarshal(value, e); err != nil {
+			return nil, nil, err
+		}
+		if uuid.UUID(e.GetSender()) == id {
+			held = append(held, record)
+		}
+	}
+	return unread, held, nil
+}
