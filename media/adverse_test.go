@@ -92,27 +92,30 @@ func TestWrongKeyPlaysNothing(t *testing.T) {
 	}
 }
 
-// recorder keeps what was sealed.
+// recorder keeps what was sealed, and when.
 type recorder struct {
 	sealer
 	mu        sync.Mutex
 	datagrams [][]byte
+	times     []time.Time
 }
 
 func (r *recorder) RTP(header *rtp.Header, payload []byte, now time.Time) ([]byte, error) {
 	datagram, err := r.sealer.RTP(header, payload, now)
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.datagrams = append(r.datagrams, slices.Clone(datagram))
+	r.keep(datagram, now)
 	return datagram, err
 }
 
 func (r *recorder) RTCP(packet []byte, now time.Time) ([]byte, error) {
 	datagram, err := r.sealer.RTCP(packet, now)
+	r.keep(datagram, now)
+	return datagram, err
+}
+
+func (r *recorder) keep(datagram []byte, now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.datagrams = append(r.datagrams, slices.Clone(datagram))
-	return datagram, err
+	r.datagrams, r.times = append(r.datagrams, slices.Clone(datagram)), append(r.times, now)
 }
 
 // Everything is sent a second time, then with one bit changed, then garbage: nothing of it gets in and nothing ends.
@@ -255,6 +258,23 @@ func testInterruptionIsSurvived(t *testing.T) {
 		events := p.eventsOf(p.caller)
 		_, loud := ear.counts()
 		return events[len(events)-1] == EventConnected && loud > before+10
+	})
+}
+
+// A call goes on for as long as its ends answer each other.
+func TestALongCallGoesOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := talking(t, newNetwork(t, 25*time.Millisecond), Config{})
+		before := p.callee.Stats().Audio.PacketsReceived
+		time.Sleep(3 * time.Minute)
+		for _, s := range []*Session{p.caller, p.callee} {
+			if events := p.eventsOf(s); len(events) != 2 { // connected, first media
+				t.Errorf("events %v", events)
+			}
+			if stats := s.Stats(); stats.Audio.PacketsReceived < before+8990 || stats.ReceiveEpoch != 3 {
+				t.Errorf("%d packets, epoch %d", stats.Audio.PacketsReceived, stats.ReceiveEpoch)
+			}
+		}
 	})
 }
 

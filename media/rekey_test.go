@@ -33,10 +33,10 @@ func testRekeyEverySecondWithLoss(t *testing.T) {
 	p := newPair(t, callerConfig, calleeConfig)
 	p.connect(t)
 	sources := [2]*pictures{newPictures(seconds*20, 20, 50*time.Millisecond), newPictures(seconds*20, 20, 50*time.Millisecond)}
-	var ears [2]heard
 	var eyes [2]seen
 	for i, s := range []*Session{p.caller, p.callee} {
-		s.SetSinks(&ears[1-i], &eyes[1-i])
+		s.microphone.encoder = newCanned(t)
+		s.SetSinks(nil, &eyes[1-i])
 		if err := s.StartSending(&tone{n: seconds * 50}, sources[i]); err != nil {
 			t.Fatal(err)
 		}
@@ -48,8 +48,8 @@ func testRekeyEverySecondWithLoss(t *testing.T) {
 	time.Sleep(time.Second)
 	for i, s := range []*Session{p.caller, p.callee} {
 		stats, sent := s.Stats(), []*Session{p.callee, p.caller}[i].Stats()
-		t.Logf("%d epochs, %d datagrams lost on the way, audio repaired %d and concealed %d of %d, pictures %d of %d", stats.ReceiveEpoch,
-			dropped.packets[1-i].Load(), stats.Audio.FramesRepaired, stats.Audio.FramesConcealed, seconds*50, stats.Video.FramesReceived, seconds*20)
+		t.Logf("%d epochs, %d datagrams lost on the way, pictures %d of %d", stats.ReceiveEpoch,
+			dropped.packets[1-i].Load(), stats.Video.FramesReceived, seconds*20)
 		if stats.ReceiveEpoch != sent.SendEpoch || int(stats.ReceiveEpoch) < seconds-1 {
 			t.Errorf("%d epochs heard, %d begun", stats.ReceiveEpoch, sent.SendEpoch)
 		}

@@ -73,14 +73,19 @@ func (p *Path) watch(conn *ice.Conn) {
 
 	ticker.Reset(min(500*time.Millisecond, p.cfg.ConsentTimeout/4))
 	consent := time.Now()
+	var answered answers
 	for {
 		select {
 		case <-p.closed:
 			return
 		case now := <-ticker.C:
 			p.refreshInfo()
-			if stats, ok := p.agent.GetSelectedCandidatePairStats(); ok && stats.LastResponseTimestamp.After(consent) {
-				consent = stats.LastResponseTimestamp
+			if stats, ok := p.agent.GetSelectedCandidatePairStats(); ok {
+				latest := answers{stats.LocalCandidateID, stats.RemoteCandidateID, stats.ResponsesReceived}
+				if latest != answered && latest.count > 0 {
+					consent = now
+				}
+				answered = latest
 			}
 			if now.Sub(consent) > p.cfg.ConsentTimeout {
 				p.fail(ErrConsentExpired)
@@ -88,6 +93,13 @@ func (p *Path) watch(conn *ice.Conn) {
 			}
 		}
 	}
+}
+
+// answers counts those to our checks on the selected pair: pion tells no time of the last one. Another pair that was selected has been
+// answered too.
+type answers struct {
+	local, remote string
+	count         uint64
 }
 
 // Info describes the selected pair.
