@@ -109,7 +109,7 @@ func (x *explorer) checkRinging(w world) {
 		e := x.endpoints[w.ends[device]]
 		for i := range e.calls {
 			c := &e.calls[i]
-			if w.lossy || c.caller || c.phase != alerting {
+			if w.lossy || w.forgot || c.caller || c.phase != alerting {
 				continue
 			}
 			_, theirs := x.other(w, device, c)
@@ -131,7 +131,7 @@ func (x *explorer) checkAgreement(w world) {
 			agreed := c.opened && theirs != nil && theirs.opened && theirs.caller != c.caller && theirs.peer == x.devices[device].Account &&
 				theirs.chosen == x.devices[device].Device
 			x.require(agreed, device, "is in call %d and the other end is not", c.id[0])
-			if agreed && !w.lossy {
+			if agreed && !w.lossy && !w.forgot {
 				x.require(c.legs[c.chosenLeg()].peer == theirs.local, device, "does not know what the other end sends in call %d", c.id[0])
 			}
 		}
@@ -149,6 +149,8 @@ func (x *explorer) checkReasons(w world) {
 				told = append(told, w.ghosts[i].reasons[p.id])
 			}
 		}
+		x.require(caller.reasons[p.id] != Unreachable || w.lossy || w.left.ticks < x.budget.ticks, p.device,
+			"cannot reach anybody with call %d", p.id)
 		if w.forgot {
 			continue
 		}
@@ -158,8 +160,8 @@ func (x *explorer) checkReasons(w world) {
 			}
 			switch mine := w.ghosts[i].reasons[p.id]; mine {
 			case Elsewhere:
-				others := caller.opened&(1<<p.id) != 0 || caller.reasons[p.id] == adopted || caller.reasons[p.id] == Failed
-				x.require(others, i, "shows call %d as accepted elsewhere; it was not", p.id)
+				taken := caller.opened&(1<<p.id) != 0 || slices.Contains([]Reason{adopted, Normal, Failed}, caller.reasons[p.id])
+				x.require(taken, i, "shows call %d as accepted elsewhere; it was not", p.id)
 			case DeclinedElsewhere:
 				x.require(caller.reasons[p.id] == Declined, i, "shows call %d as declined elsewhere; it was not", p.id)
 			}

@@ -26,6 +26,7 @@ type model struct {
 	inCall  []userEvent  // what else users do, each once
 	budget  budget       // of what goes wrong
 	machine machine      // Step, or one with a mistake in it
+	slow    bool         // what Prepare asks for takes time
 	noRelay map[int]bool // devices that prepare only after the accept
 }
 
@@ -57,7 +58,7 @@ type world struct {
 	left   budget
 	users  uint16 // calls placed and in-call events that happened
 	ghosts [maxDevices]ghost
-	lossy  bool // something was lost, or forgotten
+	lossy  bool // something was lost
 	forgot bool // a device started anew
 }
 
@@ -222,7 +223,7 @@ func (x *explorer) happen(w world, device int, event Event) world {
 		g.held = set(g.held, ev.Call[0], ev.On)
 	case crash:
 		*g = ghost{clock: g.clock}
-		w.lossy, w.forgot = true, true
+		w.forgot = true
 	}
 	done := x.step(w.ends[device], event)
 	w.ends[device] = done.end
@@ -275,6 +276,9 @@ func (x *explorer) carryOut(w world, device int, effect Effect) world {
 			}
 		case x.noRelay[device] && c.pending():
 			return w.add(x.item(item{device: device, event: NoRelay{ef.Call}}))
+		}
+		if !x.slow {
+			return x.happen(w, device, prepared)
 		}
 		w = w.add(x.item(item{device: device, event: prepared}))
 	case Connect:
@@ -389,7 +393,9 @@ func (m move) String() string {
 
 // moves calls do with everything that can happen, and what comes of it.
 func (x *explorer) moves(w world, do func(move, world)) {
-	happens := func(w world, device int, event Event, what string) { do(move{what, device, event}, x.happen(w, device, event)) }
+	happens := func(w world, device int, event Event, what string) {
+		do(move{what, device, event}, x.happen(w, device, event))
+	}
 	for at := 0; at < len(w.items); at += 2 {
 		if at > 0 && w.items[at:at+2] == w.items[at-2:at] {
 			continue
