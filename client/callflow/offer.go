@@ -38,7 +38,10 @@ func (s *step) onOffer(ev Received, offer Offer) {
 		// An own call that is still being prepared is not known to the other end: it gives way whatever its id.
 		if own.phase == placing || bytes.Compare(id[:], own.id[:]) > 0 {
 			s.adopt(own, ev, offer)
+			return
 		}
+		// Its caller takes ours instead. Unless it has declined ours already, or is in it by another device: then it hears why it does not ring.
+		s.refuse(from, id, wire.Hangup_BUSY)
 		return
 	}
 	if s.where((*call).pending) != nil {

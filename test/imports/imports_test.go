@@ -38,6 +38,7 @@ var rules = []rule{
 	{"e2ee", []string{"wire", "sealedwire", "internal/protofield"}},
 	{"e2ee/xeddsa", []string{"wire"}},
 	{"media", nil},
+	{"client/callflow", []string{"wire"}},
 	{"client", []string{"wire", "e2ee", "media", "sealedwire", "internal/protofield"}},
 }
 
