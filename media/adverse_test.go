@@ -121,9 +121,9 @@ func (r *recorder) keep(datagram []byte, now time.Time) {
 // Everything is sent a second time, then with one bit changed, then garbage: nothing of it gets in and nothing ends.
 func TestReplaysAndGarbageAreRefused(t *testing.T) {
 	p := newPair(t, Config{Loopback: true, Video: true}, Config{Loopback: true, Video: true})
+	record := &recorder{}
+	p.recorded = record
 	p.connect(t)
-	record := &recorder{sealer: p.caller.sealer}
-	p.caller.sealer = record
 	var eye seen
 	p.callee.SetSinks(nil, &eye)
 	source := newPictures(30, 30, 10*time.Millisecond)

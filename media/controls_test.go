@@ -51,9 +51,9 @@ func recorded(t *testing.T, cfg Config) (*pair, *recorder) {
 	callerConfig, calleeConfig := cfg, cfg
 	callerConfig.Net, calleeConfig.Net = n.hosts[0], n.hosts[1]
 	p := newPair(t, callerConfig, calleeConfig)
+	record := &recorder{}
+	p.recorded = record
 	p.connect(t)
-	record := &recorder{sealer: p.caller.sealer}
-	p.caller.sealer = record
 	return p, record
 }
 

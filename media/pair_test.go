@@ -25,6 +25,7 @@ type pair struct {
 	candidates             map[*Session][]string // what each has told the other
 	events                 map[*Session][]Event
 	callerSeal, calleeSeal *nonceWatch
+	recorded               *recorder            // of what the caller seals, if set before connect
 	early                  map[pathKey][]string // candidates of later paths that wait
 	released               map[pathKey]bool
 	via                    func(from *Session, candidate string) string // what a candidate becomes on its way, if set
@@ -117,13 +118,24 @@ func (p *pair) connect(t testing.TB) {
 			t.Fatal(err)
 		}
 	}
+	p.caller.instrument = func(s sealer) sealer {
+		if p.recorded != nil {
+			p.recorded.sealer = s
+			s = p.recorded
+		}
+		p.callerSeal = newNonceWatch(s)
+		return p.callerSeal
+	}
+	p.callee.instrument = func(s sealer) sealer {
+		p.calleeSeal = newNonceWatch(s)
+		return p.calleeSeal
+	}
 	if err := p.callee.Connect(p.caller.Local(), p.calleeKeys); err != nil {
 		t.Fatal(err)
 	}
 	if err := p.caller.Connect(p.callee.Local(), p.callerKeys); err != nil {
 		t.Fatal(err)
 	}
-	p.callerSeal, p.calleeSeal = watchNonces(p.caller), watchNonces(p.callee)
 }
 
 func (p *pair) eventsOf(s *Session) []Event {
@@ -152,12 +164,6 @@ type nonce struct {
 
 func newNonceWatch(s sealer) *nonceWatch {
 	return &nonceWatch{sealer: s, sealed: map[nonce][32]byte{}, highest: map[uint32]uint64{}}
-}
-
-func watchNonces(s *Session) *nonceWatch {
-	w := newNonceWatch(s.sealer)
-	s.sealer = w
-	return w
 }
 
 func (w *nonceWatch) RTP(header *rtp.Header, payload []byte, now time.Time) ([]byte, error) {

@@ -76,6 +76,8 @@ type Session struct {
 	routes     []*route // oldest first, never empty
 	accepted   bool
 	failedOnce bool
+
+	instrument func(sealer) sealer // set by a test before Connect
 }
 
 type state int
@@ -173,7 +175,11 @@ func (s *Session) Connect(remote Description, keys Keys) error {
 		return err
 	}
 	keys.erase()
-	s.sealer, s.opener, s.remote, s.started = sealer, opener, remote, time.Now()
+	s.sealer = sealer
+	if s.instrument != nil {
+		s.sealer = s.instrument(sealer)
+	}
+	s.opener, s.remote, s.started = opener, remote, time.Now()
 	s.chain, err = rtpchain.New(rtpchain.Config{
 		WriteRTP: s.writeRTP, WriteRTCP: s.writeRTCP, OnKeyFrame: s.keyFrameRequested,
 		RoundTrip: func() time.Duration { return s.current.Load().path.RoundTrip() },

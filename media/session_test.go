@@ -71,9 +71,9 @@ func TestNothingLeavesBeforeAcceptAndNothingIsPlayedBeforeSinks(t *testing.T) {
 func TestShapeOnTheWire(t *testing.T) {
 	t.Parallel()
 	p := newPair(t, Config{Loopback: true, Video: true}, Config{Loopback: true})
+	record := &recorder{}
+	p.recorded = record
 	p.connect(t)
-	record := &recorder{sealer: p.caller.sealer}
-	p.caller.sealer = record
 	var eye seen
 	p.callee.SetSinks(nil, &eye)
 	begin := time.Now()
