@@ -27,6 +27,10 @@ const (
 // control is a buffer for control messages, aligned as they want it.
 type control [controlWords]uint64
 
+func controlBytes(c *control) []byte {
+	return unsafe.Slice((*byte)(unsafe.Pointer(c)), unsafe.Sizeof(*c))
+}
+
 // arrivals is the memory that datagrams are received into, a slot for each recvmmsg message.
 type arrivals struct {
 	used int // slots in use, from the first
@@ -78,7 +82,7 @@ type run struct {
 func (a *arrivals) run(slot int) run {
 	h := &a.headers[slot]
 	r := run{from: readSockaddr(&a.names[slot]), data: a.memory[slot*slotSize:][:h.n], size: int(h.n)}
-	c := unsafe.Slice((*byte)(unsafe.Pointer(&a.control[slot])), h.Controllen)
+	c := controlBytes(&a.control[slot])[:h.Controllen]
 	for len(c) >= unix.SizeofCmsghdr {
 		head := (*unix.Cmsghdr)(unsafe.Pointer(&c[0]))
 		size := int(head.Len)

@@ -79,6 +79,7 @@ type tuning struct {
 	idle         time.Duration // of a connection that holds no allocation
 	lifetime     time.Duration // of an allocation whose client names none
 	permission   time.Duration
+	channel      time.Duration
 	onPermission func() // runs between pion's publishing of a permission and the start of its timer
 }
 
@@ -142,6 +143,7 @@ func (c Config) withDefaults() (Config, error) {
 	setDefault(&c.tune.idle, 30*time.Second)
 	setDefault(&c.tune.lifetime, 10*time.Minute)  // RFC 8656 section 3.2
 	setDefault(&c.tune.permission, 5*time.Minute) // RFC 8656 section 9
+	setDefault(&c.tune.channel, 10*time.Minute)   // RFC 8656 section 12
 	if c.tune.now == nil {
 		c.tune.now = time.Now
 	}

@@ -160,7 +160,7 @@ func (d *departures) compose(n int, at int32, iovecs *int, v6 bool) int32 {
 
 // put adds a control message with an integer of two or four bytes and says how long it is.
 func (c *control) put(at int, level, kind int32, size int, value uint32) int {
-	b := unsafe.Slice((*byte)(unsafe.Pointer(c)), unsafe.Sizeof(*c))[at:]
+	b := controlBytes(c)[at:]
 	head := (*unix.Cmsghdr)(unsafe.Pointer(&b[0]))
 	head.Level, head.Type = level, kind
 	head.SetLen(unix.CmsgLen(size))

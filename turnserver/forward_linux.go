@@ -65,8 +65,7 @@ func (l *loop) toPeer(client netip.AddrPort, message []byte, tos byte) {
 		m.droppedPeer.Inc()
 		return
 	}
-	m.toPeer.Inc()
-	m.toPeerBytes.Add(float64(len(data)))
+	l.counted[toPeer].add(len(data))
 }
 
 // hairpin hands a packet to another allocation of this server without a socket in between: its client gets it straight from here.
@@ -114,13 +113,11 @@ func (l *loop) fromPeers(fd int) {
 
 // toClient forwards a packet to the client of a relay. message is the ChannelData that data came in, if it did: it can be used again.
 func (l *loop) toClient(r *relay, from netip.AddrPort, ch *channel, message, data []byte, tos byte) {
-	m := l.s.metrics
 	if _, dropped := r.passes(fromPeer, from, ch, len(data), l.now); dropped != nil {
 		dropped.Inc()
 		return
 	}
-	m.fromPeer.Inc()
-	m.fromPeerBytes.Add(float64(len(data)))
+	l.counted[fromPeer].add(len(data))
 	o := l.listener
 	if home := r.frontend.local; home != l.local {
 		o = l.others[home]
@@ -131,7 +128,7 @@ func (l *loop) toClient(r *relay, from netip.AddrPort, ch *channel, message, dat
 		d.data = l.dataIndication(from, data)
 	case message != nil:
 		binary.BigEndian.PutUint16(message, ch.number)
-		d.data = message
+		d.data = message[:channelHeader+len(data)]
 	default:
 		d.headed = true
 		binary.BigEndian.PutUint16(d.head[:], ch.number)

@@ -21,6 +21,7 @@ func (f *frontend) start() error {
 		QuotaHandler:       f.reserve,
 		AllocationLifetime: tune.lifetime,
 		PermissionTimeout:  neverExpires,
+		ChannelBindTimeout: tune.channel,
 		EventHandler: turn.EventHandler{
 			OnAuth:              f.judged,
 			OnAllocationCreated: f.created,

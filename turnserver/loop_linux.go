@@ -37,12 +37,17 @@ type loop struct {
 	in      *arrivals
 	clients batch
 	out     departures
-	scratch []byte // Data indications that wait in out
+	scratch []byte   // Data indications that wait in out
+	counted [2]tally // by direction, since the last flush; ports count what leaves by them
 
 	mu    sync.Mutex
 	ports map[int]*loopPort // by descriptor
 	over  bool              // the descriptors are closed
 }
+
+type tally struct{ packets, bytes int }
+
+func (t *tally) add(n int) { t.packets, t.bytes = t.packets+1, t.bytes+n }
 
 // batch is what came from clients at once and is not looked at yet.
 type batch struct {
@@ -155,6 +160,14 @@ func (l *loop) flush() {
 	if len(l.out.waiting) > 0 {
 		l.out.flush()
 		l.scratch = l.scratch[:0]
+	}
+	if l.counted != [2]tally{} {
+		m := l.s.metrics
+		m.toPeer.Add(float64(l.counted[toPeer].packets))
+		m.toPeerBytes.Add(float64(l.counted[toPeer].bytes))
+		m.fromPeer.Add(float64(l.counted[fromPeer].packets))
+		m.fromPeerBytes.Add(float64(l.counted[fromPeer].bytes))
+		l.counted = [2]tally{}
 	}
 	if len(l.ready) == 0 && l.clients.slot == l.clients.end && !l.clients.more {
 		l.in.used = 0

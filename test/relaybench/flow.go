@@ -67,7 +67,7 @@ func (t traffic) flow(i int) (*flow, error) {
 	}
 	slot := 2048
 	if t.joined {
-		slot = 1 << 14
+		slot = 1 << 16
 	}
 	var err error
 	if f.client, err = allocate(i); err != nil {

@@ -146,6 +146,7 @@ func servePion() error {
 	if err != nil {
 		return err
 	}
+	_ = conn.(*net.UDPConn).SetReadBuffer(2 << 20) // what coturn asks for; without it the windows would be too much for it
 	_, err = turn.NewServer(turn.ServerConfig{
 		Realm: realm,
 		AuthHandler: func(a *turn.RequestAttributes) (string, []byte, bool) {

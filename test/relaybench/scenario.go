@@ -27,16 +27,16 @@ func names() (out []string) {
 func scenarios(sessions int) []scenario {
 	return []scenario{
 		{"audio", func(p *process) (map[string]float64, error) {
-			return saturate(p, "audio", traffic{size: 172, window: 16, burst: 4})
+			return saturate(p, "audio", traffic{size: 172, window: 32, burst: 4})
 		}},
 		{"video", func(p *process) (map[string]float64, error) {
-			return saturate(p, "video", traffic{size: 1200, window: 8, burst: 8})
+			return saturate(p, "video", traffic{size: 1200, window: 24, burst: 8})
 		}},
 		{"coalesced", func(p *process) (map[string]float64, error) {
-			return saturate(p, "coalesced", traffic{size: 1200, window: 8, burst: 8, joined: true})
+			return saturate(p, "coalesced", traffic{size: 1200, window: 24, burst: 8, joined: true})
 		}},
 		{"hairpin", func(p *process) (map[string]float64, error) {
-			return saturate(p, "hairpin", traffic{size: 172, window: 16, burst: 4, hairpin: true})
+			return saturate(p, "hairpin", traffic{size: 172, window: 32, burst: 4, hairpin: true})
 		}},
 		{"loss-free", lossFree},
 		{"latency", latency},

@@ -1,0 +1,219 @@
+package turnserver
+
+import (
+	"bytes"
+	"net"
+	"net/netip"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/pion/stun/v4"
+	"golang.org/x/sys/unix"
+)
+
+// TestServiceClassAndCongestion: DSCP and ECN of a packet are those of the packet that it came in (RFC 8656 section 16), each way and between clients.
+func TestServiceClassAndCongestion(t *testing.T) {
+	s := startRelay(t, planeAuto, func(c *Config) {
+		c.UDP = append(c.UDP, "[::1]:0")
+		c.AllowPeers = append(c.AllowPeers, prefixes("::1/128")...)
+	})
+	alice, bob, other := newRawClient(t, s, "alice"), newRawClient(t, s, "bob"), listenOn(t, "127.0.0.2")
+	a := relayedAddr(t, alice.mustSucceed(stun.MethodAllocate, udpTransport))
+	b := relayedAddr(t, bob.mustSucceed(stun.MethodAllocate, udpTransport))
+	alice.mustSucceed(stun.MethodChannelBind, channelAttr(0x4000), peerAttr(addrPort(other.LocalAddr())))
+	alice.mustSucceed(stun.MethodChannelBind, channelAttr(0x4001), peerAttr(b))
+	bob.mustSucceed(stun.MethodCreatePermission, peerAttr(a))
+	conns := map[string]*net.UDPConn{"alice": alice.conn.(*net.UDPConn), "bob": bob.conn.(*net.UDPConn), "peer": other}
+	for _, c := range conns {
+		set(t, c, unix.IPPROTO_IP, unix.IP_RECVTOS, 1)
+	}
+	for _, tos := range []int{0, 0xB8, 0x02, 0xBB, 0} { // EF, ECT(0), EF with CE
+		for _, way := range []struct {
+			from, to string
+			send     func()
+		}{
+			{"alice", "peer", func() { _, _ = alice.conn.Write([]byte{0x40, 0, 0, 1, 'x'}) }},
+			{"peer", "alice", func() { _, _ = other.WriteToUDPAddrPort([]byte("x"), a) }},
+			{"alice", "bob", func() { _, _ = alice.conn.Write([]byte{0x40, 1, 0, 1, 'x'}) }},
+		} {
+			set(t, conns[way.from], unix.IPPROTO_IP, unix.IP_TOS, tos)
+			way.send()
+			buf, oob := make([]byte, 100), make([]byte, 100)
+			_ = conns[way.to].SetReadDeadline(time.Now().Add(3 * time.Second))
+			_, n, _, _, err := conns[way.to].ReadMsgUDPAddrPort(buf, oob)
+			if err != nil {
+				t.Fatal(err)
+			}
+			messages, err := unix.ParseSocketControlMessage(oob[:n])
+			if err != nil || len(messages) != 1 || int(messages[0].Data[0]) != tos {
+				t.Errorf("%s to %s: %v, %v, want %#x", way.from, way.to, messages, err, tos)
+			}
+		}
+	}
+}
+
+func set(t *testing.T, c *net.UDPConn, level, option, value int) {
+	t.Helper()
+	raw, err := c.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e := raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), level, option, value) }); e != nil || err != nil {
+		t.Fatal(e, err)
+	}
+}
+
+// TestJoinedDatagrams: a burst that the sender hands to the kernel as one (UDP_SEGMENT) arrives as its datagrams, a shorter last one too,
+// whichever of the ends can take it joined.
+func TestJoinedDatagrams(t *testing.T) {
+	s := startRelay(t, planeAuto, nil)
+	alice, other := newRawClient(t, s, "alice"), listenOn(t, "127.0.0.2")
+	relayed := relayedAddr(t, alice.mustSucceed(stun.MethodAllocate, udpTransport))
+	alice.mustSucceed(stun.MethodChannelBind, channelAttr(0x4000), peerAttr(addrPort(other.LocalAddr())))
+	const size, count, last = 1000, 30, 333
+	conn := alice.conn.(*net.UDPConn)
+	set(t, conn, unix.IPPROTO_UDP, unix.UDP_SEGMENT, 4+size)
+	set(t, other, unix.IPPROTO_UDP, unix.UDP_SEGMENT, size)
+	set(t, other, unix.SOL_SOCKET, unix.SO_RCVBUF, 1<<20)
+	set(t, conn, unix.SOL_SOCKET, unix.SO_RCVBUF, 1<<20)
+	var up, down []byte
+	for i := range count {
+		n := size
+		if i == count-1 {
+			n = last
+		}
+		data := bytes.Repeat([]byte{byte(i + 1)}, n)
+		up = append(append(up, 0x40, 0, byte(n>>8), byte(n)), data...)
+		down = append(down, data...)
+	}
+	if _, err := conn.Write(up); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := other.WriteToUDPAddrPort(down, relayed); err != nil {
+		t.Fatal(err)
+	}
+	buf := make([]byte, 4000)
+	for i := range count {
+		n := size
+		if i == count-1 {
+			n = last
+		}
+		want := bytes.Repeat([]byte{byte(i + 1)}, n)
+		_ = other.SetReadDeadline(time.Now().Add(3 * time.Second))
+		if got, err := other.Read(buf); err != nil || !bytes.Equal(buf[:got], want) {
+			t.Fatalf("packet %d to the peer: %d bytes, %v", i, got, err)
+		}
+		_ = conn.SetReadDeadline(time.Now().Add(3 * time.Second))
+		if got, err := conn.Read(buf); err != nil || !bytes.Equal(buf[4:got], want) {
+			t.Fatalf("packet %d to the client: %d bytes, %v", i, got, err)
+		}
+	}
+}
+
+// TestDeparturesAreWhole: datagrams for several destinations, of all sizes, headed and not, arrive as they were posted, joined or one by one.
+func TestDeparturesAreWhole(t *testing.T) {
+	for name, whole := range map[string]bool{"joined": false, "one by one": true} {
+		t.Run(name, func(t *testing.T) {
+			from, to := listenOn(t, "127.0.0.1"), []*net.UDPConn{listenOn(t, "127.0.0.2"), listenOn(t, "127.0.0.2")}
+			fd, err := duplicate(from)
+			if err != nil {
+				t.Fatal(err)
+			}
+			o := &outlet{fd: fd}
+			defer o.shut()
+			d := &departures{whole: whole}
+			var want [2][][]byte
+			memory := bytes.Repeat([]byte("0123456789"), 7000)
+			for i, size := range []int{5, 5, 5, 3, 3, 0, 0, 7, 9, 9, 9, 9, 65_000, 1, 1, 1, 1000, 1000, 1000} {
+				which := i / 4 % 2
+				p := datagram{data: memory[i : i+size], to: addrPort(to[which].LocalAddr()), tos: byte(i / 6 * 4)}
+				all := p.data
+				if i%3 == 0 {
+					p.headed, p.head = true, [4]byte{1, 2, 3, byte(i)}
+					all = append(p.head[:], all...)
+				}
+				want[which] = append(want[which], all)
+				d.post(o, p)
+			}
+			sent := 0
+			o.sent = func(packets, _, lost int) { sent += packets + lost*1000 }
+			d.flush()
+			if sent != len(want[0])+len(want[1]) {
+				t.Errorf("%d sent", sent)
+			}
+			buf := make([]byte, 1<<16)
+			for i := range to {
+				for _, w := range want[i] {
+					_ = to[i].SetReadDeadline(time.Now().Add(3 * time.Second))
+					if n, err := to[i].Read(buf); err != nil || !bytes.Equal(buf[:n], w) {
+						t.Fatalf("%d bytes, want %d, %v", n, len(w), err)
+					}
+				}
+			}
+		})
+	}
+}
+
+// TestDescriptorsAreGivenBack: allocations under traffic come and go, by their clients' wish and by time, and leave no descriptor and no goroutine.
+func TestDescriptorsAreGivenBack(t *testing.T) {
+	s := startRelay(t, planeAuto, nil)
+	other := listenOn(t, "127.0.0.2")
+	open := func() int {
+		entries, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(entries)
+	}
+	var clients []*rawClient
+	for range 20 {
+		clients = append(clients, newRawClient(t, s, "alice"))
+	}
+	before := open()
+	for round := range 3 {
+		var relayed []netip.AddrPort
+		for _, c := range clients {
+			relayed = append(relayed, relayedAddr(t, c.mustSucceed(stun.MethodAllocate, udpTransport, lifetime(1))))
+			c.mustSucceed(stun.MethodChannelBind, channelAttr(0x4000), peerAttr(addrPort(other.LocalAddr())))
+		}
+		for i, c := range clients {
+			for range 10 {
+				_, _ = c.conn.Write([]byte{0x40, 0, 0, 1, 'x'})
+				_, _ = other.WriteToUDPAddrPort([]byte("x"), relayed[i])
+			}
+			if i%2 == round%2 {
+				c.mustSucceed(stun.MethodRefresh, lifetime(0))
+			}
+		}
+		eventually(t, "all are gone", func() bool { return len(relaysOf(s)) == 0 })
+	}
+	eventually(t, "all descriptors are closed", func() bool { return open() <= before })
+	for _, u := range s.udp {
+		l := u.(*loop)
+		l.mu.Lock()
+		if len(l.ports) > 0 {
+			t.Errorf("%d ports are still known", len(l.ports))
+		}
+		l.mu.Unlock()
+	}
+}
+
+// FuzzControl: what the kernel says beside a datagram is taken apart without looking past its end.
+func FuzzControl(f *testing.F) {
+	var c control
+	f.Add(append([]byte(nil), controlBytes(&c)[:c.put(0, unix.SOL_UDP, unix.UDP_GRO, 4, 100)]...))
+	f.Add([]byte{1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0})
+	a := newArrivals()
+	f.Fuzz(func(t *testing.T, b []byte) {
+		n := copy(controlBytes(&a.control[0]), b)
+		a.headers[0].SetControllen(n)
+		a.headers[0].n = 1000
+		r := a.run(0)
+		for total := 0; len(r.data) > 0; {
+			if total += len(r.next()); total > 1000 {
+				t.Fatal("more than there is")
+			}
+		}
+	})
+}
