@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"io"
 	"math/rand/v2"
+	"os"
 	"sync"
 	"testing"
 	"time"
@@ -14,7 +15,14 @@ import (
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// TestMain also is one end of a call, in a network namespace of a test's.
+func TestMain(m *testing.M) {
+	if role := os.Getenv("SOTTO_MEDIA_PEER"); role != "" {
+		peerProcess(role == "caller")
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // pair is a caller and a callee whose signaling is a function call.
 type pair struct {

@@ -2,8 +2,10 @@ package media
 
 import (
 	"errors"
+	"net/netip"
 	"time"
 
+	"sotto/media/netchange"
 	"sotto/media/path"
 )
 
@@ -34,8 +36,9 @@ var (
 type route struct {
 	generation uint32
 	path       *path.Path
-	stood      bool // was connected
-	stands     bool // is
+	preferred  [2]netip.Addr // by the system, when the path was begun
+	stood      bool          // was connected
+	stands     bool          // is
 	failed     bool
 }
 
@@ -49,16 +52,34 @@ func (r *route) ready() bool {
 }
 
 func (s *Session) newRoute(generation uint32, relays []Relay, onCandidate func(string)) (*route, error) {
-	r := &route{generation: generation}
 	cfg := s.cfg
+	r := &route{generation: generation}
+	if cfg.Net == nil {
+		r.preferred = netchange.Preferred()
+	}
 	var err error
 	r.path, err = path.New(path.Config{
-		Controlling: cfg.Controlling, Relays: relays, RelayOnly: cfg.RelayOnly, Loopback: cfg.Loopback,
+		Controlling: cfg.Controlling, Relays: relays, RelayOnly: cfg.RelayOnly, Loopback: cfg.Loopback, Avoid: s.left(r.preferred),
 		InterruptedAfter: cfg.InterruptedAfter, ConsentTimeout: cfg.FailAfter,
 		OnCandidate: onCandidate, OnState: func(state path.State, reason error) { s.pathState(r, state, reason) },
 		Handle: s.handle, Log: cfg.Log, Net: cfg.Net,
 	})
 	return r, err
+}
+
+// left are the addresses that the system preferred when an earlier path was begun, and prefers no longer: they may still work, and a new
+// path from there would not survive what is about to happen to them.
+func (s *Session) left(preferred [2]netip.Addr) (left []netip.Addr) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range s.routes {
+		for i, address := range r.preferred {
+			if address.IsValid() && preferred[i].IsValid() && address != preferred[i] {
+				left = append(left, address)
+			}
+		}
+	}
+	return left
 }
 
 // OpenPath begins to look for another path, beside the one in use, and returns this end's credentials for it. Its candidates are handed

@@ -69,8 +69,8 @@ func Watch(ctx context.Context, log *slog.Logger) (<-chan struct{}, error) {
 
 // A picture is what counts of the network.
 type picture struct {
-	addresses []netip.Addr  // sorted
-	preferred [2]netip.Addr // towards the world, of IPv4 and IPv6; invalid if there is no route
+	addresses []netip.Addr // sorted
+	preferred [2]netip.Addr
 }
 
 func (p picture) equal(q picture) bool {
@@ -92,13 +92,19 @@ func take() (p picture) {
 		}
 	}
 	slices.SortFunc(p.addresses, netip.Addr.Compare)
+	p.preferred = Preferred()
+	return p
+}
+
+// Preferred are the addresses from which the system would send to the world now, by IPv4 and IPv6; invalid where there is no route.
+func Preferred() (addresses [2]netip.Addr) {
 	// To connect a UDP socket asks the routing table and sends nothing. These are addresses for documentation (RFC 5737, RFC 3849), which
 	// only a default route leads to.
 	for i, world := range []string{"192.0.2.1:9", "[2001:db8::1]:9"} {
 		if conn, err := net.Dial("udp", world); err == nil {
-			p.preferred[i] = conn.LocalAddr().(*net.UDPAddr).AddrPort().Addr()
+			addresses[i] = conn.LocalAddr().(*net.UDPAddr).AddrPort().Addr()
 			conn.Close()
 		}
 	}
-	return p
+	return addresses
 }

@@ -19,6 +19,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -87,6 +88,8 @@ type Config struct {
 	Relays      []Relay // also asked for the reflexive address, unless RelayOnly
 	RelayOnly   bool
 	Loopback    bool // host candidates on the loopback interface only: both ends on one machine
+	// Avoid are addresses of this device that are not to be used.
+	Avoid []netip.Addr
 
 	InterruptedAfter time.Duration // 0: DefaultInterruptedAfter
 	ConsentTimeout   time.Duration // 0: DefaultConsentTimeout; also how long the first connection may take
@@ -190,8 +193,14 @@ func agentOptions(cfg Config) ([]ice.AgentOption, error) {
 	if cfg.Net != nil {
 		options = append(options, ice.WithNet(cfg.Net))
 	}
-	if cfg.Loopback {
+	switch {
+	case cfg.Loopback:
 		options = append(options, ice.WithIncludeLoopback(), ice.WithIPFilter(net.IP.IsLoopback))
+	case len(cfg.Avoid) > 0:
+		options = append(options, ice.WithIPFilter(func(ip net.IP) bool {
+			address, _ := netip.AddrFromSlice(ip)
+			return !slices.Contains(cfg.Avoid, address.Unmap())
+		}))
 	}
 	return options, nil
 }
