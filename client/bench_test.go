@@ -5,10 +5,24 @@ import (
 	"time"
 )
 
+// bothWays runs a benchmark with sealed sender and without.
+func bothWays(b *testing.B, run func(b *testing.B, alice, bob *person)) {
+	for _, sealed := range []bool{true, false} {
+		b.Run(map[bool]string{true: "sealed", false: "identified"}[sealed], func(b *testing.B) {
+			alice, bob := friends(b, newWorld(b))
+			if !sealed {
+				alice.noSealing()
+				bob.noSealing()
+			}
+			run(b, alice, bob)
+		})
+	}
+}
+
 // How long it takes from one end's decision to the other's hearing, through a real server and two disks.
-func BenchmarkMessage(b *testing.B) {
-	w := newWorld(b)
-	alice, bob := friends(b, w)
+func BenchmarkMessage(b *testing.B) { bothWays(b, benchmarkMessage) }
+
+func benchmarkMessage(b *testing.B, alice, bob *person) {
 	for b.Loop() {
 		if _, err := alice.Send(b.Context(), "bob", "hello"); err != nil {
 			b.Fatal(err)
@@ -18,9 +32,9 @@ func BenchmarkMessage(b *testing.B) {
 }
 
 // From the accept to the first authenticated packet at both ends, and from the call to the ringing.
-func BenchmarkCall(b *testing.B) {
-	w := newWorld(b)
-	alice, bob := friends(b, w)
+func BenchmarkCall(b *testing.B) { bothWays(b, benchmarkCall) }
+
+func benchmarkCall(b *testing.B, alice, bob *person) {
 	var ringing, media time.Duration
 	for b.Loop() {
 		start := time.Now()

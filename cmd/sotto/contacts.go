@@ -20,6 +20,7 @@ type contactLine struct {
 	Accepted bool   `json:"accepted"`
 	Changed  bool   `json:"identity_changed"`
 	Verified bool   `json:"verified"`
+	Sealed   bool   `json:"sealed"`
 }
 
 func contactsCommand() *command {
@@ -27,27 +28,32 @@ func contactsCommand() *command {
 	var number string
 	return &command{
 		name:    "contacts",
-		args:    "[add USER | accept USER]",
-		summary: "List whom you know, add somebody, accept a changed key",
+		args:    "[add USER | accept USER | remove USER]",
+		summary: "List whom you know, add or remove somebody, accept a changed key",
 		help: `
 Whoever writes or calls you is listed; those you added, wrote to or called are accepted. Somebody who is not accepted does not
 learn when you got a message, and calls with them go through the relay. A contact whose identity key has changed can be sent
 nothing until you accept the new key. That shows the new safety number: compare it with what "sotto safety" shows the contact, in
 person or over a call in which you know the voice.
 
+"Sealed" are contacts to whom messages and calls go without your name on them: the server does not learn who writes. It begins with
+the first thing they send you after they accepted you. Who is removed is forgotten, with everything not yet read or sent, and cannot
+write to you that way any more.
+
 Examples:
   sotto contacts                 list them
   sotto contacts add bob
   sotto contacts accept bob      show the safety number of bob's new identity key, and ask
   sotto contacts accept bob --number "47193 01240 ..."    all of it: accept that key and no other
+  sotto contacts remove bob
 `,
 		flags: func(flags *pflag.FlagSet) {
 			f.define(flags)
 			flags.StringVar(&number, "number", "", "accept the key with the safety number `DIGITS`, which you have compared, without asking")
 		},
 		run: func(ctx context.Context, out *output, args []string) error {
-			if len(args) > 0 && (len(args) != 2 || args[0] != "add" && args[0] != "accept") {
-				return usagef("expected nothing, \"add USER\" or \"accept USER\"")
+			if len(args) > 0 && (len(args) != 2 || args[0] != "add" && args[0] != "accept" && args[0] != "remove") {
+				return usagef("expected nothing, \"add USER\", \"accept USER\" or \"remove USER\"")
 			}
 			if number != "" && (len(args) == 0 || args[0] != "accept") {
 				return usagef("--number goes with \"accept USER\"")
@@ -69,6 +75,11 @@ Examples:
 					return err
 				}
 				sayContact(out, contact)
+			case args[0] == "remove":
+				if err := c.RemoveContact(args[1]); err != nil {
+					return err
+				}
+				out.say(map[string]string{"event": "contact_removed", "username": args[1]}, "%s is removed", args[1])
 			default:
 				if number == "" {
 					if number, err = compareNumbers(out, c, args[1]); err != nil {
@@ -122,8 +133,11 @@ func sayContact(out *output, contact client.Contact) {
 	if contact.Verified {
 		note += ", verified"
 	}
+	if contact.Sealed {
+		note += ", sealed"
+	}
 	if contact.Changed {
 		note = "IDENTITY KEY HAS CHANGED: compare safety numbers, then: sotto contacts accept " + contact.String()
 	}
-	out.say(contactLine{"contact", contact.String(), contact.Accepted, contact.Changed, contact.Verified}, "%-20s %s", contact, note)
+	out.say(contactLine{"contact", contact.String(), contact.Accepted, contact.Changed, contact.Verified, contact.Sealed}, "%-20s %s", contact, note)
 }

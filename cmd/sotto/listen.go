@@ -137,6 +137,9 @@ func showEvent(out *output, event client.Event) error {
 	case client.IdentityChanged:
 		peer := event.Contact.String()
 		out.say(peerLine{"identity_changed", peer}, "THE IDENTITY KEY OF %s HAS CHANGED. Nothing is sent to them, and nothing of theirs shown, until: sotto contacts accept %s", peer, peer)
+	case client.SenderShown:
+		peer := event.Contact.String()
+		out.say(peerLine{"sender_shown", peer}, "messages to %s go out under your name for now: the server learns that you write to them", peer)
 	case client.Undecryptable:
 		out.say(peerLine{"undecryptable", event.From.String()}, "something from %s could not be decrypted; ask them to send it again", event.From)
 	}

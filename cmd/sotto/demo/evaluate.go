@@ -228,12 +228,19 @@ func serverView(passages []passage) ServerView {
 		view.Connections++
 		for _, message := range websocketMessages(p.data) {
 			frame := new(wire.ClientFrame)
-			if proto.Unmarshal(message, frame) != nil || frame.GetSend() == nil {
+			if proto.Unmarshal(message, frame) != nil {
 				continue
 			}
+			envelope := frame.GetSendSealed().GetEnvelope()
+			if envelope == nil {
+				if envelope = frame.GetSend(); envelope == nil {
+					continue
+				}
+				view.Named++ // by the server, which knows whose link this is
+			}
 			view.Envelopes++
-			view.SealedBytes += len(frame.GetSend().GetCiphertext())
-			for _, b := range frame.GetSend().GetCiphertext() {
+			view.SealedBytes += len(envelope.GetCiphertext())
+			for _, b := range envelope.GetCiphertext() {
 				sealed[b]++
 			}
 		}
@@ -276,6 +283,7 @@ func (r *run) judge() {
 	}
 	p.claim(a.Undecryptable+b.Undecryptable == 0, "every packet opened", fmt.Sprintf("%d did not", a.Undecryptable+b.Undecryptable))
 	p.claim(p.Server.Envelopes > 0 && total(s.Server) == 0, "the server could read nothing", found(s.Server)+fmt.Sprintf(" in %s", size(p.Server.Bytes)))
+	p.claim(p.Server.Named <= 1, "the server was told a sender for the first message alone", fmt.Sprintf("%d of %d envelopes", p.Server.Named, p.Server.Envelopes))
 	if !r.Direct {
 		p.claim(p.Relay.MediaPackets > 0 && total(s.Relay) == 0, "the relay could read nothing", found(s.Relay)+fmt.Sprintf(" in %s", size(p.Relay.Bytes)))
 	}

@@ -26,7 +26,7 @@ func goodRun() *run {
 				Cipher: "AEAD_AES_256_GCM", Path: []string{"relay", "relay"},
 				VerificationCode: []string{"418 205", "418 205"}, SafetyNumber: []string{"1 2 3 4", "1 2 3 4"},
 			},
-			Server: ServerView{Envelopes: 11}, Relay: RelayView{MediaPackets: 4000},
+			Server: ServerView{Envelopes: 11, Named: 1}, Relay: RelayView{MediaPackets: 4000},
 			Search: Search{Server: map[string]int{}, Relay: map[string]int{}, Ends: all, Planted: all},
 		},
 	}
@@ -56,6 +56,7 @@ func TestClaimsBite(t *testing.T) {
 		{"every packet opened", func(r *run) { r.report.Directions[0].Undecryptable = 1 }},
 		{"the server could read nothing", func(r *run) { r.report.Search.Server["messages"] = 1 }},
 		{"the server could read nothing", func(r *run) { r.report.Server.Envelopes = 0 }},
+		{"the server was told a sender for the first message alone", func(r *run) { r.report.Server.Named = 2 }},
 		{"the relay could read nothing", func(r *run) { r.report.Search.Relay["speech"] = 1 }},
 		{"the relay could read nothing", func(r *run) { r.report.Relay.MediaPackets = 0 }},
 		{"the search finds what is planted", func(r *run) { r.report.Search.Planted = map[string]int{"video": 1} }},
@@ -79,7 +80,7 @@ func TestRender(t *testing.T) {
 	var plain, colour bytes.Buffer
 	r.report.Render(&plain, false)
 	r.report.Render(&colour, true)
-	for _, want := range []string{"418 205 at both ends", "11 sealed envelopes", "250, 250, 250", "All 15 claims hold."} {
+	for _, want := range []string{"418 205 at both ends", "11 envelopes, 1 with a sender", "250, 250, 250", "All 16 claims hold."} {
 		if !strings.Contains(plain.String(), want) {
 			t.Errorf("the report does not say %q:\n%s", want, plain.String())
 		}
@@ -90,7 +91,7 @@ func TestRender(t *testing.T) {
 	r.report.Claims[0].Holds = false
 	plain.Reset()
 	r.report.Render(&plain, false)
-	if !strings.Contains(plain.String(), "1 of 15 claims do not hold.") {
+	if !strings.Contains(plain.String(), "1 of 16 claims do not hold.") {
 		t.Errorf("a failure is not said:\n%s", plain.String())
 	}
 }

@@ -86,11 +86,11 @@ func (r *Report) renderViews(p painter) {
 	rows := [][]string{
 		{"", "the server saw", "the relay saw", "the ends saw"},
 		{"traffic", fmt.Sprintf("%s, %d connections", size(s.Bytes), s.Connections), fmt.Sprintf("%s, %s datagrams", size(l.Bytes), thousands(l.Datagrams)), "all of it"},
-		{"messages, call set-up", fmt.Sprintf("%d sealed envelopes", s.Envelopes), "–", "2 messages, 1 call"},
+		{"messages, call set-up", fmt.Sprintf("%d envelopes, %d with a sender", s.Envelopes, s.Named), "–", "2 messages, 1 call"},
 		{"voice", "–", fmt.Sprintf("%s sealed packets,", thousands(l.MediaPackets)), thousands(a.AudioHeard+b.AudioHeard) + " audio frames"},
 		{"pictures", "–", "voice or pictures", thousands(a.VideoReceived+b.VideoReceived) + " video frames"},
 		{"sealed bytes look like", noise(s.SealedEntropy), noise(l.SealedEntropy), "speech and pictures"},
-		{"can tell", "who, with whom, when", "addresses, when, how much", "everything"},
+		{"can tell", "addresses, to whom, when", "addresses, when, how much", "everything"},
 	}
 	for _, kind := range kinds {
 		rows = append(rows, []string{"found: " + kind, count(r.Search.Server[kind]), count(r.Search.Relay[kind]), count(r.Search.Ends[kind])})

@@ -72,6 +72,7 @@ type ServerView struct {
 	Connections   int     `json:"connections"`
 	Bytes         int     `json:"bytes"`
 	Envelopes     int     `json:"envelopes"`
+	Named         int     `json:"named_envelopes"` // of these, what came over a link that says whose it is
 	SealedBytes   int     `json:"sealed_bytes"`
 	SealedEntropy float64 `json:"sealed_bits_per_byte"`
 }
