@@ -160,7 +160,7 @@ func (x *explorer) checkReasons(w world) {
 			}
 			switch mine := w.ghosts[i].reasons[p.id]; mine {
 			case Elsewhere:
-				taken := caller.opened&(1<<p.id) != 0 || slices.Contains([]Reason{adopted, Normal, Failed}, caller.reasons[p.id])
+				taken := caller.opened&(1<<p.id) != 0 || slices.Contains([]Reason{adopted, Normal, Failed, Lost}, caller.reasons[p.id])
 				x.require(taken, i, "shows call %d as accepted elsewhere; it was not", p.id)
 			case DeclinedElsewhere:
 				x.require(caller.reasons[p.id] == Declined, i, "shows call %d as declined elsewhere; it was not", p.id)

@@ -275,7 +275,7 @@ func (x *explorer) carryOut(w world, device int, effect Effect) world {
 				}
 			}
 		case x.noRelay[device] && c.pending():
-			return w.add(x.item(item{device: device, event: NoRelay{ef.Call}}))
+			return w.add(x.item(item{device: device, event: NoRelay(ef)}))
 		}
 		if !x.slow {
 			return x.happen(w, device, prepared)
