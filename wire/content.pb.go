@@ -187,11 +187,13 @@ type Content struct {
 	//	*Content_Receipt
 	//	*Content_Call
 	//	*Content_MissedCall
-	Body          isContent_Body `protobuf_oneof:"body"`
-	Username      string         `protobuf:"bytes,6,opt,name=username,proto3" json:"username,omitempty"`                                // the sender's user name, as a claim: the recipient asks the server whether it is the sender's account's
-	DeliveryToken []byte         `protobuf:"bytes,7,opt,name=delivery_token,json=deliveryToken,proto3" json:"delivery_token,omitempty"` // [16] the sender's, to people the sender's user has accepted: with it they send to the sender unnamed
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	//	*Content_DeviceList
+	Body            isContent_Body `protobuf_oneof:"body"`
+	Username        string         `protobuf:"bytes,6,opt,name=username,proto3" json:"username,omitempty"`                                          // the sender's user name, as a claim: the recipient asks the server whether it is the sender's account's
+	DeliveryToken   []byte         `protobuf:"bytes,7,opt,name=delivery_token,json=deliveryToken,proto3" json:"delivery_token,omitempty"`           // [16] the sender's, to people the sender's user has accepted: with it they send to the sender unnamed
+	DeviceListEpoch uint32         `protobuf:"varint,10,opt,name=device_list_epoch,json=deviceListEpoch,proto3" json:"device_list_epoch,omitempty"` // of the sender's account; 0 without a list. Who holds a lower one fetches the list
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Content) Reset() {
@@ -281,6 +283,15 @@ func (x *Content) GetMissedCall() *MissedCall {
 	return nil
 }
 
+func (x *Content) GetDeviceList() *SignedDeviceList {
+	if x != nil {
+		if x, ok := x.Body.(*Content_DeviceList); ok {
+			return x.DeviceList
+		}
+	}
+	return nil
+}
+
 func (x *Content) GetUsername() string {
 	if x != nil {
 		return x.Username
@@ -293,6 +304,13 @@ func (x *Content) GetDeliveryToken() []byte {
 		return x.DeliveryToken
 	}
 	return nil
+}
+
+func (x *Content) GetDeviceListEpoch() uint32 {
+	if x != nil {
+		return x.DeviceListEpoch
+	}
+	return 0
 }
 
 type isContent_Body interface {
@@ -315,6 +333,10 @@ type Content_MissedCall struct {
 	MissedCall *MissedCall `protobuf:"bytes,8,opt,name=missed_call,json=missedCall,proto3,oneof"`
 }
 
+type Content_DeviceList struct {
+	DeviceList *SignedDeviceList `protobuf:"bytes,9,opt,name=device_list,json=deviceList,proto3,oneof"` // device 1's, when it has changed: to contacts and to its other devices
+}
+
 func (*Content_Text) isContent_Body() {}
 
 func (*Content_Receipt) isContent_Body() {}
@@ -322,6 +344,8 @@ func (*Content_Receipt) isContent_Body() {}
 func (*Content_Call) isContent_Body() {}
 
 func (*Content_MissedCall) isContent_Body() {}
+
+func (*Content_DeviceList) isContent_Body() {}
 
 type Text struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1386,12 +1410,190 @@ func (x *MissedCall) GetVideo() bool {
 	return false
 }
 
+// Linked is what device 1 answers a new device, sealed with the secret of the linking code (package linking).
+type Linked struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Account       []byte                 `protobuf:"bytes,1,opt,name=account,proto3" json:"account,omitempty"` // [16]
+	Username      string                 `protobuf:"bytes,2,opt,name=username,proto3" json:"username,omitempty"`
+	Device        uint32                 `protobuf:"varint,3,opt,name=device,proto3" json:"device,omitempty"`                                   // the new device's id
+	IdentityKey   []byte                 `protobuf:"bytes,4,opt,name=identity_key,json=identityKey,proto3" json:"identity_key,omitempty"`       // [33] device 1's, which is the account's: the device list is verified with it
+	DeviceList    *SignedDeviceList      `protobuf:"bytes,5,opt,name=device_list,json=deviceList,proto3" json:"device_list,omitempty"`          // with the new device
+	DeliveryToken []byte                 `protobuf:"bytes,6,opt,name=delivery_token,json=deliveryToken,proto3" json:"delivery_token,omitempty"` // [16] the account's
+	Contacts      []*LinkedContact       `protobuf:"bytes,7,rep,name=contacts,proto3" json:"contacts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Linked) Reset() {
+	*x = Linked{}
+	mi := &file_content_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Linked) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Linked) ProtoMessage() {}
+
+func (x *Linked) ProtoReflect() protoreflect.Message {
+	mi := &file_content_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Linked.ProtoReflect.Descriptor instead.
+func (*Linked) Descriptor() ([]byte, []int) {
+	return file_content_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *Linked) GetAccount() []byte {
+	if x != nil {
+		return x.Account
+	}
+	return nil
+}
+
+func (x *Linked) GetUsername() string {
+	if x != nil {
+		return x.Username
+	}
+	return ""
+}
+
+func (x *Linked) GetDevice() uint32 {
+	if x != nil {
+		return x.Device
+	}
+	return 0
+}
+
+func (x *Linked) GetIdentityKey() []byte {
+	if x != nil {
+		return x.IdentityKey
+	}
+	return nil
+}
+
+func (x *Linked) GetDeviceList() *SignedDeviceList {
+	if x != nil {
+		return x.DeviceList
+	}
+	return nil
+}
+
+func (x *Linked) GetDeliveryToken() []byte {
+	if x != nil {
+		return x.DeliveryToken
+	}
+	return nil
+}
+
+func (x *Linked) GetContacts() []*LinkedContact {
+	if x != nil {
+		return x.Contacts
+	}
+	return nil
+}
+
+// LinkedContact is somebody whom the account's user has accepted: the new device begins with the same pins.
+type LinkedContact struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Account         []byte                 `protobuf:"bytes,1,opt,name=account,proto3" json:"account,omitempty"` // [16]
+	Username        string                 `protobuf:"bytes,2,opt,name=username,proto3" json:"username,omitempty"`
+	IdentityKey     []byte                 `protobuf:"bytes,3,opt,name=identity_key,json=identityKey,proto3" json:"identity_key,omitempty"` // [33] the account's, as pinned
+	Verified        bool                   `protobuf:"varint,4,opt,name=verified,proto3" json:"verified,omitempty"`
+	DeliveryToken   []byte                 `protobuf:"bytes,5,opt,name=delivery_token,json=deliveryToken,proto3" json:"delivery_token,omitempty"`          // [16] the contact's, if known
+	DeviceListEpoch uint32                 `protobuf:"varint,6,opt,name=device_list_epoch,json=deviceListEpoch,proto3" json:"device_list_epoch,omitempty"` // of the contact's list; the new device takes no lower one
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *LinkedContact) Reset() {
+	*x = LinkedContact{}
+	mi := &file_content_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LinkedContact) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LinkedContact) ProtoMessage() {}
+
+func (x *LinkedContact) ProtoReflect() protoreflect.Message {
+	mi := &file_content_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LinkedContact.ProtoReflect.Descriptor instead.
+func (*LinkedContact) Descriptor() ([]byte, []int) {
+	return file_content_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *LinkedContact) GetAccount() []byte {
+	if x != nil {
+		return x.Account
+	}
+	return nil
+}
+
+func (x *LinkedContact) GetUsername() string {
+	if x != nil {
+		return x.Username
+	}
+	return ""
+}
+
+func (x *LinkedContact) GetIdentityKey() []byte {
+	if x != nil {
+		return x.IdentityKey
+	}
+	return nil
+}
+
+func (x *LinkedContact) GetVerified() bool {
+	if x != nil {
+		return x.Verified
+	}
+	return false
+}
+
+func (x *LinkedContact) GetDeliveryToken() []byte {
+	if x != nil {
+		return x.DeliveryToken
+	}
+	return nil
+}
+
+func (x *LinkedContact) GetDeviceListEpoch() uint32 {
+	if x != nil {
+		return x.DeviceListEpoch
+	}
+	return 0
+}
+
 var File_content_proto protoreflect.FileDescriptor
 
 const file_content_proto_rawDesc = "" +
 	"\n" +
 	"\rcontent.proto\x12\n" +
-	"sotto.wire\"\xc5\x02\n" +
+	"sotto.wire\x1a\x0fsignaling.proto\"\xb2\x03\n" +
 	"\aContent\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x1c\n" +
 	"\ttimestamp\x18\x02 \x01(\x04R\ttimestamp\x12&\n" +
@@ -1399,9 +1601,13 @@ const file_content_proto_rawDesc = "" +
 	"\areceipt\x18\x04 \x01(\v2\x13.sotto.wire.ReceiptH\x00R\areceipt\x12-\n" +
 	"\x04call\x18\x05 \x01(\v2\x17.sotto.wire.CallMessageH\x00R\x04call\x129\n" +
 	"\vmissed_call\x18\b \x01(\v2\x16.sotto.wire.MissedCallH\x00R\n" +
-	"missedCall\x12\x1a\n" +
+	"missedCall\x12?\n" +
+	"\vdevice_list\x18\t \x01(\v2\x1c.sotto.wire.SignedDeviceListH\x00R\n" +
+	"deviceList\x12\x1a\n" +
 	"\busername\x18\x06 \x01(\tR\busername\x12%\n" +
-	"\x0edelivery_token\x18\a \x01(\fR\rdeliveryTokenB\x06\n" +
+	"\x0edelivery_token\x18\a \x01(\fR\rdeliveryToken\x12*\n" +
+	"\x11device_list_epoch\x18\n" +
+	" \x01(\rR\x0fdeviceListEpochB\x06\n" +
 	"\x04body\"\x1a\n" +
 	"\x04Text\x12\x12\n" +
 	"\x04body\x18\x01 \x01(\tR\x04body\"o\n" +
@@ -1501,7 +1707,23 @@ const file_content_proto_rawDesc = "" +
 	"MissedCall\x12\x17\n" +
 	"\acall_id\x18\x01 \x01(\fR\x06callId\x12\x1c\n" +
 	"\ttimestamp\x18\x02 \x01(\x04R\ttimestamp\x12\x14\n" +
-	"\x05video\x18\x03 \x01(\bR\x05videoB\fZ\n" +
+	"\x05video\x18\x03 \x01(\bR\x05video\"\x96\x02\n" +
+	"\x06Linked\x12\x18\n" +
+	"\aaccount\x18\x01 \x01(\fR\aaccount\x12\x1a\n" +
+	"\busername\x18\x02 \x01(\tR\busername\x12\x16\n" +
+	"\x06device\x18\x03 \x01(\rR\x06device\x12!\n" +
+	"\fidentity_key\x18\x04 \x01(\fR\videntityKey\x12=\n" +
+	"\vdevice_list\x18\x05 \x01(\v2\x1c.sotto.wire.SignedDeviceListR\n" +
+	"deviceList\x12%\n" +
+	"\x0edelivery_token\x18\x06 \x01(\fR\rdeliveryToken\x125\n" +
+	"\bcontacts\x18\a \x03(\v2\x19.sotto.wire.LinkedContactR\bcontacts\"\xd7\x01\n" +
+	"\rLinkedContact\x12\x18\n" +
+	"\aaccount\x18\x01 \x01(\fR\aaccount\x12\x1a\n" +
+	"\busername\x18\x02 \x01(\tR\busername\x12!\n" +
+	"\fidentity_key\x18\x03 \x01(\fR\videntityKey\x12\x1a\n" +
+	"\bverified\x18\x04 \x01(\bR\bverified\x12%\n" +
+	"\x0edelivery_token\x18\x05 \x01(\fR\rdeliveryToken\x12*\n" +
+	"\x11device_list_epoch\x18\x06 \x01(\rR\x0fdeviceListEpochB\fZ\n" +
 	"sotto/wireb\x06proto3"
 
 var (
@@ -1517,55 +1739,61 @@ func file_content_proto_rawDescGZIP() []byte {
 }
 
 var file_content_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_content_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_content_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_content_proto_goTypes = []any{
-	(Receipt_Kind)(0),     // 0: sotto.wire.Receipt.Kind
-	(Stream_Kind)(0),      // 1: sotto.wire.Stream.Kind
-	(Hangup_Reason)(0),    // 2: sotto.wire.Hangup.Reason
-	(*Content)(nil),       // 3: sotto.wire.Content
-	(*Text)(nil),          // 4: sotto.wire.Text
-	(*Receipt)(nil),       // 5: sotto.wire.Receipt
-	(*CallMessage)(nil),   // 6: sotto.wire.CallMessage
-	(*Offer)(nil),         // 7: sotto.wire.Offer
-	(*Answer)(nil),        // 8: sotto.wire.Answer
-	(*Reveal)(nil),        // 9: sotto.wire.Reveal
-	(*IceParameters)(nil), // 10: sotto.wire.IceParameters
-	(*Candidates)(nil),    // 11: sotto.wire.Candidates
-	(*Path)(nil),          // 12: sotto.wire.Path
-	(*Stream)(nil),        // 13: sotto.wire.Stream
-	(*Ringing)(nil),       // 14: sotto.wire.Ringing
-	(*Accept)(nil),        // 15: sotto.wire.Accept
-	(*Confirm)(nil),       // 16: sotto.wire.Confirm
-	(*MediaState)(nil),    // 17: sotto.wire.MediaState
-	(*Hangup)(nil),        // 18: sotto.wire.Hangup
-	(*MissedCall)(nil),    // 19: sotto.wire.MissedCall
+	(Receipt_Kind)(0),        // 0: sotto.wire.Receipt.Kind
+	(Stream_Kind)(0),         // 1: sotto.wire.Stream.Kind
+	(Hangup_Reason)(0),       // 2: sotto.wire.Hangup.Reason
+	(*Content)(nil),          // 3: sotto.wire.Content
+	(*Text)(nil),             // 4: sotto.wire.Text
+	(*Receipt)(nil),          // 5: sotto.wire.Receipt
+	(*CallMessage)(nil),      // 6: sotto.wire.CallMessage
+	(*Offer)(nil),            // 7: sotto.wire.Offer
+	(*Answer)(nil),           // 8: sotto.wire.Answer
+	(*Reveal)(nil),           // 9: sotto.wire.Reveal
+	(*IceParameters)(nil),    // 10: sotto.wire.IceParameters
+	(*Candidates)(nil),       // 11: sotto.wire.Candidates
+	(*Path)(nil),             // 12: sotto.wire.Path
+	(*Stream)(nil),           // 13: sotto.wire.Stream
+	(*Ringing)(nil),          // 14: sotto.wire.Ringing
+	(*Accept)(nil),           // 15: sotto.wire.Accept
+	(*Confirm)(nil),          // 16: sotto.wire.Confirm
+	(*MediaState)(nil),       // 17: sotto.wire.MediaState
+	(*Hangup)(nil),           // 18: sotto.wire.Hangup
+	(*MissedCall)(nil),       // 19: sotto.wire.MissedCall
+	(*Linked)(nil),           // 20: sotto.wire.Linked
+	(*LinkedContact)(nil),    // 21: sotto.wire.LinkedContact
+	(*SignedDeviceList)(nil), // 22: sotto.wire.SignedDeviceList
 }
 var file_content_proto_depIdxs = []int32{
 	4,  // 0: sotto.wire.Content.text:type_name -> sotto.wire.Text
 	5,  // 1: sotto.wire.Content.receipt:type_name -> sotto.wire.Receipt
 	6,  // 2: sotto.wire.Content.call:type_name -> sotto.wire.CallMessage
 	19, // 3: sotto.wire.Content.missed_call:type_name -> sotto.wire.MissedCall
-	0,  // 4: sotto.wire.Receipt.kind:type_name -> sotto.wire.Receipt.Kind
-	11, // 5: sotto.wire.CallMessage.candidates:type_name -> sotto.wire.Candidates
-	14, // 6: sotto.wire.CallMessage.ringing:type_name -> sotto.wire.Ringing
-	15, // 7: sotto.wire.CallMessage.accept:type_name -> sotto.wire.Accept
-	18, // 8: sotto.wire.CallMessage.hangup:type_name -> sotto.wire.Hangup
-	9,  // 9: sotto.wire.CallMessage.reveal:type_name -> sotto.wire.Reveal
-	16, // 10: sotto.wire.CallMessage.confirm:type_name -> sotto.wire.Confirm
-	17, // 11: sotto.wire.CallMessage.media_state:type_name -> sotto.wire.MediaState
-	12, // 12: sotto.wire.CallMessage.path:type_name -> sotto.wire.Path
-	10, // 13: sotto.wire.Offer.ice:type_name -> sotto.wire.IceParameters
-	13, // 14: sotto.wire.Offer.streams:type_name -> sotto.wire.Stream
-	10, // 15: sotto.wire.Answer.ice:type_name -> sotto.wire.IceParameters
-	13, // 16: sotto.wire.Answer.streams:type_name -> sotto.wire.Stream
-	10, // 17: sotto.wire.Path.ice:type_name -> sotto.wire.IceParameters
-	1,  // 18: sotto.wire.Stream.kind:type_name -> sotto.wire.Stream.Kind
-	2,  // 19: sotto.wire.Hangup.reason:type_name -> sotto.wire.Hangup.Reason
-	20, // [20:20] is the sub-list for method output_type
-	20, // [20:20] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	22, // 4: sotto.wire.Content.device_list:type_name -> sotto.wire.SignedDeviceList
+	0,  // 5: sotto.wire.Receipt.kind:type_name -> sotto.wire.Receipt.Kind
+	11, // 6: sotto.wire.CallMessage.candidates:type_name -> sotto.wire.Candidates
+	14, // 7: sotto.wire.CallMessage.ringing:type_name -> sotto.wire.Ringing
+	15, // 8: sotto.wire.CallMessage.accept:type_name -> sotto.wire.Accept
+	18, // 9: sotto.wire.CallMessage.hangup:type_name -> sotto.wire.Hangup
+	9,  // 10: sotto.wire.CallMessage.reveal:type_name -> sotto.wire.Reveal
+	16, // 11: sotto.wire.CallMessage.confirm:type_name -> sotto.wire.Confirm
+	17, // 12: sotto.wire.CallMessage.media_state:type_name -> sotto.wire.MediaState
+	12, // 13: sotto.wire.CallMessage.path:type_name -> sotto.wire.Path
+	10, // 14: sotto.wire.Offer.ice:type_name -> sotto.wire.IceParameters
+	13, // 15: sotto.wire.Offer.streams:type_name -> sotto.wire.Stream
+	10, // 16: sotto.wire.Answer.ice:type_name -> sotto.wire.IceParameters
+	13, // 17: sotto.wire.Answer.streams:type_name -> sotto.wire.Stream
+	10, // 18: sotto.wire.Path.ice:type_name -> sotto.wire.IceParameters
+	1,  // 19: sotto.wire.Stream.kind:type_name -> sotto.wire.Stream.Kind
+	2,  // 20: sotto.wire.Hangup.reason:type_name -> sotto.wire.Hangup.Reason
+	22, // 21: sotto.wire.Linked.device_list:type_name -> sotto.wire.SignedDeviceList
+	21, // 22: sotto.wire.Linked.contacts:type_name -> sotto.wire.LinkedContact
+	23, // [23:23] is the sub-list for method output_type
+	23, // [23:23] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_content_proto_init() }
@@ -1573,11 +1801,13 @@ func file_content_proto_init() {
 	if File_content_proto != nil {
 		return
 	}
+	file_signaling_proto_init()
 	file_content_proto_msgTypes[0].OneofWrappers = []any{
 		(*Content_Text)(nil),
 		(*Content_Receipt)(nil),
 		(*Content_Call)(nil),
 		(*Content_MissedCall)(nil),
+		(*Content_DeviceList)(nil),
 	}
 	file_content_proto_msgTypes[3].OneofWrappers = []any{
 		(*CallMessage_Offer)(nil),
@@ -1597,7 +1827,7 @@ func file_content_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_content_proto_rawDesc), len(file_content_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   17,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -30,7 +30,7 @@ const (
 	Error_UNKNOWN         Error_Code = 0
 	Error_BAD_REQUEST     Error_Code = 1
 	Error_UNAUTHENTICATED Error_Code = 2
-	Error_FORBIDDEN       Error_Code = 3 // wrong, used or missing invitation; wrong delivery token
+	Error_FORBIDDEN       Error_Code = 3 // wrong, used or missing invitation; wrong delivery token; wrong linking code
 	Error_NOT_FOUND       Error_Code = 4
 	Error_USERNAME_TAKEN  Error_Code = 5
 	Error_RATE_LIMITED    Error_Code = 6
@@ -38,6 +38,7 @@ const (
 	Error_TOO_LARGE       Error_Code = 8
 	Error_UNAVAILABLE     Error_Code = 9  // try again later: the server is stopping or its disk fails
 	Error_REPLACED        Error_Code = 10 // the device opened a newer link
+	Error_CONFLICT        Error_Code = 11 // the device list does not follow the one that is held: fetch that
 )
 
 // Enum value maps for Error_Code.
@@ -54,6 +55,7 @@ var (
 		8:  "TOO_LARGE",
 		9:  "UNAVAILABLE",
 		10: "REPLACED",
+		11: "CONFLICT",
 	}
 	Error_Code_value = map[string]int32{
 		"UNKNOWN":         0,
@@ -67,6 +69,7 @@ var (
 		"TOO_LARGE":       8,
 		"UNAVAILABLE":     9,
 		"REPLACED":        10,
+		"CONFLICT":        11,
 	}
 )
 
@@ -94,7 +97,7 @@ func (x Error_Code) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Error_Code.Descriptor instead.
 func (Error_Code) EnumDescriptor() ([]byte, []int) {
-	return file_signaling_proto_rawDescGZIP(), []int{27, 0}
+	return file_signaling_proto_rawDescGZIP(), []int{37, 0}
 }
 
 // Registration is the body of POST /v1/accounts. The answer is RegistrationResult or Error.
@@ -691,7 +694,7 @@ func (x *Envelope) GetAcceptedAt() uint64 {
 // ServerFrame is one binary websocket message from the server.
 type ServerFrame struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
-	ReplyTo uint64                 `protobuf:"varint,1,opt,name=reply_to,json=replyTo,proto3" json:"reply_to,omitempty"` // the ClientFrame.id this answers; 0 for Hello, Welcome and Deliver
+	ReplyTo uint64                 `protobuf:"varint,1,opt,name=reply_to,json=replyTo,proto3" json:"reply_to,omitempty"` // the ClientFrame.id this answers; 0 for what answers nothing
 	// Types that are valid to be assigned to Body:
 	//
 	//	*ServerFrame_Hello
@@ -705,6 +708,8 @@ type ServerFrame struct {
 	//	*ServerFrame_Account
 	//	*ServerFrame_SenderCertificate
 	//	*ServerFrame_Done
+	//	*ServerFrame_LinkingRequest
+	//	*ServerFrame_DeviceList
 	Body          isServerFrame_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -853,6 +858,24 @@ func (x *ServerFrame) GetDone() *Done {
 	return nil
 }
 
+func (x *ServerFrame) GetLinkingRequest() *LinkRequest {
+	if x != nil {
+		if x, ok := x.Body.(*ServerFrame_LinkingRequest); ok {
+			return x.LinkingRequest
+		}
+	}
+	return nil
+}
+
+func (x *ServerFrame) GetDeviceList() *SignedDeviceList {
+	if x != nil {
+		if x, ok := x.Body.(*ServerFrame_DeviceList); ok {
+			return x.DeviceList
+		}
+	}
+	return nil
+}
+
 type isServerFrame_Body interface {
 	isServerFrame_Body()
 }
@@ -901,6 +924,14 @@ type ServerFrame_Done struct {
 	Done *Done `protobuf:"bytes,12,opt,name=done,proto3,oneof"`
 }
 
+type ServerFrame_LinkingRequest struct {
+	LinkingRequest *LinkRequest `protobuf:"bytes,13,opt,name=linking_request,json=linkingRequest,proto3,oneof"` // to device 1; reply_to is 0
+}
+
+type ServerFrame_DeviceList struct {
+	DeviceList *SignedDeviceList `protobuf:"bytes,14,opt,name=device_list,json=deviceList,proto3,oneof"`
+}
+
 func (*ServerFrame_Hello) isServerFrame_Body() {}
 
 func (*ServerFrame_Welcome) isServerFrame_Body() {}
@@ -923,6 +954,10 @@ func (*ServerFrame_SenderCertificate) isServerFrame_Body() {}
 
 func (*ServerFrame_Done) isServerFrame_Body() {}
 
+func (*ServerFrame_LinkingRequest) isServerFrame_Body() {}
+
+func (*ServerFrame_DeviceList) isServerFrame_Body() {}
+
 // ClientFrame is one binary websocket message from a device.
 type ClientFrame struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -939,6 +974,11 @@ type ClientFrame struct {
 	//	*ClientFrame_GetSenderCertificate
 	//	*ClientFrame_SetDeliveryToken
 	//	*ClientFrame_SendSealed
+	//	*ClientFrame_FetchDeviceList
+	//	*ClientFrame_OpenLinking
+	//	*ClientFrame_AddDevice
+	//	*ClientFrame_DeclineLinking
+	//	*ClientFrame_RemoveDevice
 	Body          isClientFrame_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1078,6 +1118,51 @@ func (x *ClientFrame) GetSendSealed() *SendSealed {
 	return nil
 }
 
+func (x *ClientFrame) GetFetchDeviceList() *FetchDeviceList {
+	if x != nil {
+		if x, ok := x.Body.(*ClientFrame_FetchDeviceList); ok {
+			return x.FetchDeviceList
+		}
+	}
+	return nil
+}
+
+func (x *ClientFrame) GetOpenLinking() *OpenLinking {
+	if x != nil {
+		if x, ok := x.Body.(*ClientFrame_OpenLinking); ok {
+			return x.OpenLinking
+		}
+	}
+	return nil
+}
+
+func (x *ClientFrame) GetAddDevice() *AddDevice {
+	if x != nil {
+		if x, ok := x.Body.(*ClientFrame_AddDevice); ok {
+			return x.AddDevice
+		}
+	}
+	return nil
+}
+
+func (x *ClientFrame) GetDeclineLinking() *DeclineLinking {
+	if x != nil {
+		if x, ok := x.Body.(*ClientFrame_DeclineLinking); ok {
+			return x.DeclineLinking
+		}
+	}
+	return nil
+}
+
+func (x *ClientFrame) GetRemoveDevice() *RemoveDevice {
+	if x != nil {
+		if x, ok := x.Body.(*ClientFrame_RemoveDevice); ok {
+			return x.RemoveDevice
+		}
+	}
+	return nil
+}
+
 type isClientFrame_Body interface {
 	isClientFrame_Body()
 }
@@ -1122,6 +1207,26 @@ type ClientFrame_SendSealed struct {
 	SendSealed *SendSealed `protobuf:"bytes,11,opt,name=send_sealed,json=sendSealed,proto3,oneof"` // only on an anonymous link; answered by Sent or Error
 }
 
+type ClientFrame_FetchDeviceList struct {
+	FetchDeviceList *FetchDeviceList `protobuf:"bytes,12,opt,name=fetch_device_list,json=fetchDeviceList,proto3,oneof"` // answered by SignedDeviceList or Error
+}
+
+type ClientFrame_OpenLinking struct {
+	OpenLinking *OpenLinking `protobuf:"bytes,13,opt,name=open_linking,json=openLinking,proto3,oneof"` // this one and the next three: device 1 only; answered by Done or Error
+}
+
+type ClientFrame_AddDevice struct {
+	AddDevice *AddDevice `protobuf:"bytes,14,opt,name=add_device,json=addDevice,proto3,oneof"`
+}
+
+type ClientFrame_DeclineLinking struct {
+	DeclineLinking *DeclineLinking `protobuf:"bytes,15,opt,name=decline_linking,json=declineLinking,proto3,oneof"`
+}
+
+type ClientFrame_RemoveDevice struct {
+	RemoveDevice *RemoveDevice `protobuf:"bytes,16,opt,name=remove_device,json=removeDevice,proto3,oneof"`
+}
+
 func (*ClientFrame_Authenticate) isClientFrame_Body() {}
 
 func (*ClientFrame_Send) isClientFrame_Body() {}
@@ -1141,6 +1246,16 @@ func (*ClientFrame_GetSenderCertificate) isClientFrame_Body() {}
 func (*ClientFrame_SetDeliveryToken) isClientFrame_Body() {}
 
 func (*ClientFrame_SendSealed) isClientFrame_Body() {}
+
+func (*ClientFrame_FetchDeviceList) isClientFrame_Body() {}
+
+func (*ClientFrame_OpenLinking) isClientFrame_Body() {}
+
+func (*ClientFrame_AddDevice) isClientFrame_Body() {}
+
+func (*ClientFrame_DeclineLinking) isClientFrame_Body() {}
+
+func (*ClientFrame_RemoveDevice) isClientFrame_Body() {}
 
 // Hello is the server's first frame.
 type Hello struct {
@@ -1512,6 +1627,7 @@ func (x *FetchBundles) GetDeliveryToken() []byte {
 type Bundles struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Bundles       []*Bundle              `protobuf:"bytes,1,rep,name=bundles,proto3" json:"bundles,omitempty"`
+	DeviceList    *SignedDeviceList      `protobuf:"bytes,2,opt,name=device_list,json=deviceList,proto3" json:"device_list,omitempty"` // the account's, absent if it has none; read after the bundles, so never older than they are
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1549,6 +1665,13 @@ func (*Bundles) Descriptor() ([]byte, []int) {
 func (x *Bundles) GetBundles() []*Bundle {
 	if x != nil {
 		return x.Bundles
+	}
+	return nil
+}
+
+func (x *Bundles) GetDeviceList() *SignedDeviceList {
+	if x != nil {
+		return x.DeviceList
 	}
 	return nil
 }
@@ -1978,6 +2101,552 @@ func (*Done) Descriptor() ([]byte, []int) {
 	return file_signaling_proto_rawDescGZIP(), []int{26}
 }
 
+// DeviceList says which devices an account has. Without one, device 1 is the only one (epoch 0). Device 1's identity key is the account's.
+type DeviceList struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Account       []byte                 `protobuf:"bytes,1,opt,name=account,proto3" json:"account,omitempty"` // [16]
+	Epoch         uint32                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`    // from 1; one more with every change
+	Devices       []*DeviceList_Device   `protobuf:"bytes,3,rep,name=devices,proto3" json:"devices,omitempty"` // 1 to 4, by increasing id, device 1 first; no identity key twice
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeviceList) Reset() {
+	*x = DeviceList{}
+	mi := &file_signaling_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeviceList) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeviceList) ProtoMessage() {}
+
+func (x *DeviceList) ProtoReflect() protoreflect.Message {
+	mi := &file_signaling_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeviceList.ProtoReflect.Descriptor instead.
+func (*DeviceList) Descriptor() ([]byte, []int) {
+	return file_signaling_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *DeviceList) GetAccount() []byte {
+	if x != nil {
+		return x.Account
+	}
+	return nil
+}
+
+func (x *DeviceList) GetEpoch() uint32 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *DeviceList) GetDevices() []*DeviceList_Device {
+	if x != nil {
+		return x.Devices
+	}
+	return nil
+}
+
+// SignedDeviceList is empty for an account without a list.
+type SignedDeviceList struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	List          []byte                 `protobuf:"bytes,1,opt,name=list,proto3" json:"list,omitempty"`           // serialised DeviceList, kept as bytes because the signature covers them exactly as sent
+	Signature     []byte                 `protobuf:"bytes,2,opt,name=signature,proto3" json:"signature,omitempty"` // [64] XEdDSA by device 1's identity key, docs/protocol.md "Further devices"
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SignedDeviceList) Reset() {
+	*x = SignedDeviceList{}
+	mi := &file_signaling_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignedDeviceList) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignedDeviceList) ProtoMessage() {}
+
+func (x *SignedDeviceList) ProtoReflect() protoreflect.Message {
+	mi := &file_signaling_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignedDeviceList.ProtoReflect.Descriptor instead.
+func (*SignedDeviceList) Descriptor() ([]byte, []int) {
+	return file_signaling_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *SignedDeviceList) GetList() []byte {
+	if x != nil {
+		return x.List
+	}
+	return nil
+}
+
+func (x *SignedDeviceList) GetSignature() []byte {
+	if x != nil {
+		return x.Signature
+	}
+	return nil
+}
+
+type FetchDeviceList struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Account       []byte                 `protobuf:"bytes,1,opt,name=account,proto3" json:"account,omitempty"`
+	DeliveryToken []byte                 `protobuf:"bytes,2,opt,name=delivery_token,json=deliveryToken,proto3" json:"delivery_token,omitempty"` // [16] the account's; only on an anonymous link
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FetchDeviceList) Reset() {
+	*x = FetchDeviceList{}
+	mi := &file_signaling_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FetchDeviceList) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FetchDeviceList) ProtoMessage() {}
+
+func (x *FetchDeviceList) ProtoReflect() protoreflect.Message {
+	mi := &file_signaling_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FetchDeviceList.ProtoReflect.Descriptor instead.
+func (*FetchDeviceList) Descriptor() ([]byte, []int) {
+	return file_signaling_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *FetchDeviceList) GetAccount() []byte {
+	if x != nil {
+		return x.Account
+	}
+	return nil
+}
+
+func (x *FetchDeviceList) GetDeliveryToken() []byte {
+	if x != nil {
+		return x.DeliveryToken
+	}
+	return nil
+}
+
+// OpenLinking lets one new device ask to be added, for ten minutes. It ends what was opened before with another slot; with the same slot
+// nothing changes, but a request that waits comes once more.
+type OpenLinking struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Slot          []byte                 `protobuf:"bytes,1,opt,name=slot,proto3" json:"slot,omitempty"` // [16] made from the secret of the linking code (package linking)
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OpenLinking) Reset() {
+	*x = OpenLinking{}
+	mi := &file_signaling_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OpenLinking) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OpenLinking) ProtoMessage() {}
+
+func (x *OpenLinking) ProtoReflect() protoreflect.Message {
+	mi := &file_signaling_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OpenLinking.ProtoReflect.Descriptor instead.
+func (*OpenLinking) Descriptor() ([]byte, []int) {
+	return file_signaling_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *OpenLinking) GetSlot() []byte {
+	if x != nil {
+		return x.Slot
+	}
+	return nil
+}
+
+// LinkRequest is the body of POST /v1/devices, which a device without an account makes. The server hands it to device 1, and answers with
+// LinkReply when that has added the device, or with Error. The same request again gets the same answer; the slot takes no other.
+type LinkRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Slot          []byte                 `protobuf:"bytes,1,opt,name=slot,proto3" json:"slot,omitempty"` // [16]
+	Blob          []byte                 `protobuf:"bytes,2,opt,name=blob,proto3" json:"blob,omitempty"` // sealed NewDevice (package linking), at most 64 KiB
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LinkRequest) Reset() {
+	*x = LinkRequest{}
+	mi := &file_signaling_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LinkRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LinkRequest) ProtoMessage() {}
+
+func (x *LinkRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_signaling_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LinkRequest.ProtoReflect.Descriptor instead.
+func (*LinkRequest) Descriptor() ([]byte, []int) {
+	return file_signaling_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *LinkRequest) GetSlot() []byte {
+	if x != nil {
+		return x.Slot
+	}
+	return nil
+}
+
+func (x *LinkRequest) GetBlob() []byte {
+	if x != nil {
+		return x.Blob
+	}
+	return nil
+}
+
+type LinkReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Blob          []byte                 `protobuf:"bytes,1,opt,name=blob,proto3" json:"blob,omitempty"` // sealed Linked (package linking), at most 128 KiB
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LinkReply) Reset() {
+	*x = LinkReply{}
+	mi := &file_signaling_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LinkReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LinkReply) ProtoMessage() {}
+
+func (x *LinkReply) ProtoReflect() protoreflect.Message {
+	mi := &file_signaling_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LinkReply.ProtoReflect.Descriptor instead.
+func (*LinkReply) Descriptor() ([]byte, []int) {
+	return file_signaling_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *LinkReply) GetBlob() []byte {
+	if x != nil {
+		return x.Blob
+	}
+	return nil
+}
+
+// NewDevice is a device that wants to be added. Sealed in a LinkRequest it has no id yet.
+type NewDevice struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Id             uint32                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`                                               // 2 to 127, chosen by device 1
+	IdentityKey    []byte                 `protobuf:"bytes,2,opt,name=identity_key,json=identityKey,proto3" json:"identity_key,omitempty"`           // [33]
+	RegistrationId uint32                 `protobuf:"varint,3,opt,name=registration_id,json=registrationId,proto3" json:"registration_id,omitempty"` // 1 to 16380
+	PreKeys        []byte                 `protobuf:"bytes,4,opt,name=pre_keys,json=preKeys,proto3" json:"pre_keys,omitempty"`                       // serialised PreKeys, as in Registration
+	Signature      []byte                 `protobuf:"bytes,5,opt,name=signature,proto3" json:"signature,omitempty"`                                  // [64] XEdDSA by identity_key, docs/protocol.md "Further devices"
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *NewDevice) Reset() {
+	*x = NewDevice{}
+	mi := &file_signaling_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NewDevice) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NewDevice) ProtoMessage() {}
+
+func (x *NewDevice) ProtoReflect() protoreflect.Message {
+	mi := &file_signaling_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NewDevice.ProtoReflect.Descriptor instead.
+func (*NewDevice) Descriptor() ([]byte, []int) {
+	return file_signaling_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *NewDevice) GetId() uint32 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *NewDevice) GetIdentityKey() []byte {
+	if x != nil {
+		return x.IdentityKey
+	}
+	return nil
+}
+
+func (x *NewDevice) GetRegistrationId() uint32 {
+	if x != nil {
+		return x.RegistrationId
+	}
+	return 0
+}
+
+func (x *NewDevice) GetPreKeys() []byte {
+	if x != nil {
+		return x.PreKeys
+	}
+	return nil
+}
+
+func (x *NewDevice) GetSignature() []byte {
+	if x != nil {
+		return x.Signature
+	}
+	return nil
+}
+
+// AddDevice adds the device that asked with this slot, and has the server answer it. Sent again, it is answered with Done again.
+type AddDevice struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Slot          []byte                 `protobuf:"bytes,1,opt,name=slot,proto3" json:"slot,omitempty"`
+	DeviceList    *SignedDeviceList      `protobuf:"bytes,2,opt,name=device_list,json=deviceList,proto3" json:"device_list,omitempty"` // the one held, with this device, and an epoch one higher
+	Device        *NewDevice             `protobuf:"bytes,3,opt,name=device,proto3" json:"device,omitempty"`
+	Reply         []byte                 `protobuf:"bytes,4,opt,name=reply,proto3" json:"reply,omitempty"` // LinkReply.blob
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AddDevice) Reset() {
+	*x = AddDevice{}
+	mi := &file_signaling_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AddDevice) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AddDevice) ProtoMessage() {}
+
+func (x *AddDevice) ProtoReflect() protoreflect.Message {
+	mi := &file_signaling_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AddDevice.ProtoReflect.Descriptor instead.
+func (*AddDevice) Descriptor() ([]byte, []int) {
+	return file_signaling_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *AddDevice) GetSlot() []byte {
+	if x != nil {
+		return x.Slot
+	}
+	return nil
+}
+
+func (x *AddDevice) GetDeviceList() *SignedDeviceList {
+	if x != nil {
+		return x.DeviceList
+	}
+	return nil
+}
+
+func (x *AddDevice) GetDevice() *NewDevice {
+	if x != nil {
+		return x.Device
+	}
+	return nil
+}
+
+func (x *AddDevice) GetReply() []byte {
+	if x != nil {
+		return x.Reply
+	}
+	return nil
+}
+
+// DeclineLinking closes a slot. Who asked with it is refused.
+type DeclineLinking struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Slot          []byte                 `protobuf:"bytes,1,opt,name=slot,proto3" json:"slot,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeclineLinking) Reset() {
+	*x = DeclineLinking{}
+	mi := &file_signaling_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeclineLinking) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeclineLinking) ProtoMessage() {}
+
+func (x *DeclineLinking) ProtoReflect() protoreflect.Message {
+	mi := &file_signaling_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeclineLinking.ProtoReflect.Descriptor instead.
+func (*DeclineLinking) Descriptor() ([]byte, []int) {
+	return file_signaling_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *DeclineLinking) GetSlot() []byte {
+	if x != nil {
+		return x.Slot
+	}
+	return nil
+}
+
+// RemoveDevice erases a device with its keys and its mailbox, and ends its link. Sent again, it is answered with Done again.
+type RemoveDevice struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	DeviceList    *SignedDeviceList      `protobuf:"bytes,1,opt,name=device_list,json=deviceList,proto3" json:"device_list,omitempty"` // the one held, without that device, and an epoch one higher
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveDevice) Reset() {
+	*x = RemoveDevice{}
+	mi := &file_signaling_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveDevice) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveDevice) ProtoMessage() {}
+
+func (x *RemoveDevice) ProtoReflect() protoreflect.Message {
+	mi := &file_signaling_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveDevice.ProtoReflect.Descriptor instead.
+func (*RemoveDevice) Descriptor() ([]byte, []int) {
+	return file_signaling_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *RemoveDevice) GetDeviceList() *SignedDeviceList {
+	if x != nil {
+		return x.DeviceList
+	}
+	return nil
+}
+
 type Error struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Code          Error_Code             `protobuf:"varint,1,opt,name=code,proto3,enum=sotto.wire.Error_Code" json:"code,omitempty"`
@@ -1989,7 +2658,7 @@ type Error struct {
 
 func (x *Error) Reset() {
 	*x = Error{}
-	mi := &file_signaling_proto_msgTypes[27]
+	mi := &file_signaling_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2001,7 +2670,7 @@ func (x *Error) String() string {
 func (*Error) ProtoMessage() {}
 
 func (x *Error) ProtoReflect() protoreflect.Message {
-	mi := &file_signaling_proto_msgTypes[27]
+	mi := &file_signaling_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2014,7 +2683,7 @@ func (x *Error) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error.ProtoReflect.Descriptor instead.
 func (*Error) Descriptor() ([]byte, []int) {
-	return file_signaling_proto_rawDescGZIP(), []int{27}
+	return file_signaling_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Error) GetCode() Error_Code {
@@ -2036,6 +2705,58 @@ func (x *Error) GetRetryAfter() uint32 {
 		return x.RetryAfter
 	}
 	return 0
+}
+
+type DeviceList_Device struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            uint32                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`                                     // 1 to 127
+	IdentityKey   []byte                 `protobuf:"bytes,2,opt,name=identity_key,json=identityKey,proto3" json:"identity_key,omitempty"` // [33]
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeviceList_Device) Reset() {
+	*x = DeviceList_Device{}
+	mi := &file_signaling_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeviceList_Device) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeviceList_Device) ProtoMessage() {}
+
+func (x *DeviceList_Device) ProtoReflect() protoreflect.Message {
+	mi := &file_signaling_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeviceList_Device.ProtoReflect.Descriptor instead.
+func (*DeviceList_Device) Descriptor() ([]byte, []int) {
+	return file_signaling_proto_rawDescGZIP(), []int{27, 0}
+}
+
+func (x *DeviceList_Device) GetId() uint32 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *DeviceList_Device) GetIdentityKey() []byte {
+	if x != nil {
+		return x.IdentityKey
+	}
+	return nil
 }
 
 var File_signaling_proto protoreflect.FileDescriptor
@@ -2097,7 +2818,7 @@ const file_signaling_proto_rawDesc = "" +
 	"ciphertext\x12\x10\n" +
 	"\x03ttl\x18\b \x01(\rR\x03ttl\x12\x1f\n" +
 	"\vaccepted_at\x18\t \x01(\x04R\n" +
-	"acceptedAt\"\xf0\x04\n" +
+	"acceptedAt\"\xf5\x05\n" +
 	"\vServerFrame\x12\x19\n" +
 	"\breply_to\x18\x01 \x01(\x04R\areplyTo\x12)\n" +
 	"\x05hello\x18\x02 \x01(\v2\x11.sotto.wire.HelloH\x00R\x05hello\x12/\n" +
@@ -2112,8 +2833,11 @@ const file_signaling_proto_rawDesc = "" +
 	"\aaccount\x18\n" +
 	" \x01(\v2\x13.sotto.wire.AccountH\x00R\aaccount\x12N\n" +
 	"\x12sender_certificate\x18\v \x01(\v2\x1d.sotto.wire.SenderCertificateH\x00R\x11senderCertificate\x12&\n" +
-	"\x04done\x18\f \x01(\v2\x10.sotto.wire.DoneH\x00R\x04doneB\x06\n" +
-	"\x04body\"\x88\x05\n" +
+	"\x04done\x18\f \x01(\v2\x10.sotto.wire.DoneH\x00R\x04done\x12B\n" +
+	"\x0flinking_request\x18\r \x01(\v2\x17.sotto.wire.LinkRequestH\x00R\x0elinkingRequest\x12?\n" +
+	"\vdevice_list\x18\x0e \x01(\v2\x1c.sotto.wire.SignedDeviceListH\x00R\n" +
+	"deviceListB\x06\n" +
+	"\x04body\"\xd1\a\n" +
 	"\vClientFrame\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12>\n" +
 	"\fauthenticate\x18\x02 \x01(\v2\x18.sotto.wire.AuthenticateH\x00R\fauthenticate\x12*\n" +
@@ -2127,7 +2851,13 @@ const file_signaling_proto_rawDesc = "" +
 	"\x12set_delivery_token\x18\n" +
 	" \x01(\v2\x1c.sotto.wire.SetDeliveryTokenH\x00R\x10setDeliveryToken\x129\n" +
 	"\vsend_sealed\x18\v \x01(\v2\x16.sotto.wire.SendSealedH\x00R\n" +
-	"sendSealedB\x06\n" +
+	"sendSealed\x12I\n" +
+	"\x11fetch_device_list\x18\f \x01(\v2\x1b.sotto.wire.FetchDeviceListH\x00R\x0ffetchDeviceList\x12<\n" +
+	"\fopen_linking\x18\r \x01(\v2\x17.sotto.wire.OpenLinkingH\x00R\vopenLinking\x126\n" +
+	"\n" +
+	"add_device\x18\x0e \x01(\v2\x15.sotto.wire.AddDeviceH\x00R\taddDevice\x12E\n" +
+	"\x0fdecline_linking\x18\x0f \x01(\v2\x1a.sotto.wire.DeclineLinkingH\x00R\x0edeclineLinking\x12?\n" +
+	"\rremove_device\x18\x10 \x01(\v2\x18.sotto.wire.RemoveDeviceH\x00R\fremoveDeviceB\x06\n" +
 	"\x04body\"\x1d\n" +
 	"\x05Hello\x12\x14\n" +
 	"\x05nonce\x18\x01 \x01(\fR\x05nonce\"^\n" +
@@ -2152,9 +2882,11 @@ const file_signaling_proto_rawDesc = "" +
 	"\fFetchBundles\x12\x18\n" +
 	"\aaccount\x18\x01 \x01(\fR\aaccount\x12\x16\n" +
 	"\x06device\x18\x02 \x01(\rR\x06device\x12%\n" +
-	"\x0edelivery_token\x18\x03 \x01(\fR\rdeliveryToken\"7\n" +
+	"\x0edelivery_token\x18\x03 \x01(\fR\rdeliveryToken\"v\n" +
 	"\aBundles\x12,\n" +
-	"\abundles\x18\x01 \x03(\v2\x12.sotto.wire.BundleR\abundles\"$\n" +
+	"\abundles\x18\x01 \x03(\v2\x12.sotto.wire.BundleR\abundles\x12=\n" +
+	"\vdevice_list\x18\x02 \x01(\v2\x1c.sotto.wire.SignedDeviceListR\n" +
+	"deviceList\"$\n" +
 	"\x06LookUp\x12\x1a\n" +
 	"\busername\x18\x01 \x01(\tR\busername\"?\n" +
 	"\aAccount\x12\x18\n" +
@@ -2178,12 +2910,50 @@ const file_signaling_proto_rawDesc = "" +
 	"SendSealed\x120\n" +
 	"\benvelope\x18\x01 \x01(\v2\x14.sotto.wire.EnvelopeR\benvelope\x12%\n" +
 	"\x0edelivery_token\x18\x02 \x01(\fR\rdeliveryToken\"\x06\n" +
-	"\x04Done\"\xae\x02\n" +
+	"\x04Done\"\xb2\x01\n" +
+	"\n" +
+	"DeviceList\x12\x18\n" +
+	"\aaccount\x18\x01 \x01(\fR\aaccount\x12\x14\n" +
+	"\x05epoch\x18\x02 \x01(\rR\x05epoch\x127\n" +
+	"\adevices\x18\x03 \x03(\v2\x1d.sotto.wire.DeviceList.DeviceR\adevices\x1a;\n" +
+	"\x06Device\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\rR\x02id\x12!\n" +
+	"\fidentity_key\x18\x02 \x01(\fR\videntityKey\"D\n" +
+	"\x10SignedDeviceList\x12\x12\n" +
+	"\x04list\x18\x01 \x01(\fR\x04list\x12\x1c\n" +
+	"\tsignature\x18\x02 \x01(\fR\tsignature\"R\n" +
+	"\x0fFetchDeviceList\x12\x18\n" +
+	"\aaccount\x18\x01 \x01(\fR\aaccount\x12%\n" +
+	"\x0edelivery_token\x18\x02 \x01(\fR\rdeliveryToken\"!\n" +
+	"\vOpenLinking\x12\x12\n" +
+	"\x04slot\x18\x01 \x01(\fR\x04slot\"5\n" +
+	"\vLinkRequest\x12\x12\n" +
+	"\x04slot\x18\x01 \x01(\fR\x04slot\x12\x12\n" +
+	"\x04blob\x18\x02 \x01(\fR\x04blob\"\x1f\n" +
+	"\tLinkReply\x12\x12\n" +
+	"\x04blob\x18\x01 \x01(\fR\x04blob\"\xa0\x01\n" +
+	"\tNewDevice\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\rR\x02id\x12!\n" +
+	"\fidentity_key\x18\x02 \x01(\fR\videntityKey\x12'\n" +
+	"\x0fregistration_id\x18\x03 \x01(\rR\x0eregistrationId\x12\x19\n" +
+	"\bpre_keys\x18\x04 \x01(\fR\apreKeys\x12\x1c\n" +
+	"\tsignature\x18\x05 \x01(\fR\tsignature\"\xa3\x01\n" +
+	"\tAddDevice\x12\x12\n" +
+	"\x04slot\x18\x01 \x01(\fR\x04slot\x12=\n" +
+	"\vdevice_list\x18\x02 \x01(\v2\x1c.sotto.wire.SignedDeviceListR\n" +
+	"deviceList\x12-\n" +
+	"\x06device\x18\x03 \x01(\v2\x15.sotto.wire.NewDeviceR\x06device\x12\x14\n" +
+	"\x05reply\x18\x04 \x01(\fR\x05reply\"$\n" +
+	"\x0eDeclineLinking\x12\x12\n" +
+	"\x04slot\x18\x01 \x01(\fR\x04slot\"M\n" +
+	"\fRemoveDevice\x12=\n" +
+	"\vdevice_list\x18\x01 \x01(\v2\x1c.sotto.wire.SignedDeviceListR\n" +
+	"deviceList\"\xbc\x02\n" +
 	"\x05Error\x12*\n" +
 	"\x04code\x18\x01 \x01(\x0e2\x16.sotto.wire.Error.CodeR\x04code\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x1f\n" +
 	"\vretry_after\x18\x03 \x01(\rR\n" +
-	"retryAfter\"\xbd\x01\n" +
+	"retryAfter\"\xcb\x01\n" +
 	"\x04Code\x12\v\n" +
 	"\aUNKNOWN\x10\x00\x12\x0f\n" +
 	"\vBAD_REQUEST\x10\x01\x12\x13\n" +
@@ -2196,7 +2966,8 @@ const file_signaling_proto_rawDesc = "" +
 	"\tTOO_LARGE\x10\b\x12\x0f\n" +
 	"\vUNAVAILABLE\x10\t\x12\f\n" +
 	"\bREPLACED\x10\n" +
-	"B\fZ\n" +
+	"\x12\f\n" +
+	"\bCONFLICT\x10\vB\fZ\n" +
 	"sotto/wireb\x06proto3"
 
 var (
@@ -2212,7 +2983,7 @@ func file_signaling_proto_rawDescGZIP() []byte {
 }
 
 var file_signaling_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_signaling_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
+var file_signaling_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
 var file_signaling_proto_goTypes = []any{
 	(Error_Code)(0),              // 0: sotto.wire.Error.Code
 	(*Registration)(nil),         // 1: sotto.wire.Registration
@@ -2242,7 +3013,18 @@ var file_signaling_proto_goTypes = []any{
 	(*SetDeliveryToken)(nil),     // 25: sotto.wire.SetDeliveryToken
 	(*SendSealed)(nil),           // 26: sotto.wire.SendSealed
 	(*Done)(nil),                 // 27: sotto.wire.Done
-	(*Error)(nil),                // 28: sotto.wire.Error
+	(*DeviceList)(nil),           // 28: sotto.wire.DeviceList
+	(*SignedDeviceList)(nil),     // 29: sotto.wire.SignedDeviceList
+	(*FetchDeviceList)(nil),      // 30: sotto.wire.FetchDeviceList
+	(*OpenLinking)(nil),          // 31: sotto.wire.OpenLinking
+	(*LinkRequest)(nil),          // 32: sotto.wire.LinkRequest
+	(*LinkReply)(nil),            // 33: sotto.wire.LinkReply
+	(*NewDevice)(nil),            // 34: sotto.wire.NewDevice
+	(*AddDevice)(nil),            // 35: sotto.wire.AddDevice
+	(*DeclineLinking)(nil),       // 36: sotto.wire.DeclineLinking
+	(*RemoveDevice)(nil),         // 37: sotto.wire.RemoveDevice
+	(*Error)(nil),                // 38: sotto.wire.Error
+	(*DeviceList_Device)(nil),    // 39: sotto.wire.DeviceList.Device
 }
 var file_signaling_proto_depIdxs = []int32{
 	5,  // 0: sotto.wire.PreKeys.signed_pre_key:type_name -> sotto.wire.SignedPreKey
@@ -2254,7 +3036,7 @@ var file_signaling_proto_depIdxs = []int32{
 	6,  // 6: sotto.wire.Bundle.kyber:type_name -> sotto.wire.KyberPreKey
 	11, // 7: sotto.wire.ServerFrame.hello:type_name -> sotto.wire.Hello
 	13, // 8: sotto.wire.ServerFrame.welcome:type_name -> sotto.wire.Welcome
-	28, // 9: sotto.wire.ServerFrame.error:type_name -> sotto.wire.Error
+	38, // 9: sotto.wire.ServerFrame.error:type_name -> sotto.wire.Error
 	8,  // 10: sotto.wire.ServerFrame.deliver:type_name -> sotto.wire.Envelope
 	16, // 11: sotto.wire.ServerFrame.sent:type_name -> sotto.wire.Sent
 	18, // 12: sotto.wire.ServerFrame.bundles:type_name -> sotto.wire.Bundles
@@ -2263,25 +3045,37 @@ var file_signaling_proto_depIdxs = []int32{
 	20, // 15: sotto.wire.ServerFrame.account:type_name -> sotto.wire.Account
 	24, // 16: sotto.wire.ServerFrame.sender_certificate:type_name -> sotto.wire.SenderCertificate
 	27, // 17: sotto.wire.ServerFrame.done:type_name -> sotto.wire.Done
-	12, // 18: sotto.wire.ClientFrame.authenticate:type_name -> sotto.wire.Authenticate
-	8,  // 19: sotto.wire.ClientFrame.send:type_name -> sotto.wire.Envelope
-	15, // 20: sotto.wire.ClientFrame.ack:type_name -> sotto.wire.Ack
-	3,  // 21: sotto.wire.ClientFrame.upload_pre_keys:type_name -> sotto.wire.PreKeys
-	17, // 22: sotto.wire.ClientFrame.fetch_bundles:type_name -> sotto.wire.FetchBundles
-	19, // 23: sotto.wire.ClientFrame.look_up:type_name -> sotto.wire.LookUp
-	21, // 24: sotto.wire.ClientFrame.get_relay:type_name -> sotto.wire.GetRelayCredentials
-	23, // 25: sotto.wire.ClientFrame.get_sender_certificate:type_name -> sotto.wire.GetSenderCertificate
-	25, // 26: sotto.wire.ClientFrame.set_delivery_token:type_name -> sotto.wire.SetDeliveryToken
-	26, // 27: sotto.wire.ClientFrame.send_sealed:type_name -> sotto.wire.SendSealed
-	14, // 28: sotto.wire.Welcome.key_counts:type_name -> sotto.wire.KeyCounts
-	7,  // 29: sotto.wire.Bundles.bundles:type_name -> sotto.wire.Bundle
-	8,  // 30: sotto.wire.SendSealed.envelope:type_name -> sotto.wire.Envelope
-	0,  // 31: sotto.wire.Error.code:type_name -> sotto.wire.Error.Code
-	32, // [32:32] is the sub-list for method output_type
-	32, // [32:32] is the sub-list for method input_type
-	32, // [32:32] is the sub-list for extension type_name
-	32, // [32:32] is the sub-list for extension extendee
-	0,  // [0:32] is the sub-list for field type_name
+	32, // 18: sotto.wire.ServerFrame.linking_request:type_name -> sotto.wire.LinkRequest
+	29, // 19: sotto.wire.ServerFrame.device_list:type_name -> sotto.wire.SignedDeviceList
+	12, // 20: sotto.wire.ClientFrame.authenticate:type_name -> sotto.wire.Authenticate
+	8,  // 21: sotto.wire.ClientFrame.send:type_name -> sotto.wire.Envelope
+	15, // 22: sotto.wire.ClientFrame.ack:type_name -> sotto.wire.Ack
+	3,  // 23: sotto.wire.ClientFrame.upload_pre_keys:type_name -> sotto.wire.PreKeys
+	17, // 24: sotto.wire.ClientFrame.fetch_bundles:type_name -> sotto.wire.FetchBundles
+	19, // 25: sotto.wire.ClientFrame.look_up:type_name -> sotto.wire.LookUp
+	21, // 26: sotto.wire.ClientFrame.get_relay:type_name -> sotto.wire.GetRelayCredentials
+	23, // 27: sotto.wire.ClientFrame.get_sender_certificate:type_name -> sotto.wire.GetSenderCertificate
+	25, // 28: sotto.wire.ClientFrame.set_delivery_token:type_name -> sotto.wire.SetDeliveryToken
+	26, // 29: sotto.wire.ClientFrame.send_sealed:type_name -> sotto.wire.SendSealed
+	30, // 30: sotto.wire.ClientFrame.fetch_device_list:type_name -> sotto.wire.FetchDeviceList
+	31, // 31: sotto.wire.ClientFrame.open_linking:type_name -> sotto.wire.OpenLinking
+	35, // 32: sotto.wire.ClientFrame.add_device:type_name -> sotto.wire.AddDevice
+	36, // 33: sotto.wire.ClientFrame.decline_linking:type_name -> sotto.wire.DeclineLinking
+	37, // 34: sotto.wire.ClientFrame.remove_device:type_name -> sotto.wire.RemoveDevice
+	14, // 35: sotto.wire.Welcome.key_counts:type_name -> sotto.wire.KeyCounts
+	7,  // 36: sotto.wire.Bundles.bundles:type_name -> sotto.wire.Bundle
+	29, // 37: sotto.wire.Bundles.device_list:type_name -> sotto.wire.SignedDeviceList
+	8,  // 38: sotto.wire.SendSealed.envelope:type_name -> sotto.wire.Envelope
+	39, // 39: sotto.wire.DeviceList.devices:type_name -> sotto.wire.DeviceList.Device
+	29, // 40: sotto.wire.AddDevice.device_list:type_name -> sotto.wire.SignedDeviceList
+	34, // 41: sotto.wire.AddDevice.device:type_name -> sotto.wire.NewDevice
+	29, // 42: sotto.wire.RemoveDevice.device_list:type_name -> sotto.wire.SignedDeviceList
+	0,  // 43: sotto.wire.Error.code:type_name -> sotto.wire.Error.Code
+	44, // [44:44] is the sub-list for method output_type
+	44, // [44:44] is the sub-list for method input_type
+	44, // [44:44] is the sub-list for extension type_name
+	44, // [44:44] is the sub-list for extension extendee
+	0,  // [0:44] is the sub-list for field type_name
 }
 
 func init() { file_signaling_proto_init() }
@@ -2301,6 +3095,8 @@ func file_signaling_proto_init() {
 		(*ServerFrame_Account)(nil),
 		(*ServerFrame_SenderCertificate)(nil),
 		(*ServerFrame_Done)(nil),
+		(*ServerFrame_LinkingRequest)(nil),
+		(*ServerFrame_DeviceList)(nil),
 	}
 	file_signaling_proto_msgTypes[9].OneofWrappers = []any{
 		(*ClientFrame_Authenticate)(nil),
@@ -2313,6 +3109,11 @@ func file_signaling_proto_init() {
 		(*ClientFrame_GetSenderCertificate)(nil),
 		(*ClientFrame_SetDeliveryToken)(nil),
 		(*ClientFrame_SendSealed)(nil),
+		(*ClientFrame_FetchDeviceList)(nil),
+		(*ClientFrame_OpenLinking)(nil),
+		(*ClientFrame_AddDevice)(nil),
+		(*ClientFrame_DeclineLinking)(nil),
+		(*ClientFrame_RemoveDevice)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2320,7 +3121,7 @@ func file_signaling_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_signaling_proto_rawDesc), len(file_signaling_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   28,
+			NumMessages:   39,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -16,6 +16,8 @@ import (
 const (
 	registrationLabel   = "Sotto registration v1"
 	authenticationLabel = "Sotto authenticate v1"
+	deviceListLabel     = "Sotto device list v1"
+	newDeviceLabel      = "Sotto new device v1"
 	deliveryTokenLabel  = "Sotto delivery token v1\x00"
 )
 
@@ -24,6 +26,7 @@ const (
 	NonceSize          = 32
 	ChannelBindingSize = 32
 	DeliveryTokenSize  = 16
+	SlotSize           = 16
 )
 
 // RegistrationToSign returns the bytes that Registration.signature signs:
@@ -53,6 +56,30 @@ func AuthenticationToSign(server string, nonce, account []byte, device uint8, bi
 	b = append(b, account...)
 	b = append(b, device)
 	return append(b, binding[:]...)
+}
+
+// DeviceListToSign returns the bytes that SignedDeviceList.signature signs:
+//
+//	"Sotto device list v1" 00 || server name || 00 || list as sent
+//
+// server is a name in the form of ServerName: that by which device 1 knows the server.
+func DeviceListToSign(server string, list []byte) []byte {
+	return append(labelled(deviceListLabel, server), list...)
+}
+
+// NewDeviceToSign returns the bytes that NewDevice.signature signs:
+//
+//	"Sotto new device v1" 00 || server name || 00 || slot [16] || registration_id [4, big endian] || identity_key [33]
+//	|| SHA-256(pre_keys as sent) [32]
+//
+// The device knows neither its account nor its id yet: the slot stands for the account, and device 1 signs the rest in the list.
+func NewDeviceToSign(server string, slot []byte, d *NewDevice) []byte {
+	preKeys := sha256.Sum256(d.GetPreKeys())
+	b := labelled(newDeviceLabel, server)
+	b = append(b, slot...)
+	b = binary.BigEndian.AppendUint32(b, d.GetRegistrationId())
+	b = append(b, d.GetIdentityKey()...)
+	return append(b, preKeys[:]...)
 }
 
 func labelled(label, server string) []byte {

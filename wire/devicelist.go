@@ -1,0 +1,51 @@
+package wire
+
+import (
+	"errors"
+
+	"google.golang.org/protobuf/proto"
+)
+
+// Limits of a DeviceList.
+const (
+	MaxDevices      = 4
+	MaxDeviceID     = 127
+	maxListSize     = 1 << 10 // four devices take 200 bytes
+	accountSize     = 16
+	identityKeySize = 33
+	identityKeyType = 0x05
+)
+
+var errDeviceList = errors.New("the device list is malformed")
+
+// ParseDeviceList returns a list whose every field has the right form. It is worth nothing before its signature was verified, with the
+// identity key that the account is known by, and its account compared.
+func ParseDeviceList(list []byte) (*DeviceList, error) {
+	l := &DeviceList{}
+	if len(list) > maxListSize || proto.Unmarshal(list, l) != nil {
+		return nil, errDeviceList
+	}
+	devices := l.GetDevices()
+	if len(l.GetAccount()) != accountSize || l.GetEpoch() == 0 || len(devices) == 0 || len(devices) > MaxDevices || devices[0].GetId() != 1 {
+		return nil, errDeviceList
+	}
+	last, seen := uint32(0), map[string]bool{}
+	for _, d := range devices {
+		key := d.GetIdentityKey()
+		if d.GetId() <= last || d.GetId() > MaxDeviceID || len(key) != identityKeySize || key[0] != identityKeyType || seen[string(key)] {
+			return nil, errDeviceList
+		}
+		last, seen[string(key)] = d.GetId(), true
+	}
+	return l, nil
+}
+
+// IdentityOf returns the identity key of a device, nil if it is not on the list. A nil list has none.
+func (l *DeviceList) IdentityOf(device uint32) []byte {
+	for _, d := range l.GetDevices() {
+		if d.GetId() == device {
+			return d.GetIdentityKey()
+		}
+	}
+	return nil
+}
