@@ -20,6 +20,7 @@ func (p *person) onMemory(t testing.TB) *memDisk {
 	if err != nil {
 		t.Fatal(err)
 	}
+	p.mu.Lock() // nothing changes meanwhile
 	err = s.update(func(tx *tx) error {
 		for _, name := range p.store.list("") {
 			value, err := p.store.get(name)
@@ -30,6 +31,7 @@ func (p *person) onMemory(t testing.TB) *memDisk {
 		}
 		return nil
 	})
+	p.mu.Unlock()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -205,7 +205,6 @@ func (c *Client) undecryptable(from *contact, e *wire.Envelope) error {
 type opened struct {
 	from    *contact
 	content *wire.Content // nil if its form is wrong or it is held back
-	reset   bool          // it began the session they were asked for
 }
 
 var (
@@ -254,7 +253,7 @@ func (c *Client) openEnvelope(
 	}
 	var entry *incoming
 	var arrived []*sentContent
-	used := false
+	used, reset := false, false
 	err = c.store.update(func(t *tx) error {
 		s, err := readSession(t, sender)
 		if err != nil {
@@ -276,7 +275,7 @@ func (c *Client) openEnvelope(
 		defer clear(plaintext.Bytes)
 		if plaintext.Used != nil {
 			used = true
-			o.reset, s.Asked = s.Asked, false
+			reset, s.Asked = s.Asked, false // it is the session they were asked for
 			keys.spend(plaintext.Used, time.Now())
 			if err := keys.write(t); err != nil {
 				return err
@@ -339,6 +338,9 @@ func (c *Client) openEnvelope(
 		}
 	}
 	c.contacts[sender] = o.from
+	if reset {
+		c.events.offer(SessionReset{Contact: o.from.public()})
+	}
 	if entry != nil {
 		c.inbox.next++
 		c.inbox.unread++
@@ -392,9 +394,6 @@ func (c *Client) confirmName(ctx context.Context, sender uuid.UUID, claimed stri
 
 // show is step 5 but for texts, which showInbox brings.
 func (c *Client) show(o opened) {
-	if o.reset {
-		c.events.offer(SessionReset{Contact: o.from.public()})
-	}
 	switch body := o.content.GetBody().(type) {
 	case *wire.Content_Text:
 		if o.from.Accepted {
