@@ -16,6 +16,12 @@ const (
 	identityKeyType = 0x05
 )
 
+// Limits of what devices that are being linked send each other, sealed.
+const (
+	MaxLinkRequest = 64 << 10
+	MaxLinkReply   = 128 << 10
+)
+
 var errDeviceList = errors.New("the device list is malformed")
 
 // ParseDeviceList returns a list whose every field has the right form. It is worth nothing before its signature was verified, with the
