@@ -13,6 +13,7 @@ func goodDescription() Description {
 		Streams: []Stream{
 			{Kind: Audio, Codec: Opus, PayloadType: 111, SSRC: 1},
 			{Kind: Video, Codec: VP8, PayloadType: 96, SSRC: 2, RTXPayloadType: 97, RTXSSRC: 3},
+			{Kind: Screen, Codec: VP8, PayloadType: 98, SSRC: 4, RTXPayloadType: 99, RTXSSRC: 5},
 		},
 	}
 }
@@ -26,6 +27,13 @@ func TestDescriptionOfThePeerIsChecked(t *testing.T) {
 		"long ufrag":                func(d *Description) { d.Ufrag = strings.Repeat("a", 257) },
 		"short password":            func(d *Description) { d.Password = strings.Repeat("p", 21) },
 		"line break":                func(d *Description) { d.Ufrag = "ab\r\ncd" },
+		"two screens":               func(d *Description) { d.Streams[0], d.Streams[1].Kind = d.Streams[2], Screen },
+		"screen with audio's codec": func(d *Description) { d.Streams[2].Codec = Opus },
+		"screen without RTX":        func(d *Description) { d.Streams[2].RTXSSRC = 0 },
+		"screen with video's SSRC":  func(d *Description) { d.Streams[2].SSRC = 2 },
+		"a fourth stream": func(d *Description) {
+			d.Streams = append(d.Streams, Stream{Kind: Screen + 1, Codec: VP8, PayloadType: 100, SSRC: 9, RTXPayloadType: 101, RTXSSRC: 10})
+		},
 		"two audio streams":         func(d *Description) { d.Streams[1] = d.Streams[0] },
 		"unknown kind":              func(d *Description) { d.Streams[0].Kind = 7 },
 		"unknown codec":             func(d *Description) { d.Streams[0].Codec = "PCMU" },
