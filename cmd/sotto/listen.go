@@ -24,6 +24,13 @@ type messageLine struct {
 	Sent  time.Time `json:"sent"`
 }
 
+type retryLine struct {
+	Event  string `json:"event"` // "undecryptable" or "session_reset"
+	Peer   string `json:"peer"`
+	Asked  bool   `json:"asked,omitempty"`  // for it to be sent again
+	Resent int    `json:"resent,omitempty"` // what is sent again
+}
+
 type peerLine struct {
 	Event string `json:"event"`
 	Peer  string `json:"peer"`
@@ -140,10 +147,32 @@ func showEvent(out *output, event client.Event) error {
 	case client.SenderShown:
 		peer := event.Contact.String()
 		out.say(peerLine{"sender_shown", peer}, "messages to %s go out under your name for now: the server learns that you write to them", peer)
-	case client.Undecryptable:
-		out.say(peerLine{"undecryptable", event.From.String()}, "something from %s could not be decrypted; ask them to send it again", event.From)
+	case client.Undecryptable, client.SessionReset:
+		showRetry(out, event)
 	}
 	return nil
+}
+
+// showRetry prints what becomes of messages that could not be decrypted, here or at a contact's.
+func showRetry(out *output, event client.Event) {
+	switch event := event.(type) {
+	case client.Undecryptable:
+		peer := event.From.String()
+		line := retryLine{Event: "undecryptable", Peer: peer, Asked: event.Asked}
+		if event.Asked {
+			out.say(line, "something from %s could not be decrypted; their device was asked to send it again", peer)
+		} else {
+			out.say(line, "something from %s could not be decrypted; ask them to send it again", peer)
+		}
+	case client.SessionReset:
+		peer := event.Contact.String()
+		line := retryLine{Event: "session_reset", Peer: peer, Resent: event.Resent}
+		if event.Resent > 0 {
+			out.say(line, "%s could not decrypt something: a new session has begun, and it is sent again (%d)", peer, event.Resent)
+		} else {
+			out.say(line, "a new session with %s has begun, since something could not be decrypted", peer)
+		}
+	}
 }
 
 // printable keeps a peer from steering the terminal.

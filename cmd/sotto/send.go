@@ -103,6 +103,8 @@ func send(ctx context.Context, out *output, c *client.Client, to, text string, w
 			if event.ID == id {
 				return true, event.Err
 			}
+		default:
+			showRetry(out, event)
 		}
 		return false, nil
 	})
@@ -118,8 +120,17 @@ func send(ctx context.Context, out *output, c *client.Client, to, text string, w
 	}
 
 	err = until(ctx, wait, c, func(event client.Event) (bool, error) {
-		delivered, ok := event.(client.MessageDelivered)
-		return ok && delivered.ID == id, nil
+		switch event := event.(type) {
+		case client.MessageDelivered:
+			return event.ID == id, nil
+		case client.MessageFailed:
+			if event.ID == id {
+				return true, event.Err
+			}
+		default:
+			showRetry(out, event)
+		}
+		return false, nil
 	})
 	if errors.Is(err, errPatience) {
 		out.say(nil, "not delivered within %s; it waits for %s's device, or they do not tell", wait, to)
