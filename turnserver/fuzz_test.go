@@ -1,6 +1,8 @@
 package turnserver
 
 import (
+	"bytes"
+	"encoding/binary"
 	"net"
 	"net/netip"
 	"testing"
@@ -79,6 +81,21 @@ func FuzzParse(f *testing.F) {
 		key := []byte("0123456789abcdef")
 		if m.integrity != 0 && m.authentic(key) != (stun.MessageIntegrity(key).Check(theirs) == nil) {
 			t.Fatal("parse and pion disagree about MESSAGE-INTEGRITY")
+		}
+	})
+}
+
+// FuzzChannelData holds the reader of ChannelData to what it may accept, and the Data indication made of the same bytes to pion's reader.
+func FuzzChannelData(f *testing.F) {
+	for _, b := range seeds() {
+		f.Add(b)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if number, data, ok := channelData(b); ok {
+			again := append(binary.BigEndian.AppendUint16(binary.BigEndian.AppendUint16(nil, number), uint16(len(data))), data...)
+			if number < 0x4000 || number > 0x7fff || !bytes.HasPrefix(b, again) {
+				t.Fatalf("channel %#x, % x", number, data)
+			}
 		}
 	})
 }

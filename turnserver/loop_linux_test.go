@@ -199,6 +199,29 @@ func TestDescriptorsAreGivenBack(t *testing.T) {
 	}
 }
 
+// FuzzDataIndication holds our Data indications to pion's reader.
+func FuzzDataIndication(f *testing.F) {
+	f.Add([]byte("data"), "9.9.9.9:7", 0)
+	f.Add([]byte{}, "[2600::1]:65535", 40)
+	f.Fuzz(func(t *testing.T, data []byte, peer string, before int) {
+		from, err := netip.ParseAddrPort(peer)
+		if err != nil || from.Addr().Zone() != "" || len(data) >= maxDatagram || before < 0 || before > 1000 {
+			return
+		}
+		from = plain(from)
+		memory := make([]byte, before&^3)
+		m := &stun.Message{Raw: appendDataIndication(memory, from, data)[len(memory):]}
+		if err := m.Decode(); err != nil || m.Type != stun.NewType(stun.MethodData, stun.ClassIndication) {
+			t.Fatalf("%v, %v", m, err)
+		}
+		var x stun.XORMappedAddress
+		got, err := m.Get(stun.AttrData)
+		if err != nil || !bytes.Equal(got, data) || x.GetFromAs(m, stun.AttrXORPeerAddress) != nil || addrPort(&net.UDPAddr{IP: x.IP, Port: x.Port}) != from {
+			t.Fatalf("%q from %v, %v", got, x, err)
+		}
+	})
+}
+
 // FuzzControl: what the kernel says beside a datagram is taken apart without looking past its end.
 func FuzzControl(f *testing.F) {
 	var c control

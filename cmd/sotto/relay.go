@@ -32,6 +32,7 @@ type relayFlags struct {
 	secretFile string
 	bandwidth  int
 	quota      int
+	dataPlane  string
 }
 
 func (r *relayFlags) define(flags *pflag.FlagSet) {
@@ -41,6 +42,7 @@ func (r *relayFlags) define(flags *pflag.FlagSet) {
 	flags.StringVar(&r.ports, "relay-ports", "49152-65535", "UDP ports for relayed traffic, as `FIRST-LAST`; open them in the firewall")
 	flags.StringSliceVar(&r.allow, "relay-allow", nil, "let the relay reach these ranges (`CIDR`) although they are not public, for instance 10.0.0.0/8")
 	flags.StringVar(&r.secretFile, "relay-secret-file", "", "the secret that credentials are made from, shared with whoever makes them, in `FILE`, which others must not read")
+	flags.StringVar(&r.dataPlane, "relay-data-plane", "auto", "how packets are carried: `auto`, the fastest way that this system has, or portable")
 	flags.IntVar(&r.quota, "relay-per-user", 0, "how many allocations one user may hold (default 32)")
 	flags.IntVar(&r.bandwidth, "relay-bandwidth", 0, "bytes a second that one allocation may relay each way (default: any number)")
 }
@@ -62,7 +64,7 @@ func (r *relayFlags) onLoopback() {
 func (r *relayFlags) start(secret []byte, certificate *tls.Config, log *slog.Logger) (*turnserver.Server, error) {
 	config := turnserver.Config{
 		UDP: r.listen, TCP: r.listen, TLS: r.tlsListen, TLSConfig: certificate,
-		Secrets: [][]byte{secret}, MaxPerUser: r.quota, Bandwidth: r.bandwidth, Logger: log,
+		Secrets: [][]byte{secret}, MaxPerUser: r.quota, Bandwidth: r.bandwidth, DataPlane: r.dataPlane, Logger: log,
 	}
 	if len(r.listen) == 0 {
 		config.UDP, config.TCP = []string{":3478"}, []string{":3478"}
