@@ -334,6 +334,9 @@ func TestNetworkChangesInNamespaces(t *testing.T) {
 			slices.Sort(gaps)
 			at := gaps[min(len(gaps)-1, len(gaps)*95/100)]
 			t.Logf("%d runs: median %v, p95 %v", len(gaps), gaps[len(gaps)/2], at)
+			if !*long {
+				c.most += 3 * time.Second // one run, on a machine that may be busy with other tests, says whether it works and not how fast
+			}
 			if at > c.most {
 				t.Errorf("the gap's 95th percentile is %v", at)
 			}
