@@ -20,6 +20,7 @@
 //   - Everything is end-to-end encrypted: sessions by e2ee/ratchet, media with keys of e2ee/callkey. The directory is encrypted too.
 //   - Nothing leaves before the state that made it is on disk, and nothing is shown before the state it left is.
 //   - A message is shown once, however often the server brings it. A message that Send has taken survives a crash.
+//   - What a contact's device cannot decrypt is sent anew, once, in a new session, and both programs hear of it (retry.go).
 //   - Identity keys and user names are pinned at first use. To another key nothing is sent, and what comes under it is held back, until
 //     AcceptIdentity gets that key's safety number.
 //   - A microphone or camera is opened when the callee has accepted and this end's user wanted the call, by Call or by Accept, and
@@ -27,6 +28,6 @@
 //   - An error says what to do, and holds no key, token, address or content. Nothing of a user is logged.
 //
 // Goroutines: one keeps the link and, while it is up, one each reads it, takes what it delivers, sends the outbox and replenishes
-// pre-keys; one each shows texts and sends receipts; one owns each call. Client.mu is held across every transaction on sessions,
-// contacts, outbox and inbox. Close ends them all.
+// pre-keys; one each shows texts, sends receipts and mends sessions; one owns each call. Client.mu is held across every transaction on
+// sessions, contacts, outbox and inbox. Close ends them all.
 package client
