@@ -29,7 +29,8 @@ const (
 )
 
 // work is what one message may still cost before it is authenticated: messages passed over in either ratchet. The current session
-// has one allowance, all archived sessions together another; without it a forged counter would cost maxJump steps in each of them.
+// has one allowance, all archived sessions together another, which is never long for a ratchet key that no session knows; without it a
+// forged counter would cost maxJump steps in each of them.
 type work struct{ chain, pq int }
 
 var (

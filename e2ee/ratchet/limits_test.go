@@ -159,3 +159,43 @@ func TestWorkBeforeAuthentication(t *testing.T) {
 		t.Fatal("the chain moved without a commit")
 	}
 }
+
+func TestSkipLimits(t *testing.T) {
+	alice, bob := established(t)
+	skip := func(n int) {
+		for range n {
+			alice.encrypt(bob, "")
+		}
+	}
+	early := alice.encrypt(bob, "early")
+	skip(maxSkipped - 1)
+	bob.expect(alice, alice.encrypt(bob, "x"), "x") // keeps exactly maxSkipped
+	bob.expect(alice, early, "early")
+	forgotten := alice.encrypt(bob, "forgotten")
+	kept := alice.encrypt(bob, "kept")
+	skip(maxSkipped - 1)
+	bob.expect(alice, alice.encrypt(bob, "x"), "x")
+	bob.expect(alice, kept, "kept")
+	bob.refuse(alice, forgotten, ErrDuplicate)
+
+	// The post-quantum ratchet counts from the last used index, so the limit that is met first is one less than maxJump.
+	skip(maxJump - 1)
+	last := alice.encrypt(bob, "last")
+	bob.expect(alice, last, "last")
+	skip(maxJump)
+	bob.refuse(alice, alice.encrypt(bob, "too far"), ErrUndecryptable)
+}
+
+func TestFiveReceivingChains(t *testing.T) {
+	alice, bob := established(t)
+	var late []Message
+	for range maxReceivingChains + 1 {
+		late = append(late, alice.encrypt(bob, "late"))
+		bob.expect(alice, alice.encrypt(bob, "x"), "x")
+		alice.expect(bob, bob.encrypt(alice, "y"), "y")
+	}
+	bob.refuse(alice, late[0], ErrUndecryptable)
+	for _, m := range late[1:] {
+		bob.expect(alice, m, "late")
+	}
+}

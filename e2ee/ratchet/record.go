@@ -101,8 +101,8 @@ func (r *Record) decrypt(local *Local, remote *Remote, m *signalMessage, allowed
 	knows := func(s *session) bool { return s.chain(m.ratchetKey) != nil }
 	known := slices.ContainsFunc(sessions, knows)
 	archivedAllowed := allowed
-	if !known {
-		archivedAllowed = shortWork // that the other side turns the ratchet unseen, in a session we left, and then so far, is not to be expected
+	if !known { // nobody turns the ratchet of a session we have left, and then sends thousands of messages that are lost
+		archivedAllowed = shortWork
 	}
 	failure := ErrUndecryptable
 	for _, s := range sessions {
