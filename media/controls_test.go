@@ -12,23 +12,36 @@ import (
 )
 
 // canned stands for the encoder in tests that are not about sound: under the race detector encoding takes most of a test's time.
-type canned struct{ packet []byte }
-
-func newCanned(t testing.TB) *canned {
-	t.Helper()
-	encoder, err := opus.NewEncoder(opus.Config{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	packet, err := encoder.Encode(make([]int16, FrameSamples))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &canned{slices.Clone(packet)}
+type canned struct {
+	packets [][]byte
+	next    int
 }
 
-func (c *canned) Encode([]int16) ([]byte, error) { return c.packet, nil }
-func (c *canned) SetBitrate(int) error           { return nil }
+// newCanned repeats a second of a tone.
+func newCanned() *canned { return &canned{packets: cannedTone()} }
+
+var cannedTone = sync.OnceValue(func() (packets [][]byte) {
+	encoder, err := opus.NewEncoder(opus.Config{})
+	if err != nil {
+		panic(err)
+	}
+	source, pcm := &tone{n: 50}, make([]int16, FrameSamples)
+	for source.ReadFrame(pcm) == nil {
+		packet, err := encoder.Encode(pcm)
+		if err != nil {
+			panic(err)
+		}
+		packets = append(packets, slices.Clone(packet))
+	}
+	return packets
+})
+
+func (c *canned) Encode([]int16) ([]byte, error) {
+	c.next++
+	return c.packets[c.next%len(c.packets)], nil
+}
+
+func (c *canned) SetBitrate(int) error { return nil }
 
 // voicePackets are the sealed packets of sound, and when they left.
 func (r *recorder) voicePackets() (sizes map[int]int, left []time.Time) {
@@ -158,7 +171,7 @@ func testHold(t *testing.T) {
 	var ears [2]heard
 	var eyes [2]seen
 	for i, s := range []*Session{p.caller, p.callee} {
-		s.microphone.encoder = newCanned(t)
+		s.microphone.encoder = newCanned()
 		s.SetSinks(&ears[i], &eyes[i])
 		if err := s.StartSending(&tone{n: 1 << 30}, newPictures(400, 20, 50*time.Millisecond)); err != nil {
 			t.Fatal(err)
@@ -241,7 +254,7 @@ func TestMicrophoneIsExchanged(t *testing.T) { synctest.Test(t, testMicrophoneIs
 
 func testMicrophoneIsExchanged(t *testing.T) {
 	p, record := recorded(t, Config{})
-	p.caller.microphone.encoder = newCanned(t)
+	p.caller.microphone.encoder = newCanned()
 	if err := p.caller.SetMicrophone(&tone{n: 1}); err == nil {
 		t.Error("sending before StartSending")
 	}
@@ -363,7 +376,7 @@ func TestLowData(t *testing.T) { synctest.Test(t, testLowData) }
 
 func testLowData(t *testing.T) {
 	p, record := recorded(t, Config{Video: true})
-	p.caller.microphone.encoder = newCanned(t)
+	p.caller.microphone.encoder = newCanned()
 	var eye seen
 	p.callee.SetSinks(nil, &eye)
 	source := newPictures(1500, 30, 33*time.Millisecond) // about 700 kb/s

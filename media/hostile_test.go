@@ -158,7 +158,7 @@ func TestHostileRelay(t *testing.T) {
 		sessions = append(sessions, p.caller, p.callee)
 	}
 	for i, s := range sessions {
-		s.microphone.encoder = newCanned(t)
+		s.microphone.encoder = newCanned()
 		s.SetSinks(nil, &eyes[i^1])
 		sources = append(sources, newPictures(60, 10, 50*time.Millisecond))
 		if err := s.StartSending(&tone{n: 150}, sources[i]); err != nil {

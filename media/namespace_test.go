@@ -262,14 +262,17 @@ func run(t *testing.T, command ...string) {
 	}
 }
 
+type networkChange struct {
+	name   string
+	change func(t *testing.T, router, caller string)
+	most   time.Duration // p95 of the gap
+	lost   bool          // packets may be lost
+}
+
 // TestNetworkChangesInNamespaces is the same as on the simulated network, with the kernel's sockets, addresses and news of them.
 func TestNetworkChangesInNamespaces(t *testing.T) {
-	for _, c := range []struct {
-		name   string
-		change func(t *testing.T, router, caller string)
-		most   time.Duration // p95 of the gap
-		lost   bool          // packets may be lost
-	}{
+	t.Parallel() // it waits most of the time
+	cases := []networkChange{
 		{"a second interface comes, then the first goes", func(t *testing.T, _, caller string) {
 			run(t, "ip", "-n", caller, "link", "set", "lte", "up")
 			run(t, "ip", "-n", caller, "address", "add", "10.94.3.2/24", "dev", "lte")
@@ -283,13 +286,16 @@ func TestNetworkChangesInNamespaces(t *testing.T) {
 				"ip address add 10.94.1.77/24 dev wifi && ip route add default via 10.94.1.1")
 			time.Sleep(2 * time.Second)
 		}, 300 * time.Millisecond, true},
-		{"a cut of 5 s", func(t *testing.T, router, _ string) {
+	}
+	if *long { // otherwise TestCuts shows it, on the simulated network
+		cases = append(cases, networkChange{"a cut of 5 s", func(t *testing.T, router, _ string) {
 			run(t, "ip", "-n", router, "link", "set", "eth0", "down")
 			time.Sleep(5 * time.Second)
 			run(t, "ip", "-n", router, "link", "set", "eth0", "up")
 			time.Sleep(5 * time.Second)
-		}, 8 * time.Second, true},
-	} {
+		}, 8 * time.Second, true})
+	}
+	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
 			times := 1
 			if *long {

@@ -115,7 +115,7 @@ func talking(t testing.TB, n *network, cfg Config) *pair {
 	p := newPair(t, callerConfig, calleeConfig)
 	p.connect(t)
 	for _, s := range []*Session{p.caller, p.callee} {
-		s.microphone.encoder = newCanned(t)
+		s.microphone.encoder = newCanned()
 		if err := s.StartSending(&tone{n: 1 << 30}, nil); err != nil {
 			t.Fatal(err)
 		}

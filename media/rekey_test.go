@@ -35,7 +35,7 @@ func testRekeyEverySecondWithLoss(t *testing.T) {
 	sources := [2]*pictures{newPictures(seconds*20, 20, 50*time.Millisecond), newPictures(seconds*20, 20, 50*time.Millisecond)}
 	var eyes [2]seen
 	for i, s := range []*Session{p.caller, p.callee} {
-		s.microphone.encoder = newCanned(t)
+		s.microphone.encoder = newCanned()
 		s.SetSinks(nil, &eyes[1-i])
 		if err := s.StartSending(&tone{n: seconds * 50}, sources[i]); err != nil {
 			t.Fatal(err)
