@@ -17,10 +17,12 @@ func TestShowRetry(t *testing.T) {
 	}{
 		{client.Undecryptable{From: bob, Asked: true}, "something from bob could not be decrypted; their device was asked to send it again",
 			`{"event":"undecryptable","peer":"bob","asked":true}`},
-		{client.Undecryptable{From: bob}, "something from bob could not be decrypted; ask them to send it again", `{"event":"undecryptable","peer":"bob"}`},
+		{client.Undecryptable{From: bob}, "something from bob could not be decrypted; ask them to send it again",
+			`{"event":"undecryptable","peer":"bob"}`},
 		{client.SessionReset{Contact: bob, Resent: 2}, "bob could not decrypt something: a new session has begun, and it is sent again (2)",
 			`{"event":"session_reset","peer":"bob","resent":2}`},
-		{client.SessionReset{Contact: bob}, "a new session with bob has begun, since something could not be decrypted", `{"event":"session_reset","peer":"bob"}`},
+		{client.SessionReset{Contact: bob}, "a new session with bob has begun, since something could not be decrypted",
+			`{"event":"session_reset","peer":"bob"}`},
 	} {
 		for asJSON, want := range map[bool]string{false: test.sentence, true: test.json} {
 			var stdout bytes.Buffer

@@ -110,7 +110,8 @@ func (a *authority) asks(our *ours, their *theirs, fromUs bool, content []byte) 
 			t.Fatal(err)
 		}
 		got, err := a.openTheirs(their, b, now)
-		if err != nil || !got.Valid || got.MsgType != sealed.TypePlaintext || got.Sender.UUID != our.name() || !bytes.Equal(got.Contents, content) {
+		if err != nil || !got.Valid || got.MsgType != sealed.TypePlaintext || got.Sender.UUID != our.name() ||
+			!bytes.Equal(got.Contents, content) {
 			t.Fatalf("the library finds %+v, %v", got, err)
 		}
 		var read request
@@ -122,7 +123,8 @@ func (a *authority) asks(our *ours, their *theirs, fromUs bool, content []byte) 
 		return &ratchet.DecryptionError{RatchetKey: key, Timestamp: read.Timestamp, Device: read.Device}
 	}
 	var made struct{ Message []byte }
-	their.must("sealed.plaintext", their.with(args{"content": content, "certificate": a.theirs(their, now.Add(time.Hour)), "contentHint": 2}), &made)
+	certificate := a.theirs(their, now.Add(time.Hour))
+	their.must("sealed.plaintext", their.with(args{"content": content, "certificate": certificate, "contentHint": 2}), &made)
 	c, err := sealed.Open(our.local.Identity, a.root, made.Message, now)
 	if err != nil || c.Type != sealed.TypePlaintext || c.Hint != sealed.HintImplicit || !bytes.Equal(c.Message, content) {
 		t.Fatalf("we find %+v, %v", c, err)

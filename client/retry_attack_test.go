@@ -1,0 +1,207 @@
+package client
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"sotto/e2ee/ratchet"
+	"sotto/e2ee/sealed"
+	"sotto/sealedwire"
+	"sotto/wire"
+)
+
+// Whatever comes instead of a contact's own request, once, changes nothing.
+func TestForgedRetryRequests(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	mallory := w.online("mallory")
+	alice, bob := broken(t, w)
+	alice.start(t)
+	alice.send(t, "mallory", "hello") // an accepted contact of alice's, with a certificate of the same server
+	mallory.hears(t, "hello")
+	mallory.send(t, "alice", "hello")
+	alice.hears(t, "hello")
+	alice.reopen(t, w)
+	mallory.reopen(t, w)
+
+	request, id := asked(t, alice, bob, "secret")
+	inner := alice.unsealed(t, request)
+	named, err := ratchet.ParseDecryptionError(inner.Ciphertext)
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := func(change func(*ratchet.DecryptionError)) []byte {
+		e := *named
+		change(&e)
+		return e.PlaintextContent()
+	}
+	bobs := func(content []byte) *wire.Envelope {
+		return sealedBy(t, bob.identity, bob.sealing.certificate, alice, &wire.Envelope{
+			Id: randomBytes(16), Recipient: inner.Recipient, RecipientDevice: device, Type: sealed.TypePlaintext, Ciphertext: content,
+		})
+	}
+	sealedAgain := func(key *ratchet.KeyPair, certificate *sealedwire.SenderCertificate) *wire.Envelope {
+		e := proto.CloneOf(inner)
+		e.Id = randomBytes(16)
+		return sealedBy(t, key, certificate, alice, e)
+	}
+	_, otherServer := testIssuer(t)
+	otherKey := ratchet.GenerateKeyPair()
+	tomorrow := time.Now().Add(24 * time.Hour)
+	altered := proto.CloneOf(request)
+	altered.Ciphertext[len(altered.Ciphertext)/2] ^= 1
+	unsealed := proto.CloneOf(inner)
+	unsealed.Sender, unsealed.SenderDevice = bob.account.Account[:], device
+
+	before := alice.records(t)
+	for name, e := range map[string]*wire.Envelope{
+		"not sealed":                    unsealed,
+		"altered":                       altered,
+		"of another contact":            sealedAgain(mallory.identity, mallory.sealing.certificate),
+		"certified by another server":   sealedAgain(bob.identity, issue(t, otherServer, bob, tomorrow)),
+		"another key, another server":   sealedAgain(otherKey, certify(t, otherServer, bob.Account(), device, otherKey, tomorrow)),
+		"for another device":            bobs(own(func(e *ratchet.DecryptionError) { e.Device = 2 })),
+		"another key, another message":  bobs(own(func(e *ratchet.DecryptionError) { e.RatchetKey, e.Timestamp = bob.identity.Public(), 1 })),
+		"no key and another message":    bobs(own(func(e *ratchet.DecryptionError) { e.RatchetKey, e.Timestamp = ratchet.PublicKey{}, 1 })),
+		"malformed":                     bobs(inner.Ciphertext[1:]),
+		"of a later version":            bobs(append(slices.Clone(inner.Ciphertext), 0)),
+		"nothing":                       bobs(nil),
+		"of a session's own encryption": bobs([]byte{0x44}),
+	} {
+		if err := alice.take(t.Context(), e); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if after := alice.records(t); !bytes.Equal(before, after) || len(alice.retries.mending) > 0 {
+			t.Errorf("%s: something was done", name)
+		}
+	}
+
+	// The request itself, and then the same again and again: under its id, under another, and after alice has sent anew.
+	again := proto.CloneOf(request)
+	again.Id = randomBytes(16)
+	take := func(e *wire.Envelope) {
+		t.Helper()
+		if err := alice.take(t.Context(), e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	take(request)
+	if len(alice.store.list(recordMending)) != 1 {
+		t.Fatal("the request was not taken")
+	}
+	take(request)
+	alice.start(t)
+	if r := expect[SessionReset](t, alice); r.Resent != 1 {
+		t.Errorf("%+v", r)
+	}
+	session := alice.sessionWith(t, bob)
+	for _, e := range []*wire.Envelope{request, again} {
+		e.AcceptedAt -= uint64((7 * 24 * time.Hour).Milliseconds()) // a server may say so, or bring it as late
+		take(e)
+	}
+	if !bytes.Equal(session, alice.sessionWith(t, bob)) || len(alice.store.list(recordMending)) > 0 {
+		t.Error("a request that came again did something")
+	}
+	bob.start(t)
+	if m := bob.hears(t, "secret"); m.ID != id {
+		t.Error("another id")
+	}
+	talk(t, alice, bob)
+	quiet[SessionReset](t, alice)
+}
+
+// records is everything a person has stored.
+func (p *person) records(t testing.TB) []byte {
+	t.Helper()
+	var all []byte
+	for _, name := range p.store.list("") {
+		value, err := p.store.get(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = fmt.Appendf(all, "%s %x\n", name, value)
+	}
+	return all
+}
+
+// Nobody but accepted contacts is asked: a request tells that this device is there.
+func TestStrangersAreNotAsked(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	s := spied(t, w)
+	alice, bob := w.online("alice"), w.online("bob")
+	alice.send(t, "bob", "one")
+	bob.hears(t, "one")
+	alice.reopen(t, w)
+	bob.reopen(t, w)
+	if _, err := alice.Send(t.Context(), "bob", "two"); err != nil {
+		t.Fatal(err)
+	}
+	e := alice.leaves(t, bob)
+	before := bob.sessionWith(t, alice)
+	inner := bob.unsealed(t, e)
+	inner.Ciphertext[len(inner.Ciphertext)-1] ^= 1
+	s.forget()
+	if err := bob.take(t.Context(), sealedBy(t, alice.identity, alice.sealing.certificate, bob, inner)); err != nil {
+		t.Fatal(err)
+	}
+	if u := expect[Undecryptable](t, bob); u.Asked {
+		t.Error("a stranger was asked")
+	}
+	if len(bob.outbox.entries) != 0 || !bytes.Equal(before, bob.sessionWith(t, alice)) {
+		t.Error("a stranger's envelope left something behind")
+	}
+}
+
+// A server that makes up envelopes in a contact's name causes a few requests, which change nothing at the contact's end.
+func TestGarbageInAContactsName(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	alice, bob := friends(t, w)
+	talk(t, alice, bob)
+	settled(t, alice, bob)
+	alice.reopen(t, w)
+	bob.reopen(t, w)
+	if _, err := alice.Send(t.Context(), "bob", "true"); err != nil {
+		t.Fatal(err)
+	}
+	good := bob.unsealed(t, alice.leaves(t, bob))
+	var requests []*wire.Envelope
+	for i := range 5 * maxRetries {
+		e := proto.CloneOf(good)
+		e.Id = randomBytes(16)
+		e.Ciphertext[5]++ // in the ratchet key
+		e.Ciphertext[6] = byte(i)
+		if err := bob.take(t.Context(), e); err != nil {
+			t.Fatal(err)
+		}
+		if u := expect[Undecryptable](t, bob); u.Asked {
+			requests = append(requests, bob.leaves(t, alice))
+		}
+		if err := bob.take(t.Context(), e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(requests) != maxRetries {
+		t.Errorf("%d requests", len(requests))
+	}
+	before := alice.records(t)
+	for _, e := range requests {
+		if err := alice.take(t.Context(), e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !bytes.Equal(before, alice.records(t)) {
+		t.Error("garbage had alice do something")
+	}
+	if err := bob.take(t.Context(), good); err != nil {
+		t.Fatal(err)
+	}
+	bob.start(t)
+	bob.hears(t, "true")
+}
