@@ -4,6 +4,9 @@
 // Clients come by UDP, TCP or TLS with time-limited credentials (package turncred), IPv4 and IPv6; peers are met by UDP. TCP towards peers
 // (RFC 6062) is off.
 //
+// Control and data are apart. Requests go through pion, one at a time. Packets go through it only in the portable data plane; on Linux a loop for each
+// core carries them in batches (loop_linux.go), by the same rules (channel.go).
+//
 // What it guarantees:
 //
 //   - Peers are globally routable unicast addresses, or inside the ranges that the operator opened, and never a service of this machine: see policy. Both

@@ -149,13 +149,13 @@ func testChannelRebinding(t *testing.T, plane string) {
 	}
 }
 
-// TestMixedTransports: clients of different listeners hear each other: by UDP on two addresses, and by TCP.
+// TestMixedTransports: clients of different listeners hear each other: by UDP on two addresses and on all of them, and by TCP.
 func TestMixedTransports(t *testing.T) { forEachDataPlane(t, testMixedTransports) }
 
 func testMixedTransports(t *testing.T, plane string) {
 	s := startRelay(t, plane, func(c *Config) {
 		overStreams(t, c)
-		c.UDP = []string{"127.0.0.1:0", "127.0.0.3:0"}
+		c.UDP = []string{"127.0.0.1:0", "127.0.0.3:0", ":0"}
 	})
 	reach := func(network string, to netip.AddrPort, id string) (*rawClient, netip.AddrPort) {
 		c := newRawClient(t, s, id)
@@ -177,6 +177,7 @@ func testMixedTransports(t *testing.T, plane string) {
 		add("udp4", s.Addrs().UDP[0])
 	}
 	add("udp4", s.Addrs().UDP[1])
+	add("udp4", netip.AddrPortFrom(s.Addrs().UDP[0].Addr(), s.Addrs().UDP[2].Port())) // an IPv6 socket that serves IPv4
 	add("tcp4", s.Addrs().TCP[0])
 	for i, from := range clients {
 		for j, to := range clients {

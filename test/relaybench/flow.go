@@ -201,6 +201,6 @@ func (f *flow) receive() error {
 
 // writeOff counts what has not come by now as lost.
 func (f *flow) writeOff() {
-	f.lost += f.sent - f.up.expected + f.up.expected - f.down.expected
+	f.lost += f.sent - f.down.expected
 	f.up.expected, f.down.expected = f.sent, f.sent
 }

@@ -2,7 +2,7 @@
 
 // Command relaybench compares TURN relays on one machine: this repository's, coturn and pion's simple server.
 //
-//	go run ./test/relaybench [-rounds 3] [-coturn turnserver[,name=PATH...]] [-only audio,video,...]
+//	go run ./test/relaybench [-rounds 3] [-coturn COMMAND,...] [-only audio,video,...]
 //
 // It needs root (or the right to make a network namespace), iproute2, and coturn's turnserver. In a namespace of its own,
 // without a way out, it gives 198.51.100.1 to the relay and 203.0.113.0/24 to clients and peers. The relay runs on processor 0 and
@@ -24,6 +24,7 @@ package main
 import (
 	"flag"
 	"fmt"
+	"math"
 	"os"
 	"os/exec"
 	"slices"
@@ -42,7 +43,7 @@ const (
 
 func main() {
 	rounds := flag.Int("rounds", 3, "how often each relay is measured")
-	coturn := flag.String("coturn", "turnserver", "coturn programs, as PATH or NAME=PATH, separated by commas")
+	coturn := flag.String("coturn", "turnserver", "coturns to measure, each a command or NAME=COMMAND, separated by commas; the first is what ratios are to")
 	sotto := flag.String("sotto", "", "a sotto program to measure in place of this repository's")
 	only := flag.String("only", "", "measure only these, separated by commas: "+strings.Join(names(), ", "))
 	sessions := flag.Int("sessions", 2000, "allocations to make for memory and allocation rate, 10,000 at most")
@@ -99,7 +100,7 @@ func run(rounds int, coturn, sotto, only string, sessions int) error {
 	}
 	defer os.RemoveAll(relays[0].dir)
 
-	results := make(map[string]map[string][]float64) // by measurement and relay, one figure each round
+	results := make(map[string]map[string][]float64) // by figure and relay, one each round: NaN if there was none
 	for round := range rounds {
 		for _, s := range scenarios(sessions) {
 			if only != "" && !slices.Contains(strings.Split(only, ","), s.name) {
@@ -109,13 +110,17 @@ func run(rounds int, coturn, sotto, only string, sessions int) error {
 				r := relays[(i+round)%len(relays)]
 				figures, err := measure(r, s)
 				if err != nil {
-					return fmt.Errorf("%s, %s: %w", r.name, s.name, err)
+					fmt.Printf("%s, %s: %v\n", r.name, s.name, err)
 				}
 				for name, value := range figures {
 					if results[name] == nil {
 						results[name] = make(map[string][]float64)
 					}
-					results[name][r.name] = append(results[name][r.name], value)
+					of := results[name]
+					for len(of[r.name]) < round {
+						of[r.name] = append(of[r.name], math.NaN())
+					}
+					of[r.name] = append(of[r.name], value)
 				}
 			}
 		}
@@ -155,21 +160,29 @@ func report(results map[string]map[string][]float64, relays []relay) {
 	for _, name := range order {
 		fmt.Printf("%-44s", name)
 		for _, r := range relays {
-			values, of := results[name][r.name], results[name][base]
-			ratios := make([]float64, 0, len(values))
-			for i := range min(len(values), len(of)) {
-				ratios = append(ratios, values[i]/of[i])
-			}
-			fmt.Printf("%22s", fmt.Sprintf("%.1f (%.2f)", median(values), median(ratios)))
+			fmt.Printf("%22s", compare(results[name][r.name], results[name][base]))
 		}
 		fmt.Println()
 	}
 }
 
+func compare(values, base []float64) string {
+	var ratios []float64
+	for i := range min(len(values), len(base)) {
+		ratios = append(ratios, values[i]/base[i])
+	}
+	if v := median(values); v != 0 {
+		return fmt.Sprintf("%.1f (%.2f)", v, median(ratios))
+	}
+	return "-"
+}
+
+// median leaves out what could not be measured.
 func median(v []float64) float64 {
+	v = slices.DeleteFunc(slices.Clone(v), math.IsNaN)
 	if len(v) == 0 {
 		return 0
 	}
-	v = slices.Sorted(slices.Values(v))
+	slices.Sort(v)
 	return (v[(len(v)-1)/2] + v[len(v)/2]) / 2
 }

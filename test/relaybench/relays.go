@@ -67,7 +67,7 @@ func makeRelays(coturn, sotto string) ([]relay, error) {
 		}
 		relays = append(relays, relay{name: name, dir: dir, coturn: true, command: append(strings.Fields(path),
 			"-n", "--use-auth-secret", "--static-auth-secret="+secret, "--realm="+realm, "--listening-ip="+relayIP, "--relay-ip="+relayIP,
-			"--no-tls", "--no-dtls", "--no-cli", "--log-file=/dev/null", "--pidfile="+filepath.Join(dir, "pid"), "--userdb="+filepath.Join(dir, "db"))})
+			"--no-tls", "--log-file=/dev/null", "--simple-log", "--no-stdout-log", "--pidfile=/tmp/relaybench.pid", "--userdb=/tmp/relaybench.db")})
 	}
 	return append(relays, relay{name: "pion", dir: dir, command: []string{self, "-serve-pion"}}), nil
 }
@@ -91,7 +91,7 @@ func (r relay) start() (*process, error) {
 	if err := errors.Join(err, pin(generatorCPU)); err != nil {
 		return nil, err
 	}
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); {
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); {
 		if c, err := dial(othersIP+"1", listen); err == nil {
 			answered := c.bindingAnswered()
 			c.close()
@@ -102,7 +102,8 @@ func (r relay) start() (*process, error) {
 		time.Sleep(20 * time.Millisecond)
 	}
 	p.stop()
-	return nil, fmt.Errorf("it does not answer: %s", p.said)
+	said, _, _ := strings.Cut(p.said.String(), "\n")
+	return nil, fmt.Errorf("it does not answer: %s", said)
 }
 
 func pin(cpu int) error {

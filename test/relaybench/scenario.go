@@ -145,7 +145,7 @@ func paced(flows []*flow, rate float64, long time.Duration) (bool, error) {
 
 // settle waits for what is still under way and writes off the rest.
 func settle(flows []*flow) error {
-	for quiet, last := time.Now(), arrived(flows); time.Since(quiet) < 100*time.Millisecond; {
+	for quiet, last := time.Now(), arrived(flows); time.Since(quiet) < 300*time.Millisecond; {
 		for _, f := range flows {
 			if err := f.receive(); err != nil {
 				return err
