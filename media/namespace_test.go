@@ -119,10 +119,7 @@ func peerProcess(controlling bool) {
 					open(l.Generation)
 				}
 				_ = s.ConnectPath(l.Generation, l.Local.Ufrag, l.Local.Password)
-				for _, e := range early {
-					_ = s.AddPathCandidate(e.Generation, e.Candidate)
-				}
-				early = nil
+				early = slices.DeleteFunc(early, func(e notice) bool { return s.AddPathCandidate(e.Generation, e.Candidate) == nil })
 			case l.Kind == "path candidate":
 				if s.AddPathCandidate(l.Generation, l.Candidate) != nil {
 					early = append(early, l)
@@ -338,8 +335,8 @@ func TestNetworkChangesInNamespaces(t *testing.T) {
 				t.Skip("no namespaces")
 			}
 			slices.Sort(gaps)
-			at := gaps[min(len(gaps)-1, len(gaps)*95/100)]
-			t.Logf("%d runs: median %v, p95 %v", len(gaps), gaps[len(gaps)/2], at)
+			at := gaps[(len(gaps)*95+99)/100-1] // nearest rank
+			t.Logf("%d runs: median %v, p95 %v, longest %v", len(gaps), gaps[len(gaps)/2], at, gaps[len(gaps)-1])
 			if !*long {
 				c.most += 3 * time.Second // one run, on a machine that may be busy with other tests, says whether it works and not how fast
 			}
