@@ -99,19 +99,22 @@ func (l *anonymousLink) handle(kind int, message []byte) {
 		l.fail(frame.GetId(), l.server.asFailure(err))
 		return
 	}
+	var reply *wire.ServerFrame
 	switch body := frame.GetBody().(type) {
 	case *wire.ClientFrame_SendSealed:
 		err = l.send(frame.Id, body.SendSealed)
 	case *wire.ClientFrame_FetchBundles:
-		var reply *wire.ServerFrame
-		if reply, err = l.fetch(body.FetchBundles); err == nil {
-			l.reply(frame.Id, reply)
-		}
+		reply, err = l.fetch(body.FetchBundles)
+	case *wire.ClientFrame_FetchDeviceList:
+		reply, err = l.fetchDeviceList(body.FetchDeviceList)
 	default:
 		err = errMalformed
 	}
-	if err != nil {
+	switch {
+	case err != nil:
 		l.fail(frame.Id, l.server.asFailure(err))
+	case reply != nil:
+		l.reply(frame.Id, reply)
 	}
 }
 
@@ -182,4 +185,20 @@ func (l *anonymousLink) fetch(f *wire.FetchBundles) (*wire.ServerFrame, error) {
 		return nil, err
 	}
 	return s.bundles(target, f.Device, func() time.Duration { return s.fetchedFrom.take(target, s.now()) })
+}
+
+// fetchDeviceList shows the list to who knows the token.
+func (l *anonymousLink) fetchDeviceList(f *wire.FetchDeviceList) (*wire.ServerFrame, error) {
+	s := l.server
+	if len(f.GetAccount()) != 16 || len(f.GetDeliveryToken()) != wire.DeliveryTokenSize {
+		return nil, errMalformed
+	}
+	if wait := s.sealedFetches.take(l.from, s.now()); wait > 0 {
+		return nil, rateLimited(wait)
+	}
+	target := store.UUID(f.Account)
+	if err := s.checkToken(target, f.DeliveryToken); err != nil {
+		return nil, err
+	}
+	return s.deviceListFrame(target)
 }

@@ -53,7 +53,7 @@ func (d *testDevice) setHash(hash [32]byte) error {
 
 // sealed makes an envelope as it comes over an anonymous link.
 func sealed(to *testDevice, size int) *wire.Envelope {
-	return &wire.Envelope{Id: randomBytes(16), Recipient: to.account, RecipientDevice: 1, Type: typeSealed, Ciphertext: randomBytes(size)}
+	return &wire.Envelope{Id: randomBytes(16), Recipient: to.account, RecipientDevice: to.device, Type: typeSealed, Ciphertext: randomBytes(size)}
 }
 
 func sendSealed(e *wire.Envelope, token []byte) *wire.ClientFrame {

@@ -106,9 +106,16 @@ func (s *Server) authenticate(conn *websocket.Conn, server string, binding [wire
 		return nil, nil, err
 	}
 	conn.SetReadLimit(maxFrame)
-	l := newLink(s, conn, device)
+	l := newLink(s, conn, device, server)
 	if err := s.hub.add(l); err != nil {
 		return nil, nil, err
+	}
+	// Who removes a device ends the link that the hub has. One that came too late to be ended sees here that the device is gone.
+	switch now, err := s.store.Device(device.Address); {
+	case errors.Is(err, store.ErrNotFound), err == nil && now.IdentityKey != device.IdentityKey:
+		l.end(errRemoved, websocket.ClosePolicyViolation)
+	case err != nil:
+		l.end(s.asFailure(err), websocket.CloseInternalServerErr)
 	}
 	return l, &wire.Welcome{
 		ServerTime:   uint64(s.now().UnixMilli()),

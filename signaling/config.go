@@ -66,16 +66,20 @@ type Limits struct {
 	Frames        Rate // per link, a frame counting once and once more for each KiB; above it the link is read more slowly. Default 1000, then one a millisecond
 	Sends         Rate // per device. Default 200, then one each 20 ms
 	LookUps       Rate // per account. Default 30, then one each 2 s
-	BundleFetches Rate // per account. Default 60, then one each 2 s
+	BundleFetches Rate // and of device lists, per account. Default 60, then one each 2 s
 	PairFetches   Rate // per account and target account: each fetch uses up one-time keys. Default 5, then one an hour
 	Uploads       Rate // per device. Default 10, then one each 30 s
 	Relays        Rate // relay credentials per account. Default 20, then one each 5 s
 	Tokens        Rate // delivery tokens set, per account. Default 30, then one each 10 s
 	Certificates  Rate // sender certificates per account. Default 30, then one each 10 s
 
+	Linkings     int  // codes for further devices that are open, in all. Default 500
+	LinkRequests Rate // of devices that want to be added, per address. Default 20, then one a minute
+	Devices      Rate // codes opened, devices added and removed, per account. Default 20, then one a minute
+
 	SealedSends   Rate // over anonymous links, per address. Default 400, then one each 10 ms
 	SealedTo      Rate // over anonymous links with the right token, per recipient device. Default 200, then one each 20 ms
-	SealedFetches Rate // of bundles, over anonymous links, per address. Default 60, then one each 2 s
+	SealedFetches Rate // of bundles and device lists, over anonymous links, per address. Default 60, then one each 2 s
 	FetchedFrom   Rate // bundles over anonymous links with the right token, per target account. Default 30, then one each 10 minutes
 
 	// One account has at most a quarter of what is left free of these (store.Limits): a fifth of an empty mailbox. Senders without a name
@@ -116,6 +120,9 @@ func (l Limits) withDefaults() Limits {
 		Relays:             orRate(l.Relays, Rate{20, 5 * time.Second}),
 		Tokens:             orRate(l.Tokens, Rate{30, 10 * time.Second}),
 		Certificates:       orRate(l.Certificates, Rate{30, 10 * time.Second}),
+		Linkings:           or(l.Linkings, 500),
+		LinkRequests:       orRate(l.LinkRequests, Rate{20, time.Minute}),
+		Devices:            orRate(l.Devices, Rate{20, time.Minute}),
 		SealedSends:        orRate(l.SealedSends, Rate{400, 10 * time.Millisecond}),
 		SealedTo:           orRate(l.SealedTo, Rate{200, 20 * time.Millisecond}),
 		SealedFetches:      orRate(l.SealedFetches, Rate{60, 2 * time.Second}),

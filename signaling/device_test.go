@@ -113,6 +113,7 @@ type testDevice struct {
 	private  [32]byte
 	identity [33]byte
 	account  []byte
+	device   uint32
 	conn     *websocket.Conn
 	welcome  *wire.Welcome
 	next     uint64
@@ -121,7 +122,7 @@ type testDevice struct {
 }
 
 func newDevice(s *testServer, username string) *testDevice {
-	d := &testDevice{server: s, username: username, nextKey: 1}
+	d := &testDevice{server: s, username: username, device: 1, nextKey: 1}
 	rand.Read(d.private[:])
 	key, err := ecdh.X25519().NewPrivateKey(d.private[:])
 	if err != nil {
@@ -253,8 +254,8 @@ func (d *testDevice) connect(t testing.TB) {
 func (d *testDevice) identityProof(nonce []byte, binding [32]byte) *wire.Authenticate {
 	return &wire.Authenticate{
 		Account:   d.account,
-		Device:    1,
-		Signature: d.sign(wire.AuthenticationToSign("127.0.0.1", nonce, d.account, 1, binding)),
+		Device:    d.device,
+		Signature: d.sign(wire.AuthenticationToSign("127.0.0.1", nonce, d.account, uint8(d.device), binding)),
 	}
 }
 
@@ -368,7 +369,7 @@ func (d *testDevice) envelope(to *testDevice, size int) *wire.Envelope {
 	return &wire.Envelope{
 		Id:              randomBytes(16),
 		Recipient:       to.account,
-		RecipientDevice: 1,
+		RecipientDevice: to.device,
 		Type:            typeSignalMessage,
 		Ciphertext:      randomBytes(size),
 	}

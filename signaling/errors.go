@@ -43,6 +43,14 @@ var (
 	errMailboxFull   = &failure{code: wire.Error_MAILBOX_FULL, message: "The recipient's mailbox is full. Try again when the device has been online.", retryAfter: time.Minute}
 	errStopping      = &failure{wire.Error_UNAVAILABLE, "The server is stopping. Try again in a moment.", 2 * time.Second}
 	errStore         = &failure{wire.Error_UNAVAILABLE, "The server cannot reach its store. Try again later.", 10 * time.Second}
+	errRemoved       = &failure{code: wire.Error_UNAUTHENTICATED, message: "This device was removed from its account."}
+	errPrimary       = &failure{code: wire.Error_FORBIDDEN, message: "Only the account's first device adds and removes devices."}
+	errDevices       = &failure{code: wire.Error_FORBIDDEN, message: "The account has as many devices as it can. Remove one first."}
+	errListChanged   = &failure{code: wire.Error_CONFLICT, message: "The account's devices have changed meanwhile. Try again."}
+	errListSignature = &failure{code: wire.Error_UNAUTHENTICATED, message: "The device list is not signed by the account's first device for this server."}
+	errSlot          = &failure{code: wire.Error_FORBIDDEN, message: "The linking code is not valid: it may be mistyped, used, declined or expired. Make a new one on the first device."}
+	errNotYet        = &failure{wire.Error_UNAVAILABLE, "Nobody has confirmed on the first device yet.", time.Second}
+	errLinkings      = &failure{wire.Error_UNAVAILABLE, "Too many devices are being linked. Try again later.", time.Minute}
 	errReplaced      = &failure{code: wire.Error_REPLACED, message: "The device opened a newer link."}
 	errNoRelay       = &failure{code: wire.Error_NOT_FOUND, message: "This server has no relay."}
 	errAuthTimeout   = &failure{code: wire.Error_UNAUTHENTICATED, message: "The link was not authenticated in time."}
@@ -61,6 +69,8 @@ func (s *Server) asFailure(err error) *failure {
 		f = errMailboxFull
 	case errors.Is(err, store.ErrUsernameTaken):
 		f = errTaken
+	case errors.Is(err, store.ErrListChanged):
+		f = errListChanged
 	case errors.Is(err, store.ErrBadInvitation):
 		f = errForbidden
 	default:

@@ -60,6 +60,16 @@ func (l *link) answer(frame *wire.ClientFrame) (*wire.ServerFrame, error) {
 		return l.setDeliveryToken(body.SetDeliveryToken)
 	case *wire.ClientFrame_GetSenderCertificate:
 		return l.senderCertificate()
+	case *wire.ClientFrame_FetchDeviceList:
+		return l.fetchDeviceList(body.FetchDeviceList)
+	case *wire.ClientFrame_OpenLinking:
+		return l.openLinking(body.OpenLinking)
+	case *wire.ClientFrame_AddDevice:
+		return l.addDevice(body.AddDevice)
+	case *wire.ClientFrame_DeclineLinking:
+		return l.declineLinking(body.DeclineLinking)
+	case *wire.ClientFrame_RemoveDevice:
+		return l.removeDevice(body.RemoveDevice)
 	}
 	return nil, errMalformed // send_sealed among them: it would come from somebody
 }
@@ -127,6 +137,9 @@ func (s *Server) bundles(target store.UUID, device uint32, take func() (wait tim
 	bundles := &wire.Bundles{}
 	for _, a := range addresses {
 		taken, err := s.store.TakeKeys(a)
+		if errors.Is(err, store.ErrNotFound) && len(addresses) > 1 {
+			continue // removed meanwhile
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -140,6 +153,10 @@ func (s *Server) bundles(target store.UUID, device uint32, take func() (wait tim
 		} else {
 			s.metrics.bundles.WithLabelValues("one_time").Inc()
 		}
+	}
+	// Read last: it is not older than the bundles.
+	if bundles.DeviceList, err = s.deviceList(target); err != nil {
+		return nil, err
 	}
 	return &wire.ServerFrame{Body: &wire.ServerFrame_Bundles{Bundles: bundles}}, nil
 }
@@ -171,7 +188,11 @@ func (l *link) setDeliveryToken(m *wire.SetDeliveryToken) (*wire.ServerFrame, er
 	if wait := s.tokens.take(account, s.now()); wait > 0 {
 		return nil, rateLimited(wait)
 	}
-	if err := s.store.SetDeliveryToken(account, [32]byte(m.Hash)); err != nil {
+	return done(s.store.SetDeliveryToken(account, [32]byte(m.Hash)))
+}
+
+func done(err error) (*wire.ServerFrame, error) {
+	if err != nil {
 		return nil, err
 	}
 	return &wire.ServerFrame{Body: &wire.ServerFrame_Done{Done: &wire.Done{}}}, nil

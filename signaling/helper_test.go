@@ -11,7 +11,7 @@ import (
 )
 
 func (d *testDevice) storeAddress() store.Address {
-	return store.Address{Account: store.UUID(d.account), Device: 1}
+	return store.Address{Account: store.UUID(d.account), Device: uint8(d.device)}
 }
 
 // counterOf reads a metric as Prometheus would, summing the lines of name that hold label.

@@ -17,13 +17,15 @@ import (
 type link struct {
 	socket
 	device   store.Device
-	delivery // under socket.mu
+	name     string // of the server, as the device knows and signs it
+	delivery        // under socket.mu
 }
 
-func newLink(s *Server, conn *websocket.Conn, device store.Device) *link {
+func newLink(s *Server, conn *websocket.Conn, device store.Device, name string) *link {
 	return &link{
 		socket:   newSocket(s, conn),
 		device:   device,
+		name:     name,
 		delivery: delivery{pending: true, pumping: true}, // nothing is handed out before Welcome
 	}
 }

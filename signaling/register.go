@@ -49,17 +49,9 @@ func (s *Server) register(w http.ResponseWriter, r *http.Request) (*wire.Registr
 	if err != nil {
 		return nil, err
 	}
-	// Who has not sent its request when the server stops is not waited for.
-	defer context.AfterFunc(s.stop, func() {
-		http.NewResponseController(w).SetReadDeadline(time.Now().Add(s.timing.closing))
-	})()
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxRegistration))
+	body, err := s.body(w, r, maxRegistration)
 	if err != nil {
-		var tooLarge *http.MaxBytesError
-		if errors.As(err, &tooLarge) {
-			return nil, errTooLarge
-		}
-		return nil, errMalformed
+		return nil, err
 	}
 	reg, err := parseRegistration(body)
 	if err != nil {
@@ -101,6 +93,23 @@ func (s *Server) register(w http.ResponseWriter, r *http.Request) (*wire.Registr
 	}
 	s.metrics.registrations.Inc()
 	return &wire.RegistrationResult{Account: account.ID[:], Device: 1}, nil
+}
+
+// body reads a request.
+func (s *Server) body(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
+	// Who has not sent its request when the server stops is not waited for.
+	defer context.AfterFunc(s.stop, func() {
+		http.NewResponseController(w).SetReadDeadline(time.Now().Add(s.timing.closing))
+	})()
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooLarge):
+		return nil, errTooLarge
+	case err != nil:
+		return nil, errMalformed
+	}
+	return body, nil
 }
 
 // parseRegistration returns a body whose fields have the right form, its signatures and pre-keys not yet checked.

@@ -41,6 +41,8 @@ type Server struct {
 	relays        *limiter[store.UUID]
 	tokens        *limiter[store.UUID]
 	certificates  *limiter[store.UUID]
+	devices       *limiter[store.UUID]
+	linkRequests  sourceLimiter
 	sealedSends   sourceLimiter
 	sealedTo      *limiter[store.Address]
 	sealedFetches sourceLimiter
@@ -49,6 +51,7 @@ type Server struct {
 	upgrader  websocket.Upgrader
 	strangers *crowd // links not yet authenticated
 	anonymous *crowd // links that never are
+	meetings  *meetings
 	health    health
 	erased    atomic.Bool // something was erased since the last scrub
 
@@ -70,6 +73,8 @@ type timing struct {
 	idle         time.Duration // after which an anonymous link that is not used ends
 	write        time.Duration // for one frame
 	closing      time.Duration // for the device to answer a close frame
+	linking      time.Duration // for which a linking code is good
+	confirm      time.Duration // for which a device that wants to be added waits for one answer
 	sweep        time.Duration
 }
 
@@ -81,6 +86,8 @@ var defaultTiming = timing{
 	idle:         10 * time.Minute,
 	write:        10 * time.Second,
 	closing:      2 * time.Second,
+	linking:      10 * time.Minute,
+	confirm:      5 * time.Minute,
 	sweep:        30 * time.Second,
 }
 
@@ -123,6 +130,9 @@ func newServer(cfg Config, db store.Store, keys *issuer, t timing) *Server {
 		relays:        newLimiter[store.UUID](cfg.Limits.Relays),
 		tokens:        newLimiter[store.UUID](cfg.Limits.Tokens),
 		certificates:  newLimiter[store.UUID](cfg.Limits.Certificates),
+		devices:       newLimiter[store.UUID](cfg.Limits.Devices),
+		linkRequests:  newSourceLimiter(cfg.Limits.LinkRequests),
+		meetings:      newMeetings(cfg.Limits.Linkings),
 		sealedSends:   newSourceLimiter(cfg.Limits.SealedSends),
 		sealedTo:      newLimiter[store.Address](cfg.Limits.SealedTo),
 		sealedFetches: newSourceLimiter(cfg.Limits.SealedFetches),
@@ -149,10 +159,11 @@ func (s *Server) start() {
 	s.running.Go(s.sweeping)
 }
 
-// Handler serves devices: POST /v1/accounts, GET /v1/link and GET /v1/anonymous; and GET /healthz.
+// Handler serves devices: POST /v1/accounts, POST /v1/devices, GET /v1/link and GET /v1/anonymous; and GET /healthz.
 func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /v1/accounts", s.counted(s.handleRegistration))
+	mux.HandleFunc("POST /v1/devices", s.counted(s.handleLinkRequest))
 	mux.HandleFunc("GET /v1/link", s.counted(s.handleLink))
 	mux.HandleFunc("GET /v1/anonymous", s.counted(s.handleAnonymous))
 	mux.HandleFunc("GET /healthz", s.counted(s.handleHealth))
@@ -250,6 +261,7 @@ func (s *Server) sweeping() {
 }
 
 func (s *Server) sweep() {
+	s.meetings.sweep(s.now())
 	n, err := s.store.Sweep(s.stop, s.now())
 	if err != nil && s.stop.Err() == nil {
 		s.log.Error("expired envelopes could not be erased", "error", err)

@@ -167,7 +167,11 @@ func TestNoKeyNamesASender(t *testing.T) {
 	}
 	defer p.Close()
 	now := time.Now()
-	e := Envelope{To: Address{UUID{1}, 1}, From: UUID([]byte("the sender's id ")), ID: [16]byte{2}, Accepted: now, Expires: now.Add(time.Hour)}
+	bob := Address{UUID{1}, 1}
+	if err := p.CreateAccount(Account{bob.Account, "bob"}, Device{Address: bob}, Keys{}, nil, now); err != nil {
+		t.Fatal(err)
+	}
+	e := Envelope{To: bob, From: UUID([]byte("the sender's id ")), ID: [16]byte{2}, Accepted: now, Expires: now.Add(time.Hour)}
 	wait, err := p.Put(e, wide)
 	if err != nil {
 		t.Fatal(err)

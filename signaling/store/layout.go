@@ -14,10 +14,12 @@ import (
 //	d address                      → Device as JSON
 //	i hash [32]                    → invitation as JSON
 //	k address                      → keyState as JSON
+//	l account [16]                 → device list as JSON; none as long as device 1 has been alone
 //	o address kind [1] id [4]      → one-time key; kind 0 curve, 1 Kyber
 //	h address                      → mailbox head: last place [8], then for each sender with something in the mailbox from [16] count [4]
 //	                                 bytes [8]; stays when the mailbox is empty
 //	m address place [8]            → from [16] id [16] accepted [8] expires [8] body
+//	r address                      → a device was removed, and its bytes are still in the files
 //	s address mark [16]            → seen: place [8], 0 when not (or no longer) in the mailbox
 //	t account [16]                 → SHA-256 of its delivery token [32]
 //	x expires [8] key              → what to delete then: a key of kind i, m or s
@@ -30,6 +32,8 @@ const (
 	kindInvitation = 'i'
 	kindKeyState   = 'k'
 	kindOneTime    = 'o'
+	kindList       = 'l'
+	kindRemoved    = 'r'
 	kindHead       = 'h'
 	kindEnvelope   = 'm'
 	kindSeen       = 's'
@@ -52,6 +56,8 @@ func invitationKey(hash [32]byte) []byte { return append([]byte{kindInvitation},
 
 func tokenKey(account UUID) []byte { return append([]byte{kindToken}, account[:]...) }
 
+func listKey(account UUID) []byte { return append([]byte{kindList}, account[:]...) }
+
 func oneTimeKey(a Address, kind byte, id uint32) []byte {
 	return binary.BigEndian.AppendUint32(append(keyOf(kindOneTime, a), kind), id)
 }
@@ -72,7 +78,7 @@ func expiryKey(at time.Time, key []byte) []byte {
 	return append(k, key...)
 }
 
-// addressIn reads the address of a key of kind m.
+// addressIn reads the address of a key that begins with its kind and one.
 func addressIn(key []byte) Address {
 	return Address{Account: UUID(key[1:17]), Device: key[17]}
 }

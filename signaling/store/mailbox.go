@@ -2,6 +2,7 @@ package store
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"time"
@@ -17,6 +18,9 @@ func (p *Pebble) Put(e Envelope, limits Limits) (wait func() error, err error) {
 	}
 	if seen { // perhaps a moment ago: the log is synced in order, so an empty record after it waits for it
 		return p.Check, nil
+	}
+	if device, err := p.get(keyOf(kindDevice, e.To)); err != nil || device == nil { // removed, perhaps a moment ago
+		return nil, cmp.Or(err, ErrNotFound)
 	}
 	head, err := p.head(e.To)
 	if err != nil {

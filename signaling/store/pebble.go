@@ -27,6 +27,7 @@ type Pebble struct {
 	seed    maphash.Seed
 	stripes [256]sync.Mutex // by device
 	names   sync.Mutex      // held while a name or an invitation is taken
+	lists   sync.RWMutex    // held until a change of a device list is durable; taken before a device's
 
 	dirty atomic.Bool   // something was written and not synced
 	quit  chan struct{} // ends syncing

@@ -63,7 +63,7 @@ func TestErasedBytesLeaveTheFiles(t *testing.T) {
 	defer func() { p.Close() }()
 	now := time.Now()
 	alice, _ := storetest.NewDevice("alice")
-	_, bob := storetest.NewDevice("bob")
+	bob := storetest.Create(t, p, "bob", store.Keys{})
 	limits := store.Limits{Count: 1 << 20, Bytes: 1 << 40}
 	var erased, kept []store.Envelope
 	put := func(n int) {
@@ -117,7 +117,7 @@ func TestDeliveredSendersLeaveTheFiles(t *testing.T) {
 	defer p.Close()
 	now := time.Now()
 	alice, _ := storetest.NewDevice("alice")
-	_, bob := storetest.NewDevice("bob")
+	bob := storetest.Create(t, p, "bob", store.Keys{})
 	named := func() bool {
 		return inFiles(t, dir, func(b []byte) bool { return bytes.Contains(b, alice.ID[:]) })
 	}
@@ -184,7 +184,7 @@ func TestMarksGoAtTheHorizon(t *testing.T) {
 	defer p.Close()
 	now := time.Now()
 	alice, _ := storetest.NewDevice("alice")
-	_, bob := storetest.NewDevice("bob")
+	bob := storetest.Create(t, p, "bob", store.Keys{})
 	straight := storetest.NewEnvelope(bob.Address, alice.ID, 10, now, 30*24*time.Hour)
 	stored := storetest.NewEnvelope(bob.Address, alice.ID, 10, now, 30*24*time.Hour)
 	waiting := storetest.NewEnvelope(bob.Address, alice.ID, 10, now, 30*24*time.Hour)

@@ -23,6 +23,7 @@ var (
 	ErrUsernameTaken = errors.New("user name taken")
 	ErrBadInvitation = errors.New("invitation unknown, used up or expired")
 	ErrMailboxFull   = errors.New("mailbox full")
+	ErrListChanged   = errors.New("another device list is held")
 	ErrInUse         = errors.New("the data directory is in use by another process")
 )
 
@@ -35,7 +36,7 @@ type Address struct {
 	Device  uint8
 }
 
-// An Account is a user name and its device 1, which registered it.
+// An Account is a user name and its device 1, which registered it. Device 1 adds others, which a DeviceList names.
 type Account struct {
 	ID       UUID
 	Username string
@@ -46,6 +47,12 @@ type Device struct {
 	Address        Address
 	RegistrationID uint32
 	IdentityKey    [33]byte
+}
+
+// A DeviceList is what device 1 has signed. It is opaque; the zero value stands for none.
+type DeviceList struct {
+	List      []byte
+	Signature []byte
 }
 
 // A OneTimeKey is a public pre-key to be handed out once. Data is opaque.
@@ -123,6 +130,17 @@ type Store interface {
 	// Devices returns the devices of an account, none if there is no such account.
 	Devices(UUID) ([]Device, error)
 
+	// DeviceList returns the zero value for an account without one, as for no account.
+	DeviceList(UUID) (DeviceList, error)
+
+	// AddDevice makes a further device of an account, with its keys, and puts a list in place of the held one: all of it or nothing.
+	// Error: ErrListChanged if what is held is not that.
+	AddDevice(d Device, k Keys, held, list DeviceList) error
+
+	// RemoveDevice erases a device, its keys and its mailbox, and puts a list in place of the held one: all of it or nothing. Nothing can
+	// be put into that mailbox afterwards. Error: ErrListChanged.
+	RemoveDevice(a Address, held, list DeviceList) error
+
 	// SetDeliveryToken keeps the hash of an account's delivery token in place of the one before, and writes nothing if it is that one.
 	SetDeliveryToken(account UUID, hash [32]byte) error
 
@@ -138,7 +156,7 @@ type Store interface {
 
 	// Put appends to a mailbox. When it returns, the envelope can be read and later Puts come after it; it is durable when wait
 	// returns nil. wait must be called exactly once. Of an envelope seen before (Seen) nothing is stored, and wait waits until what
-	// was seen is durable. Error: ErrMailboxFull.
+	// was seen is durable. Errors: ErrMailboxFull; ErrNotFound if there is no such device.
 	Put(e Envelope, limits Limits) (wait func() error, err error)
 
 	// Seen says whether To was sent an envelope From with ID that was put or marked as delivered, and that it has not been forgotten

@@ -73,8 +73,12 @@ func (p *Pebble) expire(entry []byte) (envelope bool, err error) {
 
 // Scrub first writes out the newest table, which ends the log that fed it, then rewrites every file whose range holds envelopes, or the
 // heads of mailboxes, which name senders, so that deleted ones are dropped; eraser deletes the old files at once. Its cost is that of
-// rewriting what still waits.
+// rewriting what still waits. What else was erased of devices that were removed goes by itself: see scrubRemoved.
 func (p *Pebble) Scrub(ctx context.Context) error {
+	marks, err := p.removed()
+	if err != nil {
+		return err
+	}
 	if err := p.db.Flush(); err != nil {
 		return err
 	}
@@ -83,6 +87,9 @@ func (p *Pebble) Scrub(ctx context.Context) error {
 		if err := p.db.Compact(ctx, prefix, upperBound(prefix), false); err != nil {
 			return err
 		}
+	}
+	if err := p.scrubRemoved(ctx, marks); err != nil {
+		return err
 	}
 	return p.db.LogData(nil, pebble.Sync)
 }

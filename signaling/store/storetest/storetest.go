@@ -25,6 +25,8 @@ func Run(t *testing.T, open func(t *testing.T) (s store.Store, reopen func() sto
 		{"an invitation is used once at a time", invitationRace},
 		{"delivery tokens", tokens},
 		{"keys", keys},
+		{"further devices", furtherDevices},
+		{"a removed device", removedDevice},
 		{"each one-time key is handed out once", takeRace},
 		{"mailbox", mailbox},
 		{"putting twice is putting once", duplicates},
@@ -54,7 +56,8 @@ func NewDevice(username string) (store.Account, store.Device) {
 	return a, d
 }
 
-func create(t *testing.T, s store.Store, username string, k store.Keys) store.Device {
+// Create makes an account with device 1.
+func Create(t testing.TB, s store.Store, username string, k store.Keys) store.Device {
 	t.Helper()
 	a, d := NewDevice(username)
 	if err := s.CreateAccount(a, d, k, nil, now); err != nil {
@@ -88,7 +91,7 @@ func want(t *testing.T, err, want error) {
 }
 
 func accounts(t *testing.T, s store.Store, reopen func() store.Store) {
-	d := create(t, s, "alice", store.Keys{Signed: []byte("s"), LastResort: []byte("l")})
+	d := Create(t, s, "alice", store.Keys{Signed: []byte("s"), LastResort: []byte("l")})
 	a2, d2 := NewDevice("alice")
 	want(t, s.CreateAccount(a2, d2, store.Keys{}, nil, now), store.ErrUsernameTaken)
 	_, err := s.Device(d2.Address)
@@ -169,7 +172,7 @@ func invitationRace(t *testing.T, s store.Store, _ func() store.Store) {
 }
 
 func tokens(t *testing.T, s store.Store, reopen func() store.Store) {
-	alice, bob := create(t, s, "alice", store.Keys{}), create(t, s, "bob", store.Keys{})
+	alice, bob := Create(t, s, "alice", store.Keys{}), Create(t, s, "bob", store.Keys{})
 	check := func(account store.UUID, hash [32]byte) {
 		t.Helper()
 		if got, err := s.DeliveryToken(account); err != nil || got != hash {
@@ -199,7 +202,7 @@ func OneTime(kind string, first, last uint32) (list []store.OneTimeKey) {
 }
 
 func keys(t *testing.T, s store.Store, reopen func() store.Store) {
-	d := create(t, s, "alice", store.Keys{
+	d := Create(t, s, "alice", store.Keys{
 		Signed: []byte("signed"), LastResort: []byte("last"), OneTime: OneTime("c", 1, 2), OneTimeKyber: OneTime("k", 1, 1),
 	})
 	_, other := NewDevice("nobody")
@@ -251,7 +254,7 @@ func keys(t *testing.T, s store.Store, reopen func() store.Store) {
 
 func takeRace(t *testing.T, s store.Store, _ func() store.Store) {
 	const total = 50
-	d := create(t, s, "alice", store.Keys{LastResort: []byte("last"), OneTime: OneTime("c", 1, total), OneTimeKyber: OneTime("k", 1, total)})
+	d := Create(t, s, "alice", store.Keys{LastResort: []byte("last"), OneTime: OneTime("c", 1, total), OneTimeKyber: OneTime("k", 1, total)})
 	var mu sync.Mutex
 	seen := map[string]int{}
 	lastResort := 0
@@ -321,9 +324,10 @@ func same(t *testing.T, got []store.Stored, want ...store.Envelope) {
 }
 
 func mailbox(t *testing.T, s store.Store, reopen func() store.Store) {
-	alice, bob := create(t, s, "alice", store.Keys{}), create(t, s, "bob", store.Keys{})
-	neighbour := bob.Address
-	neighbour.Device = 2
+	alice, bob := Create(t, s, "alice", store.Keys{}), Create(t, s, "bob", store.Keys{})
+	second := further(bob, 2)
+	neighbour := second.Address
+	want(t, s.AddDevice(second, store.Keys{}, store.DeviceList{}, listOf("one")), nil)
 	var sent []store.Envelope
 	for range 10 {
 		e := NewEnvelope(bob.Address, alice.Address.Account, 100, now, time.Hour)
@@ -358,7 +362,7 @@ func mailbox(t *testing.T, s store.Store, reopen func() store.Store) {
 }
 
 func duplicates(t *testing.T, s store.Store, reopen func() store.Store) {
-	alice, bob := create(t, s, "alice", store.Keys{}), create(t, s, "bob", store.Keys{})
+	alice, bob := Create(t, s, "alice", store.Keys{}), Create(t, s, "bob", store.Keys{})
 	e := NewEnvelope(bob.Address, alice.Address.Account, 10, now, time.Hour)
 	straight := NewEnvelope(bob.Address, alice.Address.Account, 10, now, time.Hour)
 	want(t, Put(s, e, wide), nil)
@@ -378,6 +382,7 @@ func duplicates(t *testing.T, s store.Store, reopen func() store.Store) {
 	// The same id of another sender, and to another device, is another envelope.
 	a, b := e, e
 	a.From, b.To.Device = bob.Address.Account, 2
+	want(t, s.AddDevice(further(bob, 2), store.Keys{}, store.DeviceList{}, listOf("one")), nil)
 	for _, e := range []store.Envelope{a, b} {
 		if seen, err := s.Seen(e); err != nil || seen {
 			t.Errorf("Seen of another: %v, %v", seen, err)
@@ -403,7 +408,7 @@ func duplicates(t *testing.T, s store.Store, reopen func() store.Store) {
 }
 
 func limits(t *testing.T, s store.Store, reopen func() store.Store) {
-	bob := create(t, s, "bob", store.Keys{})
+	bob := Create(t, s, "bob", store.Keys{})
 	l := store.Limits{Count: 20, Bytes: 1000}
 	sender := func() store.UUID { a, _ := NewDevice(""); return a.ID }
 	put := func(from store.UUID, size int) (store.Envelope, error) {
@@ -466,7 +471,7 @@ func limits(t *testing.T, s store.Store, reopen func() store.Store) {
 }
 
 func namelessLimits(t *testing.T, s store.Store, _ func() store.Store) {
-	bob, carol := create(t, s, "bob", store.Keys{}), create(t, s, "carol", store.Keys{})
+	bob, carol := Create(t, s, "bob", store.Keys{}), Create(t, s, "carol", store.Keys{})
 	l := store.Limits{Count: 20, Bytes: 1000}
 	nobody := store.UUID{}
 	fill := func(to store.Address, from store.UUID, size int) (n int) {
@@ -494,7 +499,7 @@ func namelessLimits(t *testing.T, s store.Store, _ func() store.Store) {
 		t.Errorf("and then one with a name has %d times 50 of the 500 left", n)
 	}
 	// Those with a name leave them half of what is left.
-	dave := create(t, s, "dave", store.Keys{})
+	dave := Create(t, s, "dave", store.Keys{})
 	if n := fill(dave.Address, a.ID, 1); n != 4 {
 		t.Errorf("one with a name has %d of 20 places", n)
 	}
@@ -504,7 +509,7 @@ func namelessLimits(t *testing.T, s store.Store, _ func() store.Store) {
 }
 
 func expiry(t *testing.T, s store.Store, reopen func() store.Store) {
-	alice, bob := create(t, s, "alice", store.Keys{}), create(t, s, "bob", store.Keys{})
+	alice, bob := Create(t, s, "alice", store.Keys{}), Create(t, s, "bob", store.Keys{})
 	call := NewEnvelope(bob.Address, alice.Address.Account, 10, now, time.Minute)
 	text := NewEnvelope(bob.Address, alice.Address.Account, 10, now, 30*24*time.Hour)
 	want(t, Put(s, call, wide), nil)
@@ -530,7 +535,7 @@ func expiry(t *testing.T, s store.Store, reopen func() store.Store) {
 
 // putRace: whatever happens at the same time, the mailbox holds in the end what was put and not erased, and counts it right.
 func putRace(t *testing.T, s store.Store, reopen func() store.Store) {
-	bob := create(t, s, "bob", store.Keys{})
+	bob := Create(t, s, "bob", store.Keys{})
 	const senders, each = 8, 50
 	var all sync.WaitGroup
 	for range senders {
@@ -565,7 +570,7 @@ func putRace(t *testing.T, s store.Store, reopen func() store.Store) {
 
 // scrub leaves what was not erased. That it removes what was is shown for each engine, on its own files.
 func scrub(t *testing.T, s store.Store, reopen func() store.Store) {
-	alice, bob := create(t, s, "alice", store.Keys{}), create(t, s, "bob", store.Keys{})
+	alice, bob := Create(t, s, "alice", store.Keys{}), Create(t, s, "bob", store.Keys{})
 	a := NewEnvelope(bob.Address, alice.Address.Account, 100, now, time.Hour)
 	b := NewEnvelope(bob.Address, alice.Address.Account, 100, now, time.Hour)
 	want(t, Put(s, a, wide), nil)
