@@ -65,8 +65,8 @@ func secretDependent(t *testing.T, names ...string) (found []string, functions i
 	return found, functions
 }
 
-// declared is what the encapsulation may use of other packages, none of which branches on the contents of what it is given. (All of the standard
-// library could be read instead, in ten times the time.)
+// declared is what the encapsulation may use of other packages, none of which branches on the contents of what it is given. (All of the
+// standard library could be read instead, in ten times the time.)
 var declared = map[string]string{
 	"errors":        `package errors; func New(string) error`,
 	"crypto/subtle": `package subtle; func ConstantTimeCompare(x, y []byte) int`,
