@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/base64"
 	"errors"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -11,6 +12,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"sotto/e2ee/linking"
+	"sotto/signaling/store"
 	"sotto/wire"
 )
 
@@ -389,5 +391,39 @@ func TestRemovalUnderTraffic(t *testing.T) {
 		} else if err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// removing is a store in which a device is removed after its signature was checked, and before its link is known.
+type removing struct {
+	store.Store
+	device store.Address
+	asked  atomic.Int32
+}
+
+func (r *removing) Device(a store.Address) (store.Device, error) {
+	if a == r.device && r.asked.Add(1) > 1 {
+		return store.Device{}, store.ErrNotFound
+	}
+	return r.Store.Device(a)
+}
+
+// TestRemovalWhileAuthenticating: the link of a device that is removed at that moment ends all the same.
+func TestRemovalWhileAuthenticating(t *testing.T) {
+	s := serve(t)
+	alice := s.connected(t, "alice")
+	second := alice.link(t, 2, 1)
+	second.conn.Close()
+	s.Server.store = &removing{Store: s.Server.store, device: second.storeAddress()}
+	if err := second.dial(second.identityProof); err == nil { // Welcome may have been on its way
+		_, err := second.read()
+		for err == nil {
+			_, err = second.read()
+		}
+		if !websocket.IsCloseError(err, websocket.ClosePolicyViolation) {
+			t.Errorf("the link ended with %v", err)
+		}
+	} else if code(err) != wire.Error_UNAUTHENTICATED {
+		t.Error(err)
 	}
 }

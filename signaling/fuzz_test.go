@@ -44,6 +44,9 @@ func FuzzFrame(f *testing.F) {
 		{Id: 4, Body: &wire.ClientFrame_SetDeliveryToken{SetDeliveryToken: &wire.SetDeliveryToken{Hash: make([]byte, 32)}}},
 		{Id: 5, Body: &wire.ClientFrame_FetchBundles{FetchBundles: &wire.FetchBundles{Account: d.account, DeliveryToken: d.account}}},
 		sendSealed(sealed(d, 10), d.account),
+		{Id: 6, Body: &wire.ClientFrame_AddDevice{AddDevice: &wire.AddDevice{
+			Slot: d.account, Device: &wire.NewDevice{Id: 2, IdentityKey: d.identity[:], RegistrationId: 1}, Reply: d.account,
+		}}},
 		{Body: &wire.ClientFrame_Ack{Ack: &wire.Ack{EnvelopeId: d.account}}},
 		{Body: &wire.ClientFrame_Authenticate{Authenticate: d.identityProof(make([]byte, 32), [32]byte{})}},
 	} {
@@ -74,10 +77,28 @@ func FuzzFrame(f *testing.F) {
 		if id, err := parseAck(frame.GetAck()); err == nil && len(frame.GetAck().GetSender()) == 0 && id.from != nameless.Account {
 			t.Errorf("%v acknowledges what somebody sent", frame)
 		}
+		if m := frame.GetAddDevice(); m != nil {
+			if n, err := parseAddDevice(m); err == nil && (n.Address.Device < 2 || n.Address.Device > 127 || len(m.Slot) != wire.SlotSize) {
+				t.Errorf("accepted %v", m)
+			}
+		}
 		if k := frame.GetUploadPreKeys(); k != nil {
 			if keys, err := parsePreKeys(k, d.identity, false); err == nil && len(keys.OneTime) > uploadLimit {
 				t.Error("accepted too many keys")
 			}
+		}
+	})
+}
+
+// FuzzLinkRequest: a body that passes fits a slot.
+func FuzzLinkRequest(f *testing.F) {
+	good, _ := proto.Marshal(&wire.LinkRequest{Slot: make([]byte, wire.SlotSize), Blob: []byte("blob")})
+	f.Add(good)
+	f.Add(good[:10])
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, body []byte) {
+		if r, err := parseLinkRequest(body); err == nil && (len(r.Slot) != wire.SlotSize || len(r.Blob) == 0 || len(r.Blob) > wire.MaxLinkRequest) {
+			t.Errorf("accepted %v", r)
 		}
 	})
 }

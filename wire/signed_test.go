@@ -32,6 +32,14 @@ func TestSignedStrings(t *testing.T) {
 				"0101010101010101010101010101010101010101010101010101010101010101" +
 				"02020202020202020202020202020202" + "01" +
 				"cb00000000000000000000000000000000000000000000000000000000000000"},
+		{"device list", DeviceListToSign("chat.example", []byte{1, 2}),
+			hex.EncodeToString([]byte("Sotto device list v1\x00chat.example\x00")) + "0102"},
+		{"new device", NewDeviceToSign("chat.example", bytes.Repeat([]byte{3}, SlotSize), &NewDevice{
+			Id: 2, RegistrationId: 0x1234, IdentityKey: registration.IdentityKey, PreKeys: registration.PreKeys,
+		}),
+			hex.EncodeToString([]byte("Sotto new device v1\x00chat.example\x00")) +
+				"03030303030303030303030303030303" + "00001234" + "05aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa" +
+				"6e48a618ffcb72db5e55e46f5d0cb7e96110a75b2249bbd7a449f15acd9507d0"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if got := hex.EncodeToString(c.got); got != c.want {
