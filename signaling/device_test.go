@@ -42,7 +42,8 @@ type testServer struct {
 	cfg  Config
 	t    timing
 	log  *logBuffer
-	skew atomic.Int64 // how far the server's clock is ahead
+	wrap func(store.Store) store.Store // what the server sees of its store from the next open on; nil: all of it
+	skew atomic.Int64                  // how far the server's clock is ahead
 }
 
 // later moves the server's clock.
@@ -82,7 +83,11 @@ func (s *testServer) open(t testing.TB) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.Server = newServer(cfg, db, keys, s.t)
+	var seen store.Store = db
+	if s.wrap != nil {
+		seen = s.wrap(db)
+	}
+	s.Server = newServer(cfg, seen, keys, s.t)
 	s.Server.now = func() time.Time { return time.Now().Add(time.Duration(s.skew.Load())) }
 	s.Server.start()
 	s.http = httptest.NewServer(s.Handler())

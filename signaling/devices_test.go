@@ -413,8 +413,8 @@ func TestRemovalWhileAuthenticating(t *testing.T) {
 	s := serve(t)
 	alice := s.connected(t, "alice")
 	second := alice.link(t, 2, 1)
-	second.conn.Close()
-	s.Server.store = &removing{Store: s.Server.store, device: second.storeAddress()}
+	s.wrap = func(all store.Store) store.Store { return &removing{Store: all, device: second.storeAddress()} }
+	s.restart(t)
 	if err := second.dial(second.identityProof); err == nil { // Welcome may have been on its way
 		_, err := second.read()
 		for err == nil {

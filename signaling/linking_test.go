@@ -408,7 +408,7 @@ func TestLinkingIsRepeated(t *testing.T) {
 
 // TestLinkingOutlivesHTTPTimeouts: a person takes longer than an HTTP server grants.
 func TestLinkingOutlivesHTTPTimeouts(t *testing.T) {
-	s := serve(t, func(_ *Config, t *timing) { t.confirm = 3 * time.Second })
+	s := serve(t, func(_ *Config, t *timing) { t.confirm = 1500 * time.Millisecond })
 	alice := s.connected(t, "alice")
 	const timeout = 500 * time.Millisecond
 	strict := httptest.NewUnstartedServer(s.Handler())
@@ -423,7 +423,7 @@ func TestLinkingOutlivesHTTPTimeouts(t *testing.T) {
 	if !errors.As(err, &told) || told.frame.Code != wire.Error_UNAVAILABLE || told.frame.RetryAfter != 1 {
 		t.Errorf("nobody confirmed: %v", err)
 	}
-	if took := time.Since(start); took < 3*time.Second {
+	if took := time.Since(start); took < 1500*time.Millisecond {
 		t.Errorf("it waited for %v", took)
 	}
 }
