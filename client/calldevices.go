@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
+	"slices"
 	"time"
 
+	"sotto/client/callflow"
 	"sotto/media"
 )
 
@@ -23,32 +26,55 @@ type devices struct {
 	camera     media.VideoSource
 	speaker    media.AudioSink
 	screen     media.VideoSink
+	shared     media.VideoSink
 	err        error
 }
 
 // open opens the devices the local user has agreed to. That may ask the user first, so it happens beside the loop, to which the peer's
-// hangup comes meanwhile. What is there when the call is over is closed again.
-func (r *callRun) open() {
-	r.session.Accepted()
-	r.call.mu.Lock()
-	m := *r.call.media
-	r.call.mu.Unlock()
-	if !r.call.video {
+// hangup comes meanwhile; and calls that have just ended may have to let go of theirs. What is there when the call is over is closed again.
+func (s *calls) open(l *leg, flow callflow.Flow) {
+	o := l.o
+	o.chosen, o.flow = l, flow
+	l.session.Accepted()
+	o.call.mu.Lock()
+	m := o.call.media
+	o.call.session = l.session
+	o.call.mu.Unlock()
+	if !flow.Camera {
 		m.Camera = nil
 	}
-	r.opening.Go(func() {
-		d := openDevices(r.ctx, m)
-		select {
-		case r.devices <- d:
-		case <-r.quit:
+	if !o.video {
+		m.Screen, m.SharedScreen = nil, nil
+	}
+	s.releasing = slices.DeleteFunc(s.releasing, over)
+	before := slices.Clone(s.releasing)
+	o.opening.Go(func() {
+		for _, release := range before {
+			select {
+			case <-release:
+			case <-o.call.ctx.Done():
+			}
+		}
+		d := openDevices(o.call.ctx, m)
+		if !s.box.post(func() { s.begin(o, d) }) {
 			d.close()
 		}
 	})
 }
 
+func over(done chan struct{}) bool {
+	select {
+	case <-done:
+		return true
+	default:
+		return false
+	}
+}
+
 func openDevices(ctx context.Context, m MediaOptions) (d devices) {
 	openDevice(ctx, m.Speaker, &d.speaker, &d.err)
 	openDevice(ctx, m.Screen, &d.screen, &d.err)
+	openDevice(ctx, m.SharedScreen, &d.shared, &d.err)
 	openDevice(ctx, m.Microphone, &d.microphone, &d.err)
 	openDevice(ctx, m.Camera, &d.camera, &d.err)
 	return d
@@ -70,26 +96,89 @@ func openDevice[D any](ctx context.Context, open func(context.Context) (D, error
 	*device = opened
 }
 
-// begin sends and plays from now on. What it returns is the next input, nil if there is none.
-func (r *callRun) begin(d devices) input {
+// begin sends and plays from now on.
+func (s *calls) begin(o *ongoing, d devices) {
+	if s.table[o.id] != o {
+		go d.close() // which may block
+		return
+	}
+	session := o.chosen.session
 	err := d.err
 	if err == nil {
-		err = r.session.StartSending(d.microphone, d.camera)
+		session.SetMuted(!o.flow.Microphone)
+		session.SetHeld(!o.flow.Play)
+		err = session.StartSending(d.microphone, d.camera)
 	}
 	if err != nil {
-		d.close()
-		r.opened <- err
-		return inFault{err}
+		go d.close()
+		o.call.opened <- err
+		s.step(callflow.Fault{Call: o.id, Device: o.chosen.at.Device, Err: err})
+		return
 	}
-	r.session.SetSinks(d.speaker, d.screen)
-	r.sinks = closers(d.speaker, d.screen) // the session closes its sources
-	r.opened <- nil
-	return nil
+	session.SetSinks(d.speaker, d.screen)
+	if d.shared != nil {
+		session.SetScreenSink(d.shared)
+	}
+	o.sinks = closers(d.speaker, d.screen, d.shared) // the session closes its sources
+	o.sending, o.cameraOn = true, d.camera != nil
+	o.call.mu.Lock()
+	o.call.sending = true
+	session.SetLowData(o.call.lowData)
+	o.call.mu.Unlock()
+	s.setFlow(o, o.flow)
+	o.call.opened <- nil
+}
+
+// setFlow stops and starts what is sent and played.
+func (s *calls) setFlow(o *ongoing, flow callflow.Flow) {
+	o.flow = flow
+	if !o.sending {
+		return
+	}
+	o.chosen.session.SetMuted(!flow.Microphone) // before a hold ends
+	o.chosen.session.SetHeld(!flow.Play)
+	s.turnCamera(o)
+}
+
+// turnCamera opens the camera, or closes it, as the flow says; beside the loop, one after the other. A hold leaves it as it is.
+func (s *calls) turnCamera(o *ongoing) {
+	on := o.flow.Camera
+	if o.cameraBusy || on == o.cameraOn || !o.flow.Play {
+		return
+	}
+	o.cameraBusy = true
+	o.call.mu.Lock()
+	open := o.call.media.Camera
+	o.call.mu.Unlock()
+	session := o.chosen.session
+	o.opening.Go(func() {
+		var camera media.VideoSource
+		var err error
+		if on {
+			openDevice(o.call.ctx, open, &camera, &err)
+		}
+		if err == nil {
+			err = session.SetCamera(camera)
+		}
+		s.box.post(func() {
+			if s.table[o.id] != o {
+				return // the session closes what it has
+			}
+			o.cameraBusy = false
+			if on && err != nil {
+				o.call.emit(DeviceFailed{err})
+				s.step(callflow.ShowVideo{Call: o.id})
+				return
+			}
+			o.cameraOn = on
+			s.turnCamera(o)
+		})
+	})
 }
 
 // close closes devices of which nothing was read.
 func (d devices) close() {
-	for _, device := range closers(d.speaker, d.screen, d.microphone, d.camera) {
+	for _, device := range closers(d.speaker, d.screen, d.shared, d.microphone, d.camera) {
 		_ = device.Close()
 	}
 }
@@ -103,27 +192,48 @@ func closers(devices ...any) (closers []io.Closer) {
 	return closers
 }
 
-// release closes the media session and then the sinks, of which the session has let go by then. A sink that blocks holds the session:
+// end lets go of everything, beside the loop.
+func (s *calls) end(o *ongoing, reason EndReason, cause error) {
+	s.remove(o)
+	o.call.cancel()
+	released := make(chan struct{})
+	s.releasing = append(slices.DeleteFunc(s.releasing, over), released)
+	s.running.Go(func() {
+		defer close(released)
+		if closing := o.letGo(s.c.log); closing != nil && cause == nil {
+			cause = closing // a recording that could not be finished is worth telling
+		}
+		call := o.call
+		call.mu.Lock()
+		call.reason, call.err, call.sending = reason, cause, false
+		call.mu.Unlock()
+		call.emit(Ended{reason, cause})
+		close(call.events)
+		close(call.done)
+	})
+}
+
+// letGo closes the media sessions and then the sinks, of which the sessions have let go by then. A sink that blocks holds its session:
 // closing it must end that. What blocks even so is left behind: the call ends.
-func (r *callRun) release() (err error) {
+func (o *ongoing) letGo(log *slog.Logger) (err error) {
 	released := make(chan struct{})
 	go func() {
 		defer close(released)
-		if r.session != nil {
-			_ = r.session.Close() // it closes whatever happens, and errors of sockets are of no use any more
+		for _, l := range o.legs {
+			l.close()
 		}
-		r.opening.Wait()
+		o.opening.Wait()
 	}()
 	select {
 	case <-released:
 	case <-time.After(sessionPatience):
 	}
-	closed := make(chan error, len(r.sinks))
-	for _, sink := range r.sinks {
+	closed := make(chan error, len(o.sinks))
+	for _, sink := range o.sinks {
 		go func() { closed <- sink.Close() }()
 	}
 	late := time.After(devicePatience)
-	for range r.sinks {
+	for range o.sinks {
 		select {
 		case closing := <-closed:
 			err = errors.Join(err, closing)
@@ -134,7 +244,7 @@ func (r *callRun) release() (err error) {
 	select {
 	case <-released:
 	case <-late:
-		r.c.log.Warn("a call ended before its media session was closed")
+		log.Warn("a call ended before its media session was closed")
 	}
 	return err
 }

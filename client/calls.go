@@ -4,38 +4,70 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/google/uuid"
 
-	"sotto/e2ee/callkey"
-	"sotto/media"
+	"sotto/client/callflow"
 	"sotto/wire"
 )
 
-// relayPatience is how long a call waits for relay credentials before it does without.
-const relayPatience = 5 * time.Second
+// How calls are run:
+//
+//  1. What happens to a call comes to one goroutine, loop: what its user wants, what other devices send (onCallContent), what media
+//     sessions report (callleg.go), what came of something that takes long, and time.
+//  2. client/callflow, which is pure, decides (step).
+//  3. The loop carries out what it decided (calleffects.go). What takes long is done beside it: preparing sessions and finding paths
+//     (callleg.go, callpath.go), opening and closing devices (calldevices.go).
 
-// callTable is the call there is, one at most, and the ids of those there were as long as an offer of theirs might be fresh.
-type callTable struct {
-	handle func(*contact, *wire.CallMessage) // what comes in; tests listen in here
+// timing is how long things wait.
+type timing struct {
+	callflow.Timing
 
-	mu      sync.Mutex
-	current *Call
-	calling bool // Client.Call is preparing one
-	closed  bool
-	seen    map[CallID]time.Time
-	running sync.WaitGroup
+	interrupted time.Duration // media.Config.InterruptedAfter
+	keys        time.Duration // from a pre-key's use to a look at what the server has left
+
+	sealCall, sealText time.Duration // for the anonymous link, before a call or anything else leaves the ordinary way
+	unused             time.Duration // for something to go over the anonymous link
 }
 
-// Call calls somebody. It returns when the offer is on its way; Call.Events and Call.Done tell what becomes of it. The microphone and
-// camera are opened when the callee accepts.
+var realTiming = timing{
+	Timing: callflow.StandardTiming, interrupted: 5 * time.Second, keys: 30 * time.Second,
+	sealCall: 10 * time.Second, sealText: 30 * time.Second, unused: 5 * time.Minute,
+}
+
+var errFlooded = errors.New("the other end sent more messages than a call has")
+
+// calls are all calls of this device.
+type calls struct {
+	c       *Client
+	handle  func(*contact, uint8, *wire.Content) // what comes in; tests listen in here
+	box     *callBox
+	start   time.Time
+	over    chan struct{}  // closed when loop has returned; nil before it runs
+	running sync.WaitGroup // what loop has begun and is to be waited for
+
+	// The loop owns these.
+	flow      callflow.Endpoint
+	offer     *ongoing        // of which it is being decided whether it rings
+	releasing []chan struct{} // each closed when a call that has ended has let go of its devices
+	closed    bool
+
+	mu    sync.Mutex                   // held to write table
+	table map[callflow.CallID]*ongoing // the calls there are
+}
+
+func newCalls(c *Client) *calls {
+	s := &calls{c: c, box: newCallBox(), start: time.Now(), flow: callflow.New(c.timing.Timing), table: map[callflow.CallID]*ongoing{}}
+	s.handle = s.onCallContent
+	return s
+}
+
+// Call calls somebody. It returns when the offers are on their way; Call.Events and Call.Done tell what becomes of it. The microphone and
+// camera are opened when the callee accepts. If the callee is calling this account at the same time, both ends are in that one call.
 func (c *Client) Call(ctx context.Context, to string, o CallOptions) (*Call, error) {
-	if err := c.calls.reserve(); err != nil {
-		return nil, err
-	}
-	defer c.calls.unreserve()
 	if _, err := c.link.wait(ctx); err != nil {
 		return nil, err
 	}
@@ -44,217 +76,242 @@ func (c *Client) Call(ctx context.Context, to string, o CallOptions) (*Call, err
 		return nil, err
 	}
 	c.expectSealed(p)
-	call := c.newCall(p)
+	call := c.calls.newCall(p)
 	rand.Read(call.id[:])
-	call.video, call.media = o.Video, &o.MediaOptions
-	r := call.run
-	r.relayOnly = o.RelayOnly || c.options.RelayOnly
-	if err := r.makeSession(c.fetchRelays(ctx), true); err != nil {
+	call.video, call.media = o.Video, o.MediaOptions
+	if err := c.calls.do(func() error { return c.calls.place(call, o.RelayOnly || c.options.RelayOnly) }); err != nil {
 		return nil, err
 	}
-	if err := r.makeOffer(); err != nil {
-		return nil, errors.Join(err, r.session.Close())
+	select {
+	case <-call.offered:
+		return call, nil
+	case <-call.done:
+		return nil, call.ended()
+	case <-ctx.Done():
+		return nil, errors.Join(ctx.Err(), call.Hangup())
 	}
-	if !c.calls.begin(call) {
-		return nil, errors.Join(ErrClosed, r.session.Close())
-	}
-	state, effects := newOutgoing(c.timing, time.Now())
-	go c.calls.run(func() { r.loop(state, effects) })
-	return call, nil
 }
 
-func (c *Client) newCall(p *contact) *Call {
-	call := &Call{peer: p, events: make(chan CallEvent, callEventBuffer), done: make(chan struct{})}
-	var ctx context.Context
-	ctx, call.cancel = context.WithCancel(context.Background())
-	call.run = newCallRun(c, call, ctx)
+func (s *calls) newCall(p *contact) *Call {
+	call := &Call{
+		calls: s, peer: p, events: make(chan CallEvent, callEventBuffer), done: make(chan struct{}),
+		offered: make(chan struct{}, 1), opened: make(chan error, 1),
+	}
+	call.ctx, call.cancel = context.WithCancel(context.Background())
 	return call
 }
 
-// onCallMessage hands one step to its call. Everything that does not fit the call there is, is ignored: it is late, or a forgery.
-func (c *Client) onCallMessage(from *contact, m *wire.CallMessage) {
-	id := CallID(m.GetCallId())
-	c.calls.mu.Lock()
-	call := c.calls.current
-	c.calls.mu.Unlock()
-	if call != nil && call.id == id {
-		if call.peer.Account == from.Account {
-			call.run.remote(m)
-		}
-		return
-	}
-	switch body := m.GetBody().(type) {
-	case *wire.CallMessage_Offer:
-		c.onOffer(from, id, body.Offer)
-	case *wire.CallMessage_Hangup:
-		c.calls.see(id) // it may have overtaken its offer, which must not ring then
-	}
-}
-
-// onOffer rings, once for each call id, if the offer is fresh and there is no other call.
-func (c *Client) onOffer(from *contact, id CallID, offer []byte) {
-	if !c.calls.see(id) {
-		c.log.Warn("an offer came twice and was ignored")
-		return
-	}
-	remote, err := parseOffer(offer, c.now())
-	if errors.Is(err, errStale) {
-		c.log.Info("an offer was too old to ring")
-		return
-	}
-	if err == nil && c.calls.busy() {
-		c.refuseCall(from, id, wire.Hangup_BUSY)
-		return
-	}
-	var callee *callkey.Callee
-	if err == nil {
-		callee, err = callkey.NewCallee(offer)
-	}
-	if err != nil {
-		c.log.Warn("an offer was malformed")
-		c.refuseCall(from, id, wire.Hangup_FAILED)
-		return
-	}
-	c.expectSealed(from)
-	call := c.newCall(from)
-	call.id, call.incoming, call.video = id, true, hasVideo(remote.Streams)
-	r := call.run
-	r.relayOnly, r.callee, r.offer, r.remoteDescription = c.options.RelayOnly, callee, offer, remote
-	if !c.calls.begin(call) {
-		callee.Erase()
-		c.refuseCall(from, id, wire.Hangup_BUSY)
-		return
-	}
-	state, effects := newIncoming(c.timing, time.Now())
-	go c.calls.run(func() { r.loop(state, effects) })
-	if !c.events.offer(IncomingCall{call}) {
-		r.post(inLocalHangup{})
-	}
-}
-
-func (c *Client) refuseCall(to *contact, id CallID, reason wire.Hangup_Reason) {
-	body := &wire.CallMessage{CallId: id[:], Body: &wire.CallMessage_Hangup{Hangup: &wire.Hangup{Reason: reason}}}
-	if err := c.sendCall(to, body, nil); err != nil {
-		c.log.Warn("a call was not refused", "error", err)
-	}
-}
-
-// sendCall queues one step of a call for the peer's device. refused hears if the server will not carry it.
-func (c *Client) sendCall(to *contact, m *wire.CallMessage, refused func(error)) error {
-	content := c.newContent()
-	content.Body = &wire.Content_Call{Call: m}
-	return c.post(to, content, outgoing{Expires: time.Now().Add(callLifetime), refused: refused})
-}
-
-// fetchRelays asks for credentials that last for the setting up of one call. A server without a relay has none.
-func (c *Client) fetchRelays(ctx context.Context) []media.Relay {
-	ctx, cancel := context.WithTimeout(ctx, relayPatience)
-	defer cancel()
-	reply, err := c.request(ctx, &wire.ClientFrame{Body: &wire.ClientFrame_GetRelay{GetRelay: &wire.GetRelayCredentials{}}})
-	if err != nil {
-		c.log.Info("there are no relay credentials for this call")
-		return nil
-	}
-	credentials := reply.GetRelayCredentials()
-	var relays []media.Relay
-	for _, u := range credentials.GetUrls() {
-		if len(relays) < maxRelays {
-			relays = append(relays, media.Relay{URL: u, Username: credentials.GetUsername(), Password: credentials.GetPassword()})
-		}
-	}
-	return relays
-}
-
-const (
-	maxRelays = 8
-	maxSeen   = 4096
-)
-
-// reserve keeps two calls of Client.Call from being set up at once.
-func (t *callTable) reserve() error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	switch {
-	case t.closed:
-		return ErrClosed
-	case t.calling || t.current != nil:
+// place begins the local user's call.
+func (s *calls) place(call *Call, relayOnly bool) error {
+	o := &ongoing{id: callflow.CallID(call.id), call: call, peer: call.peer, caller: true, video: call.video, relayOnly: relayOnly, allowed: true}
+	if s.table[o.id] != nil {
 		return ErrBusy
 	}
-	t.calling = true
+	s.put(o)
+	err := s.step(callflow.PlaceCall{Call: o.id, Peer: callflow.Account(call.peer.Account), Video: call.video})
+	if err != nil {
+		s.remove(o)
+		return err
+	}
+	if call.video && call.media.Camera == nil {
+		return s.step(callflow.ShowVideo{Call: o.id})
+	}
 	return nil
 }
 
-func (t *callTable) busy() bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.closed || t.calling || t.current != nil
+// do lets the loop do something and waits for it.
+func (s *calls) do(act func() error) error {
+	done := make(chan error, 1)
+	if !s.box.post(func() { done <- act() }) {
+		return ErrClosed
+	}
+	return <-done
+}
+
+// run starts the loop.
+func (s *calls) run() {
+	s.over = make(chan struct{})
+	go s.loop()
+}
+
+func (s *calls) loop() {
+	defer close(s.over)
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for !s.closed {
+		if next := s.flow.Next(); next == 0 {
+			timer.Stop()
+		} else {
+			timer.Reset(next - s.now())
+		}
+		select {
+		case <-s.box.wake:
+			for _, f := range s.box.take() {
+				f()
+			}
+		case <-timer.C:
+			s.step(callflow.Tick{})
+		}
+	}
+	for _, f := range s.box.close() {
+		f()
+	}
+}
+
+func (s *calls) now() time.Duration { return time.Since(s.start) }
+
+// close hangs up, waits for what it began, and reports whether there was a call.
+func (s *calls) close() (some bool) {
+	if s.over == nil {
+		s.box.close()
+		return false
+	}
+	s.box.post(func() {
+		some = len(s.table) > 0
+		for id := range s.table {
+			s.step(callflow.HangUp{Call: id})
+		}
+		s.closed = true
+	})
+	<-s.over
+	s.running.Wait()
+	return some
+}
+
+// step is steps 2 and 3, and those for what comes of them. What it returns is why the local user's wish is refused.
+func (s *calls) step(event callflow.Event) (refused error) {
+	if s.closed {
+		return ErrClosed
+	}
+	for events := []callflow.Event{event}; len(events) > 0; events = events[1:] {
+		var effects []callflow.Effect
+		s.flow, effects = s.flow.Step(events[0], s.now())
+		s.take(effects)
+		more, err := s.perform(effects)
+		events = append(events, more...)
+		if refused == nil {
+			refused = err
+		}
+	}
+	return refused
+}
+
+// onCallContent hands what another device sent about a call to the loop. It must not wait: everything that arrives for this device
+// passes here.
+func (s *calls) onCallContent(from *contact, device uint8, content *wire.Content) {
+	_, spare := content.GetCall().GetBody().(*wire.CallMessage_Candidates)
+	s.box.fromPeer(from.Account, spare, func() { s.receive(from, device, content) }, func() {
+		id := callNamed(content)
+		if o := s.table[id]; o != nil && o.peer.Account == from.Account {
+			s.step(callflow.Fault{Call: id, Err: errFlooded})
+		}
+	})
+}
+
+// receive lets the flow decide about what another device sent.
+func (s *calls) receive(from *contact, device uint8, content *wire.Content) {
+	if !slices.ContainsFunc(from.devices(), func(d peerDevice) bool { return d.id == device }) {
+		return
+	}
+	event := callflow.Received{
+		From: callflow.Address{Account: callflow.Account(from.Account), Device: device},
+		Call: callNamed(content), Sent: content.GetTimestamp(),
+	}
+	if m := content.GetMissedCall(); m != nil {
+		event.Message = callflow.MissedCall{Video: m.Video, At: m.Timestamp}
+		s.step(event)
+		return
+	}
+	if body, ok := content.GetCall().GetBody().(*wire.CallMessage_Offer); ok {
+		s.onOffer(from, event, body.Offer)
+		return
+	}
+	event.Message = fromCallMessage(content.GetCall())
+	if _, restart := event.Message.(callflow.Path); restart {
+		if l := s.legOf(event.Call, device); l == nil || !l.mayRestart(s.now()) {
+			return // the next attempt comes through
+		}
+	}
+	if event.Message != nil {
+		s.step(event)
+	}
+}
+
+// callNamed is the call that content is about.
+func callNamed(content *wire.Content) (id callflow.CallID) {
+	copy(id[:], content.GetCall().GetCallId())
+	copy(id[:], content.GetMissedCall().GetCallId())
+	return id
+}
+
+// onOffer reads an offer. It is kept if it rings, or takes the place of the local user's own.
+func (s *calls) onOffer(from *contact, event callflow.Received, offer []byte) {
+	o, message := s.readOffer(from, event, offer)
+	event.Message = message
+	s.offer = o
+	s.step(event)
+	s.offer = nil
+	if o != nil && s.table[o.id] != o {
+		o.release(s)
+	}
+}
+
+// take begins the call that an offer asks for, if it is going to ring.
+func (s *calls) take(effects []callflow.Effect) {
+	for _, e := range effects {
+		if ring, ok := e.(callflow.Incoming); ok && s.offer != nil && ring.Call == s.offer.id {
+			o := s.offer
+			o.call = s.newCall(o.peer)
+			o.call.id, o.call.incoming, o.call.video = CallID(o.id), true, o.video
+			s.put(o)
+			s.c.expectSealed(o.peer)
+		}
+	}
+}
+
+func (s *calls) put(o *ongoing) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.table[o.id] = o
+}
+
+func (s *calls) remove(o *ongoing) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.table, o.id)
 }
 
 // with tells whether there is a call with an account.
-func (t *callTable) with(peer uuid.UUID) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.current != nil && t.current.peer.Account == peer
-}
-
-func (t *callTable) unreserve() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.calling = false
-}
-
-// begin takes the one place there is, if it is free. The caller then runs the call's loop: close waits for it from here on.
-func (t *callTable) begin(call *Call) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.closed || t.current != nil || t.calling && call.incoming {
-		return false
-	}
-	t.current = call
-	t.seen[call.id] = time.Now()
-	t.running.Add(1)
-	return true
-}
-
-func (t *callTable) run(loop func()) {
-	defer t.running.Done()
-	loop()
-}
-
-func (t *callTable) end(call *Call) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.current == call {
-		t.current = nil
-	}
-}
-
-// see reports whether an id is new, and remembers it for longer than an offer with it would be fresh. Of a flood none is new.
-func (t *callTable) see(id CallID) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	now := time.Now()
-	for old, at := range t.seen {
-		if now.Sub(at) > 3*maxOfferAge {
-			delete(t.seen, old)
+func (s *calls) with(peer uuid.UUID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, o := range s.table {
+		if o.peer.Account == peer {
+			return true
 		}
 	}
-	if _, known := t.seen[id]; known || len(t.seen) >= maxSeen {
-		return false
-	}
-	t.seen[id] = now
-	return true
+	return false
 }
 
-// close hangs up, and reports whether there was anything to hang up.
-func (t *callTable) close() bool {
-	t.mu.Lock()
-	t.closed = true
-	call := t.current
-	t.mu.Unlock()
-	if call != nil {
-		call.Hangup()
+// networkChanged lets calls look for another path at once.
+func (s *calls) networkChanged() { s.box.post(func() { s.step(callflow.NetworkChanged{}) }) }
+
+// A peerDevice is one device of a contact's.
+type peerDevice struct {
+	id       uint8
+	identity []byte
+}
+
+// devices are those that are called, and that calls are taken from.
+func (p *contact) devices() []peerDevice { return []peerDevice{{device, p.Identity}} }
+
+// sendTo queues content for one device of an account.
+func (c *Client) sendTo(account uuid.UUID, to uint8, content *wire.Content, entry outgoing) error {
+	c.mu.Lock()
+	p := c.contacts[account]
+	c.mu.Unlock()
+	if p == nil || !slices.ContainsFunc(p.devices(), func(d peerDevice) bool { return d.id == to }) {
+		return errNoContact
 	}
-	t.running.Wait()
-	return call != nil
+	return c.post(p, content, entry)
 }

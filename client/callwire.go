@@ -6,35 +6,59 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"sotto/client/callflow"
 	"sotto/e2ee/callkey"
 	"sotto/media"
 	"sotto/wire"
 )
 
-// maxOfferAge is how old an offer may be, by clocks that servers keep together, and how far in the future.
-const maxOfferAge = 60 * time.Second
-
 var (
 	errOffer  = errors.New("the call's offer is malformed")
-	errStale  = errors.New("the call's offer is too old")
 	errAnswer = errors.New("the call's answer is malformed")
 )
 
-// parseOffer checks an offer's bytes before anything is made of them.
-func parseOffer(b []byte, now time.Time) (media.Description, error) {
+// fromCallMessage is what the flow gets of a message, but for an offer; nil if it is of a later version of the protocol.
+func fromCallMessage(m *wire.CallMessage) callflow.Message {
+	switch body := m.GetBody().(type) {
+	case *wire.CallMessage_Ringing:
+		return callflow.Ringing{}
+	case *wire.CallMessage_Answer:
+		return callflow.Answer{Body: string(body.Answer)}
+	case *wire.CallMessage_Reveal:
+		return callflow.Reveal{Verification: string(body.Reveal.GetVerification())}
+	case *wire.CallMessage_Accept:
+		return callflow.Accept{Verification: string(body.Accept.GetVerification())}
+	case *wire.CallMessage_Confirm:
+		return callflow.Confirm{}
+	case *wire.CallMessage_Candidates:
+		return callflow.Candidates{Generation: body.Candidates.GetGeneration(), List: body.Candidates.GetCandidates()}
+	case *wire.CallMessage_MediaState:
+		s := body.MediaState
+		return callflow.MediaState{
+			Sequence: s.GetSequence(),
+			Media:    callflow.Media{Muted: s.GetMuted(), Held: s.GetHeld(), Video: s.GetVideo(), Screen: s.GetScreen()},
+		}
+	case *wire.CallMessage_Path:
+		ice := body.Path.GetIce()
+		return callflow.Path{Generation: body.Path.GetGeneration(), Ufrag: ice.GetUfrag(), Password: ice.GetPassword()}
+	case *wire.CallMessage_Hangup:
+		return callflow.Hangup{Reason: body.Hangup.GetReason()}
+	}
+	return nil
+}
+
+// parseOffer checks an offer's bytes before anything is made of them. It returns when the offer was sent, too.
+func parseOffer(b []byte) (media.Description, time.Time, error) {
 	offer := new(wire.Offer)
 	if proto.Unmarshal(b, offer) != nil || len(offer.KemPublicKey) != callkey.KEMPublicKeySize ||
 		len(offer.Secret) != callkey.SecretSize || len(offer.Commitment) != 32 || offer.Timestamp > maxTimestamp {
-		return media.Description{}, errOffer
-	}
-	if age := now.Sub(fromTimestamp(offer.Timestamp)); age > maxOfferAge || age < -maxOfferAge {
-		return media.Description{}, errStale
+		return media.Description{}, time.Time{}, errOffer
 	}
 	description, err := fromWire(offer.Ice, offer.Streams)
 	if err != nil {
-		return media.Description{}, errOffer
+		return media.Description{}, time.Time{}, errOffer
 	}
-	return description, nil
+	return description, fromTimestamp(offer.Timestamp), nil
 }
 
 // parseAnswer checks an answer's bytes before anything is made of them.

@@ -27,7 +27,7 @@ type Client struct {
 	clock    atomic.Int64 // the server's clock minus ours
 	link     linkState
 	events   *eventQueue
-	calls    callTable
+	calls    *calls
 	receipts receipts
 	keyUsed  chan struct{} // a pre-key was; has room for one
 	tokenNew chan struct{} // the delivery token is; likewise
@@ -69,7 +69,7 @@ func newClient(s *store, a *account, o Options) (*Client, error) {
 	c.link.changed = make(chan struct{})
 	c.receipts.init()
 	c.anonymous.init()
-	c.calls.seen, c.calls.handle = map[CallID]time.Time{}, c.onCallMessage
+	c.calls = newCalls(c)
 	for _, load := range []func() error{c.loadSealing, c.loadContacts, c.loadOutbox, c.loadSent, c.loadRetries, c.loadInbox} {
 		if err := load(); err != nil {
 			return nil, err
@@ -93,6 +93,7 @@ func (c *Client) Start(ctx context.Context) error {
 	if err := c.releaseHeld(ctx); err != nil { // AcceptIdentity may have been interrupted
 		c.log.Error("what was held back cannot be released yet", "error", err)
 	}
+	c.calls.run()
 	c.life.running.Go(func() { c.keepLinked(ctx) })
 	c.life.running.Go(func() { c.showInbox(ctx) })
 	c.life.running.Go(func() { c.sendReceipts(ctx) })

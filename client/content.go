@@ -87,6 +87,10 @@ func parseContent(plaintext []byte) (*wire.Content, error) {
 		err = checkReceipt(body.Receipt)
 	case *wire.Content_Call:
 		err = checkCall(body.Call)
+	case *wire.Content_MissedCall:
+		if len(body.MissedCall.GetCallId()) != 16 || body.MissedCall.GetTimestamp() > maxTimestamp {
+			err = errContent
+		}
 	}
 	if err != nil {
 		return nil, err
@@ -133,6 +137,9 @@ func checkCall(call *wire.CallMessage) error {
 		ok = ok && len(body.Reveal.GetVerification()) == 32
 	case *wire.CallMessage_Accept:
 		ok = ok && len(body.Accept.GetVerification()) == 32
+	case *wire.CallMessage_Path:
+		ice := body.Path.GetIce()
+		ok = ok && len(ice.GetUfrag()) <= maxCandidate && len(ice.GetPassword()) <= maxCandidate
 	}
 	if !ok {
 		return errContent

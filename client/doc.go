@@ -13,7 +13,7 @@
 //  3. The recipient's client decrypts it, stores session, used pre-keys and text in one transaction, and acknowledges (inbox.go).
 //  4. The program gets a Message, and gets it again after a restart until it called Done.
 //
-// How one call is set up: callstate.go draws it, calls.go begins it, callrun.go carries it out.
+// How one call is set up: package callflow draws and decides it, calls.go tells what runs it.
 //
 // Guarantees:
 //
@@ -28,6 +28,6 @@
 //   - An error says what to do, and holds no key, token, address or content. Nothing of a user is logged.
 //
 // Goroutines: one keeps the link and, while it is up, one each reads it, takes what it delivers, sends the outbox and replenishes
-// pre-keys; one each shows texts, sends receipts and mends sessions; one owns each call. Client.mu is held across every transaction on
+// pre-keys; one each shows texts, sends receipts and mends sessions; one owns all calls. Client.mu is held across every transaction on
 // sessions, contacts, outbox and inbox. Close ends them all.
 package client

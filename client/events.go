@@ -75,7 +75,17 @@ type IdentityChanged struct {
 
 // IncomingCall says that somebody calls: Accept or Decline it.
 type IncomingCall struct {
-	Call *Call
+	Call    *Call
+	Waiting bool // beside another call, which Accept puts on hold and AcceptInstead ends
+}
+
+// MissedCall says that somebody called and nobody took the call: it stopped ringing here, or it came while this device was not
+// connected. It is said once for each call.
+type MissedCall struct {
+	ID    CallID
+	From  Contact
+	Video bool
+	At    time.Time // by the caller's clock
 }
 
 // LinkUp says that the server is connected.
@@ -101,5 +111,6 @@ func (SessionReset) event()     {}
 func (SenderShown) event()      {}
 func (IdentityChanged) event()  {}
 func (IncomingCall) event()     {}
+func (MissedCall) event()       {}
 func (LinkUp) event()           {}
 func (LinkDown) event()         {}

@@ -11,6 +11,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"sotto/client/callflow"
 	"sotto/signaling"
 	"sotto/turnserver"
 )
@@ -238,4 +239,6 @@ func (p *person) wait(change func(*timing)) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	change(&p.timing)
+	times := p.timing.Timing
+	p.calls.box.post(func() { p.calls.flow = callflow.New(times) })
 }

@@ -406,8 +406,8 @@ func (c *Client) show(o opened) {
 		for _, id := range body.Receipt.GetMessageIds() {
 			c.events.offer(MessageDelivered{MessageID(id), o.from.public().String()})
 		}
-	case *wire.Content_Call:
-		c.calls.handle(o.from, body.Call)
+	case *wire.Content_Call, *wire.Content_MissedCall:
+		c.calls.handle(o.from, device, o.content)
 	}
 }
 

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"sotto/client/callflow"
 )
 
 type lockedBuffer struct {
@@ -43,14 +45,17 @@ func TestLogsSayNothingOfUsers(t *testing.T) {
 	}
 	awaitEnd(t, callee, Normal)
 
-	bob.wait(func(w *timing) { w.agree = time.Millisecond })
+	bob.wait(func(w *timing) { w.Agree = time.Millisecond })
 	alice.mu.Lock()
 	changed, err := alice.changeContact(alice.named("bob"), func(p *contact) { p.Appeared = alice.identity.Public().Bytes() }, nil)
 	alice.mu.Unlock()
 	if err != nil {
 		t.Fatal(err)
 	}
-	alice.refuseCall(changed, caller.ID(), 0) // fails, naming bob to the program
+	alice.calls.do(func() error { // fails, naming bob to the program
+		to := callflow.Address{Account: callflow.Account(changed.Account), Device: device}
+		return alice.calls.send(callflow.Send{To: to, Call: callflow.CallID(caller.ID()), Message: callflow.Hangup{}})
+	})
 	garbled := bob.sealedWhileConnected(t, "alice")
 	garbled.Ciphertext[len(garbled.Ciphertext)-1] ^= 1
 	if err := alice.take(t.Context(), garbled); err != nil {

@@ -22,6 +22,10 @@ type Options struct {
 	// Without it, that is so towards people who are not accepted contacts.
 	RelayOnly bool
 
+	// VariableRate lets packets of sound be as large as the sound needs. That sounds better for the same rate, and tells whoever watches
+	// the network something of what is said (RFC 6562): by default all packets are of one size, in silence too.
+	VariableRate bool
+
 	// Loopback keeps calls on this machine: for tests and demonstrations with both ends on one.
 	Loopback bool
 

@@ -171,6 +171,8 @@ func (s *step) on(event Event) {
 		s.onLocalCandidates(ev)
 	case Connected:
 		s.onLeg(Leg(ev), s.onConnected)
+	case Stalled:
+		s.onLeg(Leg(ev), s.onStalled)
 	case Interrupted:
 		s.onLeg(Leg(ev), s.onInterrupted)
 	case FirstMedia:

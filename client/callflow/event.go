@@ -73,6 +73,7 @@ type (
 		Candidates Candidates
 	}
 	Connected     Leg // there is a path, for the first time or again
+	Stalled       Leg // nothing has arrived for a moment: the path may be dead
 	Interrupted   Leg // nothing has arrived for some seconds, or the path failed
 	FirstMedia    Leg // something of the peer's was decrypted
 	Undecryptable Leg // something of the peer's could not be

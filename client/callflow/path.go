@@ -51,6 +51,13 @@ func (s *step) onConnected(c *call, l *leg) {
 	}
 }
 
+// onStalled looks for another path before it is worth telling: that costs little, and may be done before anybody notices.
+func (s *step) onStalled(c *call, l *leg) {
+	if c.opened && l.connected {
+		s.restart(c, l)
+	}
+}
+
 // onInterrupted begins the search for another path. While it rings there is none: the accept begins it, if the path is still missing.
 func (s *step) onInterrupted(c *call, l *leg) {
 	l.connected = false

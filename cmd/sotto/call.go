@@ -71,7 +71,7 @@ Examples:
 // endError makes a sentence of a call that was not had. One that was had and hung up is none.
 func endError(ended client.Ended, peer string) error {
 	switch ended.Reason {
-	case client.Normal, client.Cancelled, client.Elsewhere:
+	case client.Normal, client.Cancelled, client.Elsewhere, client.DeclinedElsewhere:
 		return nil
 	case client.Declined:
 		return fmt.Errorf("%s declined the call", peer)

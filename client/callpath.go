@@ -1,0 +1,109 @@
+package client
+
+import (
+	"context"
+	"time"
+
+	"sotto/client/callflow"
+	"sotto/media"
+	"sotto/wire"
+)
+
+const (
+	maxRelays     = 8
+	relayPatience = 5 * time.Second  // how long a call waits for relay credentials before it does without
+	relayMargin   = 30 * time.Second // credentials that last no longer are not begun with
+
+	// A path that the peer begins costs sockets and allocations at relays. More than some at once, and then one in a second, are ignored.
+	restartEvery = time.Second
+	restartBurst = 4
+)
+
+// relays are where a call's media may go through.
+type relays struct {
+	list  []media.Relay
+	until time.Time // that is how long the credentials last
+}
+
+// fetchRelays asks for credentials that last for the setting up of one call. A server without a relay has none.
+func (c *Client) fetchRelays(ctx context.Context) (r relays) {
+	ctx, cancel := context.WithTimeout(ctx, relayPatience)
+	defer cancel()
+	reply, err := c.request(ctx, &wire.ClientFrame{Body: &wire.ClientFrame_GetRelay{GetRelay: &wire.GetRelayCredentials{}}})
+	if err != nil {
+		c.log.Info("there are no relay credentials for this call")
+		return r
+	}
+	credentials := reply.GetRelayCredentials()
+	if credentials.GetExpiresAt() <= maxTimestamp {
+		r.until = fromTimestamp(credentials.GetExpiresAt())
+	}
+	for _, u := range credentials.GetUrls() {
+		if len(r.list) < maxRelays {
+			r.list = append(r.list, media.Relay{URL: u, Username: credentials.GetUsername(), Password: credentials.GetPassword()})
+		}
+	}
+	return r
+}
+
+// restartPath begins another path beside the one there is. It does not wait for the server if it need not: the link to that has probably
+// broken as well.
+func (s *calls) restartPath(l *leg, generation uint32) {
+	known, ctx := l.relays, l.o.call.ctx
+	stale := len(known.list) > 0 && s.c.now().Add(relayMargin).After(known.until)
+	s.running.Go(func() {
+		if stale {
+			if fresh := s.c.fetchRelays(ctx); len(fresh.list) > 0 {
+				known = fresh
+			}
+		}
+		ufrag, password, err := l.session.OpenPath(generation, known.list)
+		s.box.post(func() {
+			switch {
+			case s.legOf(l.at.Call, l.at.Device) != l:
+			case err != nil: // the network may be away; the flow tries again
+				s.c.log.Info("another path cannot be begun yet")
+			default:
+				s.pathReady(l, known, callflow.Path{Generation: generation, Ufrag: ufrag, Password: password})
+			}
+		})
+	})
+}
+
+// pathReady sends this end's half of a path, and joins it to the peer's if that came before.
+func (s *calls) pathReady(l *leg, used relays, ours callflow.Path) {
+	l.relays = used
+	s.step(callflow.PathReady{Call: l.at.Call, Device: l.at.Device, Path: ours})
+	if s.legOf(l.at.Call, l.at.Device) != l {
+		return
+	}
+	l.retryEarly()
+	if theirs, ok := l.halves[ours.Generation]; ok {
+		l.connectPath(theirs)
+	}
+	for generation := range l.halves {
+		if generation <= ours.Generation {
+			delete(l.halves, generation)
+		}
+	}
+}
+
+// connectPath joins the peer's half of a path to this end's, or keeps it until there is one. A half that cannot be used is the peer's
+// to replace.
+func (l *leg) connectPath(theirs callflow.Path) {
+	if theirs.Generation > l.session.Generation() {
+		l.halves[theirs.Generation] = theirs
+		return
+	}
+	_ = l.session.ConnectPath(theirs.Generation, theirs.Ufrag, theirs.Password)
+}
+
+// mayRestart reports whether the peer may begin another path now, and counts it.
+func (l *leg) mayRestart(now time.Duration) bool {
+	at := max(l.restarts, now-restartBurst*restartEvery) + restartEvery
+	if at > now {
+		return false
+	}
+	l.restarts = at
+	return true
+}
