@@ -32,6 +32,8 @@ type Client struct {
 	keyUsed  chan struct{} // a pre-key was; has room for one
 	tokenNew chan struct{} // the delivery token is; likewise
 
+	networkNew chan struct{} // the network has changed; likewise
+
 	longJumps ratchet.LongJumps // of all sessions: what forged messages may cost
 
 	// mu is held across every transaction that changes what is below, so that memory and disk agree.
@@ -60,7 +62,7 @@ func newClient(s *store, a *account, o Options) (*Client, error) {
 	}
 	c := &Client{
 		options: o, account: a, identity: identity, store: s, log: o.Logger, timing: realTiming,
-		keyUsed: make(chan struct{}, 1), tokenNew: make(chan struct{}, 1),
+		keyUsed: make(chan struct{}, 1), tokenNew: make(chan struct{}, 1), networkNew: make(chan struct{}, 1),
 	}
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
@@ -95,6 +97,9 @@ func (c *Client) Start(ctx context.Context) error {
 	}
 	c.calls.run()
 	c.life.running.Go(func() { c.keepLinked(ctx) })
+	if !c.options.Loopback {
+		c.life.running.Go(func() { c.watchNetwork(ctx) })
+	}
 	c.life.running.Go(func() { c.showInbox(ctx) })
 	c.life.running.Go(func() { c.sendReceipts(ctx) })
 	c.life.running.Go(func() { c.keepMending(ctx) })

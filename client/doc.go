@@ -28,6 +28,6 @@
 //   - An error says what to do, and holds no key, token, address or content. Nothing of a user is logged.
 //
 // Goroutines: one keeps the link and, while it is up, one each reads it, takes what it delivers, sends the outbox and replenishes
-// pre-keys; one each shows texts, sends receipts and mends sessions; one owns all calls. Client.mu is held across every transaction on
+// pre-keys; one each shows texts, sends receipts and mends sessions; one owns all calls, and one watches the network. Client.mu is held across every transaction on
 // sessions, contacts, outbox and inbox. Close ends them all.
 package client

@@ -8,11 +8,13 @@ import (
 	"sync"
 	"time"
 
+	"sotto/media/netchange"
 	"sotto/wire"
 )
 
 // Reconnecting: after a link that broke, a pause that doubles up to maxPause and of which a random part is waited, so that a server that
-// comes back is not met by all its devices at once. A link that lasted starts over at the shortest.
+// comes back is not met by all its devices at once. A link that lasted starts over at the shortest. When this device's way into the
+// network changes, the link, which leads over the old way, is given up for a new one at once.
 const (
 	minPause     = 500 * time.Millisecond
 	maxPause     = 30 * time.Second
@@ -88,6 +90,9 @@ func (c *Client) keepLinked(ctx context.Context) {
 			pause = minPause
 		}
 		wait := pause/2 + rand.N(pause/2)
+		if errors.Is(err, errNetworkChanged) {
+			wait = 0
+		}
 		var refusal *ServerError
 		if errors.As(err, &refusal) && refusal.RetryAfter > wait {
 			wait = min(refusal.RetryAfter, maxPause)
@@ -96,11 +101,42 @@ func (c *Client) keepLinked(ctx context.Context) {
 		c.log.Info("no link to the server", "retry", wait)
 		select {
 		case <-time.After(wait):
+		case <-c.networkNew:
+			pause = minPause
 		case <-ctx.Done():
 			c.link.set(nil, ErrClosed)
 			return
 		}
 		pause = min(2*pause, maxPause)
+	}
+}
+
+// errNetworkChanged ends a link that leads over a way into the network that may be dead.
+var errNetworkChanged = errors.New("this device's network has changed")
+
+// watchNetwork lets the link and the calls follow this device's way into the network.
+func (c *Client) watchNetwork(ctx context.Context) {
+	changes, err := netchange.Watch(ctx, c.log)
+	if err != nil {
+		c.log.Warn("changes of the network are not noticed at once", "error", err)
+		return
+	}
+	for range changes {
+		c.networkChanged()
+	}
+}
+
+func (c *Client) networkChanged() {
+	c.calls.networkChanged()
+	c.link.mu.Lock()
+	up := c.link.up
+	c.link.mu.Unlock()
+	if up != nil {
+		up.end(errNetworkChanged)
+	}
+	select {
+	case c.networkNew <- struct{}{}:
+	default:
 	}
 }
 
