@@ -20,7 +20,7 @@ import (
 //  1. Open it if it is sealed (sealed.go). Check who it is from: device 1 of an account, and with the identity key that is pinned. Under
 //     another key it is held back, still encrypted. From a new sender it is dropped if there are too many of those.
 //  2. Decrypt. If the sender is new, ask the server whether the user name claimed inside is theirs, and begin again at 1.
-//  3. In one transaction: the session moves on, used pre-keys are erased, the id and the sender's delivery token are remembered, a text
+//  3. In one transaction: the session moves on, used pre-keys are erased, a digest and the sender's delivery token are remembered, a text
 //     goes into the inbox, and what a receipt names is not kept any more.
 //  4. Acknowledge. The server erases the envelope. What could not be used is acknowledged too: it would not get better. If it is a
 //     contact's and could not be decrypted, they are asked to send it anew (retry.go).
@@ -188,7 +188,7 @@ func (c *Client) take(ctx context.Context, e *wire.Envelope) error {
 }
 
 // undecryptable asks a contact for what could not be decrypted, and tells. A message that the session takes for one it decrypted before
-// is among that: under an id that is new it is no repetition of the server's, but the sender, whose session went back to an older state.
+// is among that: it is no repetition, which would have been seen, but the sender, whose session went back to an older state.
 func (c *Client) undecryptable(from *contact, e *wire.Envelope) error {
 	if from == nil {
 		return nil
@@ -259,7 +259,7 @@ func (c *Client) openEnvelope(
 		if err != nil {
 			return err
 		}
-		if s.seen(e.GetId()) {
+		if s.seen(e) {
 			return errSeen
 		}
 		var keys *preKeys
@@ -309,11 +309,11 @@ func (c *Client) openEnvelope(
 			c.log.Warn("a stranger's message was dropped: too many were not dealt with by Message.Done")
 			text = nil
 		}
-		if text != nil && s.seen(o.content.Id) {
+		if text != nil && s.seenText(o.content.Id) {
 			text = nil // it was sent anew although it had arrived
 		}
 		if text != nil {
-			s.see(o.content.Id)
+			s.seeText(o.content.Id)
 			entry = &incoming{
 				From: sender, ID: MessageID(o.content.Id), Text: text.GetBody(),
 				SentAt: fromTimestamp(o.content.Timestamp), Received: time.Now(),
@@ -324,7 +324,7 @@ func (c *Client) openEnvelope(
 			}
 		}
 		arrived = c.sent.arrived(t, sender, o.content.GetReceipt())
-		s.see(e.GetId())
+		s.see(e)
 		return s.write(t, sender)
 	})
 	if err != nil {
@@ -400,7 +400,7 @@ func (c *Client) show(o opened) {
 			c.receipts.add(o.from.Account, o.content.Id)
 		}
 	case *wire.Content_Receipt:
-		if body.Receipt.GetKind() != wire.Receipt_DELIVERED {
+		if body.Receipt.GetKind() != wire.Receipt_DELIVERED || !o.from.Accepted { // nothing was sent to them
 			return
 		}
 		for _, id := range body.Receipt.GetMessageIds() {

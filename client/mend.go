@@ -107,7 +107,10 @@ func (c *Client) needsBundle(id uuid.UUID) (needed bool, err error) {
 // resend begins a session if there is a bundle, with the first content, and sends all that is left of what is to be sent anew. c.mu is
 // held.
 func (c *Client) resend(to *contact, m *mending, bundle *ratchet.Bundle) error {
-	contents := c.contentsOf(to, m)
+	contents, lost := c.contentsOf(to, m)
+	if err := c.lose(to.Account, lost, errNotAnew, func(*tx) error { return nil }); err != nil {
+		return err
+	}
 	resent := len(contents)
 	if resent == 0 && bundle != nil {
 		contents = append(contents, &anew{content: c.newContent()})
@@ -164,25 +167,27 @@ type anew struct {
 	entry   outgoing
 }
 
-// contentsOf is what is still to be sent anew. c.mu is held.
-func (c *Client) contentsOf(to *contact, m *mending) (contents []*anew) {
+// contentsOf is what is still to be sent anew, and the texts that cannot be. c.mu is held.
+func (c *Client) contentsOf(to *contact, m *mending) (contents []*anew, lost []*sentContent) {
 	for _, kept := range c.sent.to(to.Account) {
 		if !slices.Contains(m.Resend, kept.record) && !slices.Contains(m.steps, kept) || kept.Resent {
 			continue
 		}
-		padded := kept.Content
+		stored := kept
 		if kept.record != "" {
 			value, err := c.store.get(kept.record)
-			stored := new(sentContent)
+			stored = new(sentContent)
 			if err != nil || json.Unmarshal(value, stored) != nil {
 				continue
 			}
-			padded = stored.Content
 		} else if time.Now().After(kept.expires) {
 			continue
 		}
-		content, err := parseContent(padded)
+		content, err := parseContent(stored.Content)
 		if err != nil || !bytes.Equal(kept.Identity, to.Identity) {
+			if kept.record != "" {
+				lost = append(lost, kept)
+			}
 			continue
 		}
 		after := *kept
@@ -191,27 +196,35 @@ func (c *Client) contentsOf(to *contact, m *mending) (contents []*anew) {
 			Message: kept.Message, Expires: kept.expires, refused: kept.refused, kept: &after,
 		}})
 	}
-	return contents
+	return contents, lost
 }
 
 // giveUp forgets what a contact has asked for, and says what will not be sent any more. c.mu is held.
 func (c *Client) giveUp(id uuid.UUID, m *mending, reason error) error {
 	var lost []*sentContent
-	for _, kept := range c.sent.texts {
-		if slices.Contains(m.Resend, kept.record) {
+	for _, kept := range c.sent.to(id) {
+		if kept.record != "" && slices.Contains(m.Resend, kept.record) {
 			lost = append(lost, kept)
 		}
 	}
+	err := c.lose(id, lost, reason, func(t *tx) error { return new(mending).write(t, id) })
+	if err == nil {
+		delete(c.retries.mending, id)
+	}
+	return err
+}
+
+// lose erases texts that will not be sent anew, and tells. c.mu is held.
+func (c *Client) lose(id uuid.UUID, lost []*sentContent, reason error, also func(*tx) error) error {
 	err := c.store.update(func(t *tx) error {
 		for _, kept := range lost {
 			t.delete(kept.record)
 		}
-		return new(mending).write(t, id)
+		return also(t)
 	})
 	if err != nil {
 		return err
 	}
-	delete(c.retries.mending, id)
 	c.sent.remove(lost)
 	for _, kept := range lost {
 		name := id.String()

@@ -16,6 +16,10 @@ import (
 const (
 	minReceiptDelay = 50 * time.Millisecond
 	maxReceiptDelay = 500 * time.Millisecond
+
+	// maxReceiptsWaiting is how many envelopes of them wait in the outbox for one contact: who lets their mailbox run full, and goes on
+	// writing, must not fill this disk.
+	maxReceiptsWaiting = 64
 )
 
 // receipts are those not sent yet. They are kept in memory only: after a crash the sender just never hears.
@@ -73,9 +77,19 @@ func (c *Client) sendReceipts(ctx context.Context) {
 func (c *Client) sendReceipt(to uuid.UUID, messages [][]byte) {
 	c.mu.Lock()
 	p := c.contacts[to]
+	waiting := 0
+	for _, entry := range c.outbox.entries {
+		if entry.recipient() == to && entry.Message == (MessageID{}) && entry.Expires.IsZero() {
+			waiting++
+		}
+	}
 	c.mu.Unlock()
 	if p == nil {
 		return // removed meanwhile
+	}
+	if waiting >= maxReceiptsWaiting {
+		c.log.Warn("a receipt was not sent: too many wait for the contact already")
+		return
 	}
 	content := c.newContent()
 	content.Body = &wire.Content_Receipt{Receipt: &wire.Receipt{Kind: wire.Receipt_DELIVERED, MessageIds: messages}}

@@ -2,7 +2,6 @@ package client
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"slices"
@@ -18,7 +17,7 @@ import (
 // When something of a contact's cannot be decrypted:
 //
 //  1. The recipient asks the sender to send it anew (ask). The request is not encrypted by the session, which may be what is broken, but
-//     sealed like any message: that hides it, and proves who asks. It is stored together with the id of what failed, so each envelope
+//     sealed like any message: that hides it, and proves who asks. It is stored together with a digest of what failed, so each message
 //     is asked for once.
 //  2. The sender checks the request, and stores what is to be done about it (onRetryRequest). If what failed was sent under the ratchet
 //     key that is in use now, the session is archived, and all that went out under that key is to be sent anew. If not, the session was
@@ -120,7 +119,7 @@ func (c *Client) ask(from *contact, e *wire.Envelope) (bool, error) {
 		if err != nil {
 			return ratchet.Message{}, err
 		}
-		s.see(e.GetId())
+		s.see(e)
 		s.Asked = true
 		return ratchet.Message{Type: sealed.TypePlaintext, Bytes: request.PlaintextContent()}, s.write(t, to.Account)
 	})
@@ -141,8 +140,6 @@ func (c *Client) onRetryRequest(sender uuid.UUID, certified ratchet.PublicKey, e
 		c.log.Warn("a request to send a message anew was dropped")
 		return nil
 	}
-	// The envelope's id can be another one each time the server brings it: what is in it cannot.
-	digest := sha256.Sum256(e.GetCiphertext())
 	var lost, resend []*sentContent
 	m := new(mending)
 	if before := c.retries.mending[sender]; before != nil {
@@ -153,7 +150,7 @@ func (c *Client) onRetryRequest(sender uuid.UUID, certified ratchet.PublicKey, e
 		if err != nil {
 			return err
 		}
-		if s.seen(digest[:16]) {
+		if s.seen(e) {
 			return errNoRetry
 		}
 		reset := s.ratchet.Current(request.RatchetKey)
@@ -181,7 +178,7 @@ func (c *Client) onRetryRequest(sender uuid.UUID, certified ratchet.PublicKey, e
 				t.delete(kept.record)
 			}
 		}
-		s.see(digest[:16])
+		s.see(e)
 		if err := s.write(t, sender); err != nil {
 			return err
 		}
@@ -208,7 +205,10 @@ func (c *Client) onRetryRequest(sender uuid.UUID, certified ratchet.PublicKey, e
 	return nil
 }
 
-var errUnreadable = errors.New("the recipient's device could not decrypt it, sent anew neither: write it once more")
+var (
+	errUnreadable = errors.New("the recipient's device could not decrypt it, sent anew neither: write it once more")
+	errNotAnew    = errors.New("the recipient's device could not decrypt it, and it was for another identity key than they have now: write it once more")
+)
 
 func (m *mending) empty() bool { return !m.Reset && len(m.Resend)+len(m.steps) == 0 }
 

@@ -3,9 +3,11 @@ package client
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -16,13 +18,14 @@ import (
 
 const (
 	recordSession = "session/" // and the account's UUID
-	seenKept      = 256        // ids; the ratchet itself refuses what was decrypted before
+	seenKept      = 256        // messages; the ratchet itself refuses what was decrypted before
 )
 
 // session is the record of the sessions with a contact's device, and of what came over them last: it changes with every message.
 type session struct {
 	Record []byte
-	Seen   [][]byte // ids of envelopes and of texts, and digests of requests to send something anew, oldest first
+	Seen   [][]byte // digests of messages and of requests to send something anew, oldest first
+	Texts  [][]byte // ids of texts, likewise: as many as the other end keeps to send them anew
 	Asked  bool     `json:",omitempty"` // something could not be decrypted, and they may begin a new session for it
 
 	ratchet *ratchet.Record
@@ -50,20 +53,28 @@ func (s *session) write(t *tx, id uuid.UUID) error {
 	return putJSON(t, recordSession+id.String(), s)
 }
 
-func (s *session) seen(wanted []byte) bool {
-	for _, id := range s.Seen {
-		if bytes.Equal(id, wanted) {
-			return true
-		}
-	}
-	return false
+// seen tells whether an envelope's message came before. Its id does not tell: of what was sealed, the server could change it.
+func (s *session) seen(e *wire.Envelope) bool { return among(s.Seen, digest(e)) }
+
+func (s *session) see(e *wire.Envelope) { s.Seen = keepLast(s.Seen, digest(e), seenKept) }
+
+func (s *session) seenText(id []byte) bool { return among(s.Texts, id) }
+
+func (s *session) seeText(id []byte) { s.Texts = keepLast(s.Texts, id, maxSentTo) }
+
+func among(list [][]byte, wanted []byte) bool {
+	return slices.ContainsFunc(list, func(b []byte) bool { return bytes.Equal(b, wanted) })
 }
 
-func (s *session) see(id []byte) {
-	s.Seen = append(s.Seen, id)
-	if len(s.Seen) > seenKept {
-		s.Seen = s.Seen[len(s.Seen)-seenKept:]
-	}
+func keepLast(list [][]byte, b []byte, most int) [][]byte {
+	list = append(list, b)
+	return list[max(0, len(list)-most):]
+}
+
+// digest names the message that an envelope, which is not sealed any more, holds.
+func digest(e *wire.Envelope) []byte {
+	sum := sha256.Sum256(append([]byte{byte(e.GetType())}, e.GetCiphertext()...))
+	return sum[:16]
 }
 
 // ensureSession starts a session with an account's device unless there is one, and pins the identity key and the user name, unless that

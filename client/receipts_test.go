@@ -1,0 +1,41 @@
+package client
+
+import "testing"
+
+// Somebody who lets their mailbox run full, and goes on writing, does not fill this disk with receipts.
+func TestReceiptsDoNotPileUp(t *testing.T) {
+	t.Parallel()
+	alice, bob := apart(t)
+	for range 2 * maxReceiptsWaiting {
+		alice.sendReceipt(bob.Account(), [][]byte{randomBytes(16)})
+	}
+	if n := len(alice.store.list(recordOutbox)); n != maxReceiptsWaiting {
+		t.Errorf("%d receipts wait", n)
+	}
+}
+
+// Receipts of somebody to whom nothing was ever sent are no events, which would crowd out others.
+func TestReceiptsOfStrangers(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	alice, bob := w.online("alice"), w.online("bob")
+	alice.send(t, "bob", "hello")
+	bob.hears(t, "hello")
+	alice.sendReceipt(bob.Account(), [][]byte{randomBytes(16)})
+	alice.send(t, "bob", "that was a receipt")
+	for {
+		select {
+		case e := <-bob.Events():
+			switch e := e.(type) {
+			case MessageDelivered:
+				t.Fatal("the receipt is an event")
+			case *Message:
+				if e.Text == "that was a receipt" {
+					return
+				}
+			}
+		case <-patience(t).Done():
+			t.Fatal("no message in time")
+		}
+	}
+}
