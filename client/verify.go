@@ -15,6 +15,8 @@ import (
 //  1. Over another channel, side by side or by a known voice, the user gets the 60 digits or the code that the contact's device shows.
 //  2. They are compared with what this device shows, of the key that appeared last if there is a new one.
 //  3. If they match, that key is pinned, the contact is marked as verified, and what came under the key is delivered.
+//     If it is the key that was pinned before which matches, that is the contact's, and what appeared instead somebody else's: a server can
+//     make one appear, and must not leave users with the choice between it and none.
 //  4. When another key appears, or one is accepted without this comparison, the mark is gone.
 
 // SafetyCode is SafetyNumber for cameras: the content of a QR code that the contact's device compares with VerifyCode.
@@ -32,8 +34,9 @@ func (c *Client) SafetyCode(username string) ([]byte, error) {
 	return code.Bytes(), nil
 }
 
-// VerifyNumber marks a contact as verified if the digits that they see, with or without spaces, are the safety number. Otherwise the
-// error is safety.ErrMismatch, or safety.ErrOthers if it is the number shared with another contact.
+// VerifyNumber marks a contact as verified if the digits that they see, with or without spaces, are the safety number: that of the key
+// that appeared last, which is accepted then, or that of the one pinned before, which lets the other be forgotten. Otherwise the error is
+// safety.ErrMismatch, or safety.ErrOthers if it is the number shared with another contact.
 func (c *Client) VerifyNumber(ctx context.Context, username, digits string) error {
 	digits = strings.Join(strings.Fields(digits), "")
 	return c.verify(ctx, username, func(p *contact) error {
@@ -45,8 +48,8 @@ func (c *Client) VerifyNumber(ctx context.Context, username, digits string) erro
 	})
 }
 
-// VerifyCode marks a contact as verified if scanned is the content of the QR code that their device shows for this account. Otherwise
-// the error is one of the safety package's.
+// VerifyCode is VerifyNumber for the content of the QR code that their device shows for this account. The error is one of the safety
+// package's.
 func (c *Client) VerifyCode(ctx context.Context, username string, scanned []byte) error {
 	return c.verify(ctx, username, func(p *contact) error {
 		code, err := c.safetyCode(p)
@@ -78,13 +81,19 @@ func (c *Client) markVerified(username string, compare func(*contact) error) err
 	if p == nil {
 		return fmt.Errorf("%s is not a contact: add them first", username)
 	}
-	if err := compare(p); err != nil {
-		return err
-	}
-	if p.Appeared != nil {
+	err := compare(p)
+	if err == nil && p.Appeared != nil {
 		return c.pinAppeared(p, true)
 	}
-	_, err := c.changeContact(p, func(p *contact) { p.Verified = true }, nil)
+	if errors.Is(err, safety.ErrMismatch) && p.Appeared != nil {
+		pinned := *p
+		pinned.Appeared = nil
+		err = compare(&pinned)
+	}
+	if err != nil {
+		return err
+	}
+	_, err = c.changeContact(p, func(p *contact) { p.Appeared, p.Verified = nil, true }, nil)
 	return err
 }
 

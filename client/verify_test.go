@@ -158,3 +158,42 @@ func (p *person) verifyPinned(t *testing.T) {
 		t.Fatal("bob is not verified")
 	}
 }
+
+// A server that makes a key of its own appear for a contact does not leave the user with the choice between that and none: comparing with
+// the contact's device shows that the pinned key is right.
+func TestForgedKeyIsForgotten(t *testing.T) {
+	t.Parallel()
+	for name, verify := range map[string]func(alice, bob *person) error{
+		"by digits": func(alice, bob *person) error {
+			return alice.VerifyNumber(patience(t), "bob", bob.number(t, "alice"))
+		},
+		"by code": func(alice, bob *person) error {
+			return alice.VerifyCode(patience(t), "bob", bob.shows(t, "alice"))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			alice, bob := friends(t, w)
+			alice.gets(t, bob.forged(t, alice, ratchet.GenerateKeyPair(), "I am bob, really"))
+			var changed *IdentityChangedError
+			if _, err := alice.Send(t.Context(), "bob", "are you?"); !errors.As(err, &changed) {
+				t.Fatal(err)
+			}
+			if err := alice.VerifyNumber(patience(t), "bob", strings.Repeat("0", 60)); !errors.Is(err, safety.ErrMismatch) {
+				t.Error("another number:", err)
+			}
+			if err := verify(alice, bob); err != nil {
+				t.Fatal(err)
+			}
+			if p, err := alice.Contact("bob"); err != nil || p.Changed || !p.Verified {
+				t.Errorf("after comparing: %+v, %v", p, err)
+			}
+			if n := len(alice.store.list(recordHeld)); n != 0 {
+				t.Errorf("%d envelopes are still held back", n)
+			}
+			alice.send(t, "bob", "it is you")
+			bob.hears(t, "it is you")
+		})
+	}
+}

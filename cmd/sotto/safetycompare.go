@@ -37,6 +37,10 @@ func compareSafety(ctx context.Context, out *output, c *client.Client, username,
 	if err != nil {
 		return err
 	}
+	shown, err := c.SafetyNumber(username) // of the key that appeared last
+	if err != nil {
+		return err
+	}
 	if digits, ok := asDigits(what); ok {
 		if len(digits) != safetyDigits {
 			return usagef("a safety number has %d digits, these are %d: give all of it, in quotes", safetyDigits, len(digits))
@@ -62,8 +66,18 @@ func compareSafety(ctx context.Context, out *output, c *client.Client, username,
 		return err
 	}
 	out.say(safetyCompared{"safety_compared", username, "match"}, "it matches: nobody stands between you and %s, who is marked as verified", username)
-	if before.Changed {
+	if !before.Changed {
+		return nil
+	}
+	verified, err := c.SafetyNumber(username)
+	if err != nil {
+		return err
+	}
+	if verified == shown {
 		out.say(map[string]string{"event": "identity_accepted", "username": username}, "the new identity key of %s is accepted", username)
+	} else {
+		out.say(map[string]string{"event": "identity_refused", "username": username}, "%s still has the identity key they always had: the new "+
+			"one is not theirs, and what came under it was dropped", username)
 	}
 	return nil
 }
