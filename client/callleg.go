@@ -234,7 +234,7 @@ func (l *leg) makeSession(s *calls, controlling bool) (err error) {
 	}
 	l.session, err = media.NewSession(media.Config{
 		Controlling: controlling, Relays: l.relays.list, RelayOnly: l.relayOnly, Loopback: s.c.options.Loopback && !l.relayOnly,
-		Video: l.o.video, VariableRate: s.c.options.VariableRate, Log: s.c.log,
+		Video: l.o.video, Screen: l.o.video, VariableRate: s.c.options.VariableRate, Log: s.c.log,
 		InterruptedAfter: s.c.timing.interrupted,
 		OnCandidate:      func(candidate string) { l.onCandidate(s, 0, candidate) },
 		OnPathCandidate:  func(generation uint32, candidate string) { l.onCandidate(s, generation, candidate) },

@@ -79,8 +79,11 @@ func toWire(d media.Description) (*wire.IceParameters, []*wire.Stream) {
 	var streams []*wire.Stream
 	for _, s := range d.Streams {
 		kind := wire.Stream_AUDIO
-		if s.Kind == media.Video {
+		switch s.Kind {
+		case media.Video:
 			kind = wire.Stream_VIDEO
+		case media.Screen:
+			kind = wire.Stream_SCREEN
 		}
 		streams = append(streams, &wire.Stream{
 			Kind: kind, Codec: s.Codec, PayloadType: uint32(s.PayloadType), Ssrc: s.SSRC,
@@ -92,8 +95,8 @@ func toWire(d media.Description) (*wire.IceParameters, []*wire.Stream) {
 
 func fromWire(ice *wire.IceParameters, streams []*wire.Stream) (media.Description, error) {
 	d := media.Description{Ufrag: ice.GetUfrag(), Password: ice.GetPassword()}
-	if len(streams) == 0 || len(streams) > 2 {
-		return d, errors.New("a description has one or two streams")
+	if len(streams) == 0 || len(streams) > 3 {
+		return d, errors.New("a description has one to three streams")
 	}
 	for _, s := range streams {
 		kind := media.Audio
@@ -101,6 +104,8 @@ func fromWire(ice *wire.IceParameters, streams []*wire.Stream) (media.Descriptio
 		case wire.Stream_AUDIO:
 		case wire.Stream_VIDEO:
 			kind = media.Video
+		case wire.Stream_SCREEN:
+			kind = media.Screen
 		default:
 			return d, errors.New("unknown kind of stream")
 		}

@@ -69,8 +69,9 @@ func (Receipt_Kind) EnumDescriptor() ([]byte, []int) {
 type Stream_Kind int32
 
 const (
-	Stream_AUDIO Stream_Kind = 0
-	Stream_VIDEO Stream_Kind = 1
+	Stream_AUDIO  Stream_Kind = 0
+	Stream_VIDEO  Stream_Kind = 1
+	Stream_SCREEN Stream_Kind = 2 // a second stream of pictures
 )
 
 // Enum value maps for Stream_Kind.
@@ -78,10 +79,12 @@ var (
 	Stream_Kind_name = map[int32]string{
 		0: "AUDIO",
 		1: "VIDEO",
+		2: "SCREEN",
 	}
 	Stream_Kind_value = map[string]int32{
-		"AUDIO": 0,
-		"VIDEO": 1,
+		"AUDIO":  0,
+		"VIDEO":  1,
+		"SCREEN": 2,
 	}
 )
 
@@ -1032,8 +1035,8 @@ type Stream struct {
 	Codec          string                 `protobuf:"bytes,2,opt,name=codec,proto3" json:"codec,omitempty"` // "opus" or "VP8"
 	PayloadType    uint32                 `protobuf:"varint,3,opt,name=payload_type,json=payloadType,proto3" json:"payload_type,omitempty"`
 	Ssrc           uint32                 `protobuf:"varint,4,opt,name=ssrc,proto3" json:"ssrc,omitempty"`
-	RtxPayloadType uint32                 `protobuf:"varint,5,opt,name=rtx_payload_type,json=rtxPayloadType,proto3" json:"rtx_payload_type,omitempty"` // video
-	RtxSsrc        uint32                 `protobuf:"varint,6,opt,name=rtx_ssrc,json=rtxSsrc,proto3" json:"rtx_ssrc,omitempty"`                        // video
+	RtxPayloadType uint32                 `protobuf:"varint,5,opt,name=rtx_payload_type,json=rtxPayloadType,proto3" json:"rtx_payload_type,omitempty"` // video and screen
+	RtxSsrc        uint32                 `protobuf:"varint,6,opt,name=rtx_ssrc,json=rtxSsrc,proto3" json:"rtx_ssrc,omitempty"`                        // the same
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -1668,17 +1671,19 @@ const file_content_proto_rawDesc = "" +
 	"\n" +
 	"generation\x18\x01 \x01(\rR\n" +
 	"generation\x12+\n" +
-	"\x03ice\x18\x02 \x01(\v2\x19.sotto.wire.IceParametersR\x03ice\"\xe5\x01\n" +
+	"\x03ice\x18\x02 \x01(\v2\x19.sotto.wire.IceParametersR\x03ice\"\xf1\x01\n" +
 	"\x06Stream\x12+\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x17.sotto.wire.Stream.KindR\x04kind\x12\x14\n" +
 	"\x05codec\x18\x02 \x01(\tR\x05codec\x12!\n" +
 	"\fpayload_type\x18\x03 \x01(\rR\vpayloadType\x12\x12\n" +
 	"\x04ssrc\x18\x04 \x01(\rR\x04ssrc\x12(\n" +
 	"\x10rtx_payload_type\x18\x05 \x01(\rR\x0ertxPayloadType\x12\x19\n" +
-	"\brtx_ssrc\x18\x06 \x01(\rR\artxSsrc\"\x1c\n" +
+	"\brtx_ssrc\x18\x06 \x01(\rR\artxSsrc\"(\n" +
 	"\x04Kind\x12\t\n" +
 	"\x05AUDIO\x10\x00\x12\t\n" +
-	"\x05VIDEO\x10\x01\"\t\n" +
+	"\x05VIDEO\x10\x01\x12\n" +
+	"\n" +
+	"\x06SCREEN\x10\x02\"\t\n" +
 	"\aRinging\",\n" +
 	"\x06Accept\x12\"\n" +
 	"\fverification\x18\x01 \x01(\fR\fverification\"\t\n" +
