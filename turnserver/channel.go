@@ -57,6 +57,7 @@ func (r *relay) unbind(number uint16) {
 	if ch := r.byNumber[number]; ch != nil {
 		delete(r.byNumber, number)
 		delete(r.byPeer, ch.peer)
+		r.s.offload.drop(ch)
 	}
 }
 
@@ -85,7 +86,13 @@ func (r *relay) permission(peer netip.Addr) *permission {
 func (r *relay) permit(peer netip.Addr, until time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.permission(peer).until.Store(until.UnixNano())
+	p := r.permission(peer)
+	p.until.Store(until.UnixNano())
+	for _, ch := range r.byNumber {
+		if ch.permission == p {
+			r.s.offload.put(r, ch)
+		}
+	}
 }
 
 func (r *relay) permits(peer netip.Addr, now time.Time) bool {
@@ -163,6 +170,7 @@ func (r *relay) spend(d direction, n int, now time.Time) bool {
 	if r.s.cfg.Bandwidth <= 0 {
 		return true
 	}
-	perByte := time.Second / time.Duration(r.s.cfg.Bandwidth)
-	return r.rate[d].take(now, n, r.s.cfg.Bandwidth, max(perByte, 1))
+	return r.rate[d].take(now, n, r.s.cfg.Bandwidth, perByte(r.s.cfg.Bandwidth))
 }
+
+func perByte(bandwidth int) time.Duration { return max(time.Second/time.Duration(bandwidth), 1) }

@@ -61,6 +61,11 @@ type Config struct {
 	// a loop for each core that moves packets in batches; or "portable", one system call for each packet, as on other systems.
 	DataPlane string
 
+	// Offload says whether the network driver carries packets of channels (XDP): "off" (the default); "auto", where the system can and permits it (Linux
+	// 5.12, CAP_BPF and CAP_NET_ADMIN), and otherwise not; or "required", and New fails where it cannot. Server.Offload tells what came of it. Quotas, policy
+	// and lifetimes hold alike. But the system's packet filter and tcpdump do not see what the driver carries, so it is for the operator to choose.
+	Offload string
+
 	// Logger gets what an operator must know, never a user name or an address. Default: silence.
 	Logger *slog.Logger
 
@@ -80,6 +85,7 @@ type tuning struct {
 	lifetime     time.Duration // of an allocation whose client names none
 	permission   time.Duration
 	channel      time.Duration
+	offloadMode  string // native or generic, where the default would choose the other
 	onPermission func() // runs between pion's publishing of a permission and the start of its timer
 }
 
@@ -126,6 +132,13 @@ func (c Config) withDefaults() (Config, error) {
 	case planeAuto, planePortable:
 	default:
 		return c, fmt.Errorf("turnserver: no data plane is called %q: choose %q or %q", c.DataPlane, planeAuto, planePortable)
+	}
+	switch c.Offload {
+	case "":
+		c.Offload = offloadOff
+	case offloadOff, offloadAuto, offloadRequired:
+	default:
+		return c, fmt.Errorf("turnserver: offload %q is not known: choose %q, %q or %q", c.Offload, offloadAuto, offloadOff, offloadRequired)
 	}
 	if c.Realm == "" {
 		c.Realm = defaultRealm

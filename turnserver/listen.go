@@ -24,6 +24,13 @@ const (
 	planePortable = "portable"
 )
 
+// Whether the network driver carries packets beside them.
+const (
+	offloadOff      = "off"
+	offloadAuto     = "auto"
+	offloadRequired = "required"
+)
+
 // openUDP opens the listeners of one address: the fastest that this system has, or the portable one. What it opened before an error it returns too.
 func (s *Server) openUDP(address string) ([]udpListener, error) {
 	conn, err := listenUDP(address)

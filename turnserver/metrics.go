@@ -70,6 +70,9 @@ func (s *Server) Describe(ch chan<- *prometheus.Desc) {
 
 // Collect implements prometheus.Collector.
 func (s *Server) Collect(ch chan<- prometheus.Metric) {
+	if s.offload != nil {
+		s.offload.count()
+	}
 	for _, c := range s.metrics.collectors {
 		c.Collect(ch)
 	}

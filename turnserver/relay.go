@@ -38,8 +38,8 @@ type relay struct {
 	byNumber    map[uint16]*channel
 	byPeer      map[netip.AddrPort]*channel
 
-	stranger bucket    // answers to unauthenticated requests from the client's 5-tuple
-	rate     [2]bucket // bytes, by direction
+	stranger bucket     // answers to unauthenticated requests from the client's 5-tuple
+	rate     *[2]bucket // bytes, by direction
 
 	live   sync.RWMutex // held for reading while another relay sends to ours
 	closed bool

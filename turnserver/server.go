@@ -22,6 +22,8 @@ type Server struct {
 	table   *table
 	relays  []relayAddr
 	addrs   Addrs
+	offload *offload     // nil: the sockets carry everything
+	offered string       // what became of Config.Offload
 	ours    []netip.Addr // addresses of this machine that may be on no interface: what we listen on and what the internet knows us by
 
 	secrets     atomic.Pointer[[][]byte]
@@ -132,6 +134,9 @@ func (s *Server) listen() error {
 	s.ours = append(s.ours, s.addrs.External...)
 	s.policy.refresh(s.ours)
 
+	if err := s.openOffload(); err != nil {
+		return err
+	}
 	for _, u := range s.udp {
 		f := &frontend{s: s, socket: u, local: u.at(), relays: make(map[netip.AddrPort]*relay)}
 		err := u.begin(f)
@@ -154,6 +159,27 @@ func (s *Server) listen() error {
 	go s.watchAddresses()
 	return nil
 }
+
+func (s *Server) openOffload() (err error) {
+	if s.cfg.Offload == offloadOff {
+		s.offered = "off"
+		return nil
+	}
+	s.offload, err = s.startOffload()
+	switch {
+	case err == nil:
+		s.offered = s.offload.describe()
+	case s.cfg.Offload == offloadRequired:
+		return fmt.Errorf("turnserver: the driver cannot carry packets, which Offload requires: %w", err)
+	default:
+		s.offered = "none, the sockets carry everything: " + err.Error()
+	}
+	s.log.Info("offload: " + s.offered)
+	return nil
+}
+
+// Offload says, for the operator, which interfaces carry packets in their driver, or why none does.
+func (s *Server) Offload() string { return s.offered }
 
 // watchAddresses follows changes of this machine's addresses, which no client may reach.
 func (s *Server) watchAddresses() {

@@ -75,7 +75,7 @@ func (t *table) open(s *Server, at relayAddr, want int, bind func(*relay) error)
 		}
 		r := &relay{
 			s: s, local: netip.AddrPortFrom(at.local, port), public: netip.AddrPortFrom(at.public, port),
-			permissions: make(map[netip.Addr]*permission),
+			permissions: make(map[netip.Addr]*permission), rate: new([2]bucket),
 		}
 		err := bind(r)
 		if portTaken(err) {

@@ -1,0 +1,195 @@
+package xdp
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Mode is where on an interface the program runs.
+type Mode string
+
+const (
+	// Best is native where that is sure to work, and otherwise generic.
+	Best Mode = ""
+	// Native: in the driver, before the system spends anything on a packet.
+	Native Mode = "native"
+	// Generic: any driver, at the door of the system. It costs the system's own packet structure.
+	Generic Mode = "generic"
+)
+
+type attachment struct {
+	link link.Link // the program stays as long as this is referred to
+	name string
+	mode Mode
+}
+
+// Attach puts the program on an interface, until Close or until the interface or this process goes. Another program that is there already stays, and
+// is an error.
+func (o *Offload) Attach(index int, want Mode) error {
+	l, err := netlink.LinkByIndex(index)
+	if err != nil {
+		return fmt.Errorf("xdp: %w", err)
+	}
+	name := l.Attrs().Name
+	if len(l.Attrs().HardwareAddr) != 6 || l.Attrs().EncapType != "ether" {
+		return fmt.Errorf("xdp: %s is not an Ethernet interface", name)
+	}
+	modes := []Mode{Native, Generic}
+	switch {
+	case want != Best:
+		modes = []Mode{want}
+	case l.Type() == "veth":
+		modes = []Mode{Generic} // sent in the driver, packets are lost unless the other end has a program too
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.attached[index] != nil {
+		return nil
+	}
+	for _, mode := range modes {
+		flags := link.XDPDriverMode
+		if mode == Generic {
+			flags = link.XDPGenericMode
+		}
+		var attached link.Link
+		attached, err = link.AttachXDP(link.XDPOptions{Program: o.program, Interface: index, Flags: flags})
+		if err == nil {
+			o.attached[index] = &attachment{attached, name, mode}
+			return nil
+		}
+		if errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EEXIST) {
+			return fmt.Errorf("xdp: %s carries another XDP program already", name)
+		}
+	}
+	return explain(err)
+}
+
+func (o *Offload) detach(index int) {
+	_ = o.attached[index].link.Close()
+	delete(o.attached, index)
+}
+
+// Keep takes the program off all interfaces but these.
+func (o *Offload) Keep(indexes []int) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for index := range o.attached {
+		if !slices.Contains(indexes, index) {
+			o.detach(index)
+		}
+	}
+}
+
+// Attached names the interfaces that carry the program, each with its mode.
+func (o *Offload) Attached() (names []string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, a := range o.attached {
+		names = append(names, fmt.Sprintf("%s (%s)", a.name, a.mode))
+	}
+	slices.Sort(names)
+	return names
+}
+
+// Route is the way of a packet out of this machine.
+type Route struct {
+	next     netip.Addr
+	out, mtu int
+	redirect bool
+}
+
+// Route asks the system for the way from an address of ours. There is none that the program could take to this machine itself, through a tunnel, or over an
+// interface without the program.
+//
+// The program does not ask for itself (bpf_fib_lookup) since the kernel answers only where forwarding is switched on, which makes the machine
+// a router for everybody.
+func (o *Offload) Route(from, to netip.Addr) (Route, bool) {
+	routes, err := netlink.RouteGetWithOptions(to.AsSlice(), &netlink.RouteGetOptions{SrcAddr: from.AsSlice()})
+	if err != nil || len(routes) != 1 {
+		return Route{}, false
+	}
+	r := routes[0]
+	if r.Type != unix.RTN_UNICAST || r.Encap != nil || r.Via != nil || len(r.MultiPath) > 0 {
+		return Route{}, false
+	}
+	attached, redirect := o.serves(r.LinkIndex)
+	if !attached {
+		return Route{}, false
+	}
+	way := Route{next: to, out: r.LinkIndex, mtu: r.MTU, redirect: redirect}
+	if gateway, ok := netip.AddrFromSlice(r.Gw); ok {
+		way.next = gateway.Unmap()
+	}
+	if way.mtu == 0 {
+		l, err := netlink.LinkByIndex(r.LinkIndex)
+		if err != nil {
+			return Route{}, false
+		}
+		way.mtu = l.Attrs().MTU
+	}
+	return way, true
+}
+
+// serves says whether an interface carries the program, and whether packets may come to it from the others that do. In native mode not every driver takes
+// them, and one that does not loses them silently.
+func (o *Offload) serves(index int) (attached, redirect bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, a := range o.attached {
+		if a.mode != Generic {
+			return o.attached[index] != nil, false
+		}
+	}
+	return o.attached[index] != nil, true
+}
+
+// reachable are the states in which the kernel itself sends to a neighbour without asking first.
+const reachable = unix.NUD_PERMANENT | unix.NUD_NOARP | unix.NUD_REACHABLE | unix.NUD_STALE | unix.NUD_DELAY | unix.NUD_PROBE
+
+// Refresh copies the kernel's neighbour table for the interfaces that carry the program. It is to be called again and again. A neighbour that is not in it
+// yet costs the system's path a few packets.
+func (o *Offload) Refresh() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	now := make(map[neighbour]hardware)
+	for index := range o.attached {
+		l, err := netlink.LinkByIndex(index)
+		if errors.As(err, new(netlink.LinkNotFoundError)) {
+			o.detach(index) // the interface is gone
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		all, err := netlink.NeighList(index, netlink.FAMILY_ALL)
+		if err != nil {
+			return err
+		}
+		for _, n := range all {
+			ip, ok := netip.AddrFromSlice(n.IP)
+			if ok && n.State&reachable != 0 && len(n.HardwareAddr) == 6 && len(l.Attrs().HardwareAddr) == 6 {
+				now[neighbour{ip.As16(), uint32(index)}] = hardware{[6]byte(n.HardwareAddr), [6]byte(l.Attrs().HardwareAddr)}
+			}
+		}
+	}
+	for n, h := range now {
+		if o.known[n] != h {
+			if err := o.near.Put(&n, &h); err != nil {
+				delete(now, n) // there is no room: its packets go the system's way
+			}
+		}
+	}
+	for n := range o.known {
+		if _, there := now[n]; !there {
+			_ = o.near.Delete(&n)
+		}
+	}
+	o.known = now
+	return nil
+}

@@ -1,0 +1,370 @@
+//go:build ignore
+
+// The relay's fast path in the network driver. Every packet of an interface comes by:
+//
+//  1. forward reads it. Whatever is not a whole UDP datagram in an unfragmented IP packet without options goes on to the system.
+//  2. The flows map says what becomes of it: a client's ChannelData goes to the peer without its header, a peer's packet to the client with one, and
+//     between two clients of this relay the number in the header changes.
+//  3. What is over: permission (until), bandwidth (spend), route (the neighbours map), goes on to the system too. There the relay's
+//     own process decides, in the same way as without this program.
+//  4. What passes gets new headers and leaves, with class of service, congestion marks and DF as they came.
+//
+// Nothing is decided here: the relay's process puts a flow into the map once policy has allowed it. An entry ends by itself at its time, should
+// that process be unable to take it out. The program is held by a bpf_link of the process, and goes with it.
+//
+// No header is included, so that the object is the same wherever it is built; helpers and layouts are those of the kernel's
+// uapi/linux/bpf.h, and none of them asks for a GPL program.
+
+typedef unsigned char u8;
+typedef unsigned short u16;
+typedef unsigned int u32;
+typedef unsigned long long u64;
+typedef long long s64;
+
+#define SEC(name) __attribute__((section(name), used))
+#define inline inline __attribute__((always_inline))
+#define field(name, value) int(*name)[value]
+#define type_of(name, type) type *name
+
+enum { BPF_MAP_TYPE_HASH = 1, BPF_MAP_TYPE_ARRAY = 2, BPF_MAP_TYPE_PERCPU_ARRAY = 6 };
+enum { BPF_F_NO_PREALLOC = 1, BPF_F_MMAPABLE = 1 << 10 };
+enum { XDP_DROP = 1, XDP_PASS = 2, XDP_TX = 3 };
+
+struct xdp_md {
+	u32 data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex;
+};
+
+static void *(*const bpf_map_lookup_elem)(void *map, const void *key) = (void *)1;
+static u64 (*const bpf_ktime_get_ns)(void) = (void *)5;
+static u32 (*const bpf_get_prandom_u32)(void) = (void *)7;
+static long (*const bpf_redirect)(u32 ifindex, u64 flags) = (void *)23;
+static long (*const bpf_xdp_adjust_head)(struct xdp_md *ctx, int delta) = (void *)44;
+
+// Addresses have 16 bytes, IPv4 as ::ffff:a.b.c.d. What has a byte order has the network's.
+struct address {
+	u32 word[4];
+};
+
+struct key {
+	struct address remote, local; // where the packet comes from, and the address of ours that it was sent to
+	u16 remote_port, local_port;
+	u16 channel; // of a client's ChannelData; 0: from a peer
+	u16 inside;  // 1: from another allocation of this relay. Such a packet never comes from outside
+};
+
+struct flow {
+	struct address from, to; // of the packet that leaves
+	u16 from_port, to_port;
+	u16 channel; // 0: to a peer
+	u16 hairpin; // 1: to another allocation of this relay; from and to are the relayed addresses of the two
+	s64 until;   // Unix time, ns
+	struct address next; // the next hop, a neighbour on interface
+	u32 interface, mtu;
+	u32 allocation; // whose bandwidth it takes
+	u32 redirect;   // 1: the packet may leave by another interface than it came by
+};
+
+struct neighbour {
+	struct address ip;
+	u32 interface;
+};
+
+struct link {
+	u8 to[6], from[6];
+};
+
+struct account {
+	s64 full[2]; // by direction: the bucket's word, as in turnserver's limit.go, which shares this memory
+};
+
+struct tally {
+	u64 packets, bytes;
+};
+
+enum { TO_PEER, FROM_PEER };
+
+struct {
+	field(type, BPF_MAP_TYPE_HASH);
+	field(map_flags, BPF_F_NO_PREALLOC);
+	field(max_entries, 1);
+	type_of(key, struct key);
+	type_of(value, struct flow);
+} flows SEC(".maps");
+
+struct {
+	field(type, BPF_MAP_TYPE_HASH);
+	field(map_flags, BPF_F_NO_PREALLOC);
+	field(max_entries, 4096);
+	type_of(key, struct neighbour);
+	type_of(value, struct link);
+} neighbours SEC(".maps");
+
+struct {
+	field(type, BPF_MAP_TYPE_ARRAY);
+	field(map_flags, BPF_F_MMAPABLE);
+	field(max_entries, 1);
+	type_of(key, u32);
+	type_of(value, struct account);
+} accounts SEC(".maps");
+
+struct {
+	field(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	field(max_entries, 2);
+	type_of(key, u32);
+	type_of(value, struct tally);
+} carried SEC(".maps");
+
+volatile s64 unix_offset;            // of Unix time to the monotonic clock
+volatile const s64 byte_time;        // in which an allocation may send another byte, ns; 0: no limit
+volatile const s64 burst_time;       // how far ahead of time it may be
+volatile const u32 longest_datagram; // a payload of this length or more is the system's
+
+struct ethernet {
+	u8 to[6], from[6];
+	u16 protocol;
+};
+
+struct ipv4 {
+	u8 version, tos;
+	u16 length, id, fragment;
+	u8 ttl, protocol;
+	u16 check;
+	u32 from, to;
+};
+
+struct ipv6 {
+	u32 version; // traffic class and flow label too
+	u16 length;
+	u8 protocol, hops;
+	struct address from, to;
+};
+
+struct udp {
+	u16 from, to, length, check;
+};
+
+struct channel_data {
+	u16 channel, length;
+};
+
+#define swap16 __builtin_bswap16
+#define swap32 __builtin_bswap32
+#define UDP 17
+#define DF 0x4000
+
+// sum adds words as the internet checksum does (RFC 1071); fold ends it.
+static inline u64 sum(const u32 *words, int count)
+{
+	u64 total = 0;
+#pragma unroll
+	for (int i = 0; i < count; i++)
+		total += words[i];
+	return total;
+}
+
+static inline u16 fold(u64 total)
+{
+	total = (total >> 32) + (u32)total;
+	total = (total >> 32) + (u32)total;
+	total = (total >> 16) + (u16)total;
+	total = (total >> 16) + (u16)total;
+	return total;
+}
+
+// spend is bucket.take of limit.go, on the same word.
+static inline int spend(u32 allocation, int direction, u32 bytes, s64 now)
+{
+	if (!byte_time)
+		return 1;
+	struct account *account = bpf_map_lookup_elem(&accounts, &allocation);
+	if (!account)
+		return 0;
+	s64 *full = &account->full[direction];
+#pragma unroll
+	for (int i = 0; i < 4; i++) {
+		s64 old = *(volatile s64 *)full;
+		s64 next = (old > now ? old : now) + bytes * byte_time;
+		if (next - now > burst_time)
+			return 0;
+		if (__sync_val_compare_and_swap(full, old, next) == old)
+			return 1;
+	}
+	return 0;
+}
+
+static inline void refund(u32 allocation, int direction, u32 bytes)
+{
+	struct account *account = byte_time ? bpf_map_lookup_elem(&accounts, &allocation) : 0;
+	if (account)
+		__sync_fetch_and_add(&account->full[direction], -(s64)(bytes * byte_time));
+}
+
+static inline void count(u32 direction, u32 bytes)
+{
+	struct tally *tally = bpf_map_lookup_elem(&carried, &direction);
+	if (tally) {
+		tally->packets++;
+		tally->bytes += bytes;
+	}
+}
+
+static inline struct address mapped(u32 ipv4)
+{
+	return (struct address){{0, 0, swap32(0xffff), ipv4}};
+}
+
+static inline int forward(struct xdp_md *ctx, const int v6)
+{
+	const int ip_size = v6 ? sizeof(struct ipv6) : sizeof(struct ipv4);
+	const int headers = sizeof(struct ethernet) + ip_size + sizeof(struct udp);
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	if (data + headers + sizeof(struct channel_data) > end) // too short for ChannelData; as a peer's packet, too rare to matter
+		return XDP_PASS;
+	struct ethernet *ethernet = data;
+	struct udp *udp = data + sizeof *ethernet + ip_size;
+	struct channel_data *message = (void *)(udp + 1);
+	struct key key = {};
+	u32 class = 0, df = 0;
+	u16 udp_size = swap16(udp->length);
+	if (v6) {
+		struct ipv6 *ip = (void *)(ethernet + 1);
+		if ((ip->version & swap32(0xf0000000)) != swap32(0x60000000) || ip->protocol != UDP || swap16(ip->length) != udp_size) // extension headers, jumbograms
+			return XDP_PASS;
+		class = ip->version & swap32(0x0ff00000);
+		key.remote = ip->from, key.local = ip->to;
+	} else {
+		struct ipv4 *ip = (void *)(ethernet + 1);
+		if (ip->version != 0x45 || ip->protocol != UDP || ip->fragment & ~swap16(DF) || swap16(ip->length) != udp_size + ip_size)
+			return XDP_PASS;
+		class = ip->tos;
+		df = ip->fragment;
+		key.remote = mapped(ip->from), key.local = mapped(ip->to);
+	}
+	if (udp_size < sizeof *udp || udp_size - sizeof *udp >= longest_datagram || (void *)udp + udp_size > end || ethernet->to[0] & 1)
+		return XDP_PASS;
+	key.remote_port = udp->from, key.local_port = udp->to;
+
+	// A packet whose checksum is left for the hardware to complete comes with the sum of the pseudo-header there: of a neighbour on the same
+	// machine, or of several datagrams that the kernel joined. It is the system's.
+	u16 check = udp->check;
+	if (!check ? v6 : check == fold(sum(key.remote.word, 8) + swap16(UDP) + udp->length))
+		return XDP_PASS;
+
+	u16 size = udp_size - sizeof *udp; // of the payload
+	u16 size_of_data = swap16(message->length);
+	u16 channel = message->channel;
+	struct flow *flow = 0;
+	if ((channel & swap16(0xc000)) == swap16(0x4000) && size_of_data + sizeof *message == size) {
+		key.channel = channel;
+		flow = bpf_map_lookup_elem(&flows, &key);
+	}
+	if (!flow) {
+		key.channel = 0;
+		flow = bpf_map_lookup_elem(&flows, &key);
+	}
+	if (!flow)
+		return XDP_PASS;
+	s64 now = bpf_ktime_get_ns() + unix_offset;
+	if (now >= flow->until)
+		return XDP_PASS;
+	u64 old = sum(key.remote.word, 9) + udp->length + udp->length; // addresses and ports; the length is in the pseudo-header too
+	int delta = sizeof *message;                                   // by which the packet grows
+	if (key.channel) {
+		old += message->channel + message->length;
+		size = size_of_data;
+		delta = -delta;
+	}
+
+	struct flow *out = flow;
+	if (flow->hairpin) {
+		struct key peer = {.remote = flow->from, .local = flow->to, .remote_port = flow->from_port, .local_port = flow->to_port, .inside = 1};
+		out = bpf_map_lookup_elem(&flows, &peer);
+		if (!out || now >= out->until)
+			return XDP_PASS;
+		delta = 0;
+	}
+	u16 new_udp_size = udp_size + delta;
+	struct neighbour next = {.ip = out->next, .interface = out->interface};
+	struct link *link = bpf_map_lookup_elem(&neighbours, &next);
+	if (!link || new_udp_size + ip_size > out->mtu || out->interface != ctx->ingress_ifindex && !out->redirect)
+		return XDP_PASS;
+
+	// From here on the packet is ours, so it is paid for.
+	int to_peer = key.channel != 0, from_peer = !to_peer || flow->hairpin;
+	u32 payer = flow->allocation;
+	if (to_peer && !spend(payer, TO_PEER, size, now))
+		return XDP_PASS;
+	if (from_peer && !spend(out->allocation, FROM_PEER, size, now)) {
+		if (to_peer)
+			refund(payer, TO_PEER, size);
+		return XDP_PASS;
+	}
+	if (delta && bpf_xdp_adjust_head(ctx, -delta)) { // a driver without room before the packet
+		if (from_peer)
+			refund(out->allocation, FROM_PEER, size);
+		else
+			refund(payer, TO_PEER, size);
+		return XDP_PASS;
+	}
+	if (to_peer)
+		count(TO_PEER, size);
+	if (from_peer)
+		count(FROM_PEER, size);
+
+	data = (void *)(long)ctx->data, end = (void *)(long)ctx->data_end;
+	if (data + headers > end) // cannot be, but the verifier wants to see it; likewise below
+		return XDP_DROP;
+	ethernet = data;
+	udp = data + sizeof *ethernet + ip_size;
+	u16 new_length = swap16(new_udp_size);
+	u64 new = sum(out->from.word, 9) + new_length + new_length;
+	if (out->channel) {
+		message = (void *)(udp + 1);
+		if ((void *)(message + 1) > end)
+			return XDP_DROP;
+		message->channel = out->channel;
+		message->length = swap16(size);
+		new += message->channel + message->length;
+	}
+	if (check) { // RFC 1624
+		check = ~fold((u16)~check + (u64)(u16)~fold(old) + new);
+		if (!check)
+			check = 0xffff;
+	}
+	*udp = (struct udp){.from = out->from_port, .to = out->to_port, .length = new_length, .check = check};
+	if (v6) {
+		struct ipv6 *ip = (void *)(ethernet + 1);
+		*ip = (struct ipv6){.version = swap32(0x60000000) | class, .length = new_length, .protocol = UDP, .hops = 64, .from = out->from, .to = out->to};
+	} else {
+		struct ipv4 *ip = (void *)(ethernet + 1);
+		*ip = (struct ipv4){
+			.version = 0x45, .tos = class, .length = swap16(new_udp_size + ip_size), .fragment = df, .ttl = 64, .protocol = UDP,
+			.id = df ? 0 : bpf_get_prandom_u32(), // RFC 6864: only of a packet that may be fragmented
+			.from = out->from.word[3], .to = out->to.word[3],
+		};
+		u32 words[5];
+		__builtin_memcpy(words, ip, sizeof words);
+		ip->check = ~fold(sum(words, 5));
+	}
+	__builtin_memcpy(ethernet->to, link->to, 6);
+	__builtin_memcpy(ethernet->from, link->from, 6);
+	ethernet->protocol = v6 ? swap16(0x86dd) : swap16(0x0800);
+	return out->interface == ctx->ingress_ifindex ? XDP_TX : bpf_redirect(out->interface, 0);
+}
+
+SEC("xdp") int relay(struct xdp_md *ctx)
+{
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	struct ethernet *ethernet = data;
+	if ((void *)(ethernet + 1) > end)
+		return XDP_PASS;
+	switch (ethernet->protocol) {
+	case swap16(0x0800):
+		return forward(ctx, 0);
+	case swap16(0x86dd):
+		return forward(ctx, 1);
+	}
+	return XDP_PASS;
+}
+
+char terms[] SEC("license") = "Apache-2.0";

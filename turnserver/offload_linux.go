@@ -1,0 +1,270 @@
+package turnserver
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+	"unsafe"
+
+	"sotto/turnserver/internal/xdp"
+)
+
+// offload has the network driver carry what needs no thought (package xdp), beside either data plane:
+//
+//  1. start puts the program on the interfaces of the listening and relayed addresses.
+//  2. open gives a new allocation its account: bandwidth that its client spends there is spent here too, and the other way round.
+//  3. put: a permission was granted, and with it a channel is open until then. Policy is asked here, before the driver learns of it.
+//  4. drop: the channel is over. release: the allocation is.
+//  5. watch brings what changes by itself: time, neighbours, interfaces, routes, policy.
+//
+// The driver hands everything else to the sockets, where it meets channel.go as always.
+type offload struct {
+	s *Server
+	x *xdp.Offload
+
+	mu       sync.Mutex
+	flows    map[*channel][2]xdp.Key
+	accounts []uint32 // that are free
+	of       map[*relay]uint32
+	counted  [2]xdp.Tally
+	full     bool
+}
+
+const (
+	offloadTick  = 500 * time.Millisecond // how long the driver may go on by an old clock or an old neighbour
+	offloadRound = 30 * time.Second       // how long by an old route or policy, as watchAddresses
+)
+
+// startOffload returns nil with the reason if the driver is not to be had.
+func (s *Server) startOffload() (*offload, error) {
+	cfg := xdp.Config{Accounts: s.cfg.MaxAllocations, Flows: 8 * s.cfg.MaxAllocations, LongestDatagram: maxDatagram}
+	if s.cfg.Bandwidth > 0 {
+		cfg.ByteTime = perByte(s.cfg.Bandwidth)
+		cfg.BurstTime = time.Duration(s.cfg.Bandwidth) * cfg.ByteTime
+	}
+	x, err := xdp.Load(cfg)
+	if err != nil {
+		return nil, err
+	}
+	o := &offload{s: s, x: x, flows: make(map[*channel][2]xdp.Key), of: make(map[*relay]uint32)}
+	for n := range s.cfg.MaxAllocations {
+		o.accounts = append(o.accounts, uint32(n))
+	}
+	err = o.attach()
+	if len(x.Attached()) == 0 {
+		x.Close()
+		return nil, err
+	}
+	if err != nil {
+		s.log.Warn("offload: not on every interface", "error", err)
+	}
+	o.tick()
+	s.tasks.Add(1)
+	go o.watch()
+	return o, nil
+}
+
+// attach puts the program on the interfaces that have our addresses now.
+func (o *offload) attach() error {
+	ours := make(map[netip.Addr]bool)
+	for _, r := range o.s.relays {
+		ours[r.local] = true
+	}
+	for _, a := range o.s.addrs.UDP {
+		ours[a.Addr()] = true
+	}
+	interfaces, err := net.Interfaces()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	var keep []int
+	for _, i := range interfaces {
+		addrs, err := i.Addrs()
+		if err != nil || i.Flags&net.FlagLoopback != 0 {
+			continue
+		}
+		for _, a := range addrs {
+			n, ok := a.(*net.IPNet)
+			if !ok || !ours[fromIP(n.IP)] {
+				continue
+			}
+			keep = append(keep, i.Index)
+			if err := o.x.Attach(i.Index, xdp.Mode(o.s.cfg.tune.offloadMode)); err != nil {
+				errs = append(errs, err)
+			}
+			break
+		}
+	}
+	o.x.Keep(keep)
+	if len(keep) == 0 {
+		return errors.New("no interface but loopback has an address of the relay")
+	}
+	return errors.Join(errs...)
+}
+
+func (o *offload) watch() {
+	defer o.s.tasks.Done()
+	tick, round := time.NewTicker(offloadTick), time.NewTicker(offloadRound)
+	defer tick.Stop()
+	defer round.Stop()
+	before := o.describe()
+	for {
+		select {
+		case <-tick.C:
+			o.tick()
+		case <-round.C:
+			o.again()
+		case <-o.s.stop:
+			o.tick()
+			o.x.Close()
+			return
+		}
+		if now := o.describe(); now != before {
+			o.s.log.Info("offload: interfaces changed", "now", now)
+			before = now
+			o.again()
+		}
+	}
+}
+
+// tick tells the driver what may have changed and asks what it did.
+func (o *offload) tick() {
+	if err := errors.Join(o.x.SetClock(o.s.now()), o.attach(), o.x.Refresh()); err != nil {
+		o.s.log.Debug("offload", "error", err)
+	}
+	o.count()
+}
+
+// count adds what the driver carried to the metrics.
+func (o *offload) count() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	now, m := o.x.Carried(), o.s.metrics
+	m.toPeer.Add(float64(now[toPeer].Packets - o.counted[toPeer].Packets))
+	m.toPeerBytes.Add(float64(now[toPeer].Bytes - o.counted[toPeer].Bytes))
+	m.fromPeer.Add(float64(now[fromPeer].Packets - o.counted[fromPeer].Packets))
+	m.fromPeerBytes.Add(float64(now[fromPeer].Bytes - o.counted[fromPeer].Bytes))
+	o.counted = now
+}
+
+// again puts every channel once more, by the routes and the policy of now.
+func (o *offload) again() {
+	o.mu.Lock()
+	relays := make([]*relay, 0, len(o.of))
+	for r := range o.of {
+		relays = append(relays, r)
+	}
+	o.full = false
+	o.mu.Unlock()
+	for _, r := range relays {
+		r.mu.Lock()
+		for _, ch := range r.byNumber {
+			o.put(r, ch)
+		}
+		r.mu.Unlock()
+	}
+}
+
+// open gives a relay of a UDP client its account; it has no permission yet.
+func (o *offload) open(r *relay) {
+	if _, ok := r.frontend.socket.(udpListener); !ok || o == nil {
+		return
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	last := len(o.accounts) - 1
+	if last < 0 {
+		return
+	}
+	n := o.accounts[last]
+	o.accounts, o.of[r] = o.accounts[:last], n
+	a := o.x.Account(n)
+	a[toPeer].Store(0)
+	a[fromPeer].Store(0)
+	r.rate = (*[2]bucket)(unsafe.Pointer(a)) // a bucket is its word
+}
+
+// put opens a channel in the driver for as long as its permission lasts; r.mu is held for writing.
+func (o *offload) put(r *relay, ch *channel) {
+	if o == nil {
+		return
+	}
+	until := time.Unix(0, ch.permission.until.Load())
+	j := r.s.policy.judge(ch.peer.Addr())
+	listener := r.frontend.local
+	if listener.Addr().IsUnspecified() { // the address that the system would answer from
+		listener = netip.AddrPortFrom(defaultSource("udp", r.client.String()), listener.Port())
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	account, ok := o.of[r]
+	if !ok {
+		return
+	}
+	toClient, near := o.x.Route(listener.Addr(), r.client.Addr())
+	if !until.After(o.s.now()) || !j.allowed || !near || r.client.Addr().Is4() != r.local.Addr().Is4() {
+		o.delete(ch)
+		return
+	}
+	up := xdp.Flow{From: r.local, To: ch.peer, Until: until, Account: account}
+	down := xdp.Flow{From: listener, To: r.client, Channel: ch.number, Until: until, Account: account, Route: toClient}
+	keys := [2]xdp.Key{{Remote: r.client, Local: listener, Channel: ch.number}, {Remote: ch.peer, Local: r.local}}
+	if j.own {
+		up.From, up.Hairpin = r.public, true
+		keys[fromPeer] = xdp.Key{Remote: ch.peer, Local: r.public, Inside: true}
+	} else if up.Route, ok = o.x.Route(r.local.Addr(), ch.peer.Addr()); !ok {
+		o.delete(ch)
+		return
+	}
+	if o.flows[ch] != keys {
+		o.delete(ch)
+	}
+	o.flows[ch] = keys
+	if err := errors.Join(o.x.Put(keys[toPeer], up), o.x.Put(keys[fromPeer], down)); err != nil && !o.full {
+		o.full = true
+		o.s.log.Warn("offload: no room for more flows; the sockets carry the others", "error", err)
+	}
+}
+
+// drop closes a channel in the driver.
+func (o *offload) drop(ch *channel) {
+	if o == nil {
+		return
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.delete(ch)
+}
+
+func (o *offload) delete(ch *channel) {
+	if keys, ok := o.flows[ch]; ok {
+		delete(o.flows, ch)
+		o.x.Delete(keys[toPeer])
+		o.x.Delete(keys[fromPeer])
+	}
+}
+
+// release takes an account back.
+func (o *offload) release(r *relay) {
+	if o == nil {
+		return
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if n, ok := o.of[r]; ok {
+		delete(o.of, r)
+		o.accounts = append(o.accounts, n)
+	}
+}
+
+func (o *offload) describe() string {
+	if names := o.x.Attached(); len(names) > 0 {
+		return fmt.Sprintf("XDP on %s", strings.Join(names, ", "))
+	}
+	return "no interface"
+}
