@@ -43,7 +43,7 @@ type Config struct {
 // RelayConfig names a relay that shares a secret with this server.
 type RelayConfig struct {
 	URLs   []string      // RFC 7065, for instance "turn:relay.example:3478?transport=udp"
-	Secret []byte        // the HMAC secret shared with the relay
+	Secret []byte        // the HMAC secret shared with the relay; Server.SetRelaySecret replaces it
 	TTL    time.Duration // how long credentials hold; at most, and by default, 10 minutes
 }
 
@@ -151,8 +151,11 @@ func (c *Config) check() error {
 	c.Names = names
 	if c.Relay != nil {
 		r := *c.Relay
-		if len(r.URLs) == 0 || len(r.Secret) < 16 {
-			return errors.New("the relay needs at least one URL and a secret of 16 bytes or more")
+		if len(r.URLs) == 0 {
+			return errors.New("the relay needs at least one URL")
+		}
+		if len(r.Secret) < minRelaySecret {
+			return errRelaySecret
 		}
 		if r.TTL <= 0 || r.TTL > maxRelayTTL {
 			r.TTL = maxRelayTTL

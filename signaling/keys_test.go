@@ -178,7 +178,24 @@ func TestRelayCredentials(t *testing.T) {
 	if other, _, _ := turncred.Parse(ask(bob).Username); other == id {
 		t.Error("two accounts are one to the relay")
 	}
-	without := serve(t).connected(t, "alice")
+
+	fresh := []byte("the secret that replaces the first one")
+	if err := s.SetRelaySecret(fresh); err != nil {
+		t.Fatal(err)
+	}
+	c = ask(alice)
+	if _, _, err := turncred.Check([][]byte{fresh}, c.Username, c.Password, time.Now()); err != nil {
+		t.Errorf("after the change of the secret: %v", err)
+	}
+	if s.SetRelaySecret([]byte("short")) == nil {
+		t.Error("a short secret was taken")
+	}
+
+	none := serve(t)
+	if none.SetRelaySecret(fresh) == nil {
+		t.Error("a secret was taken for no relay")
+	}
+	without := none.connected(t, "alice")
 	if _, err := without.ask(&wire.ClientFrame{Body: &wire.ClientFrame_GetRelay{GetRelay: &wire.GetRelayCredentials{}}}); code(err) != wire.Error_NOT_FOUND {
 		t.Errorf("without a relay: %v", err)
 	}

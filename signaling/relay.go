@@ -5,6 +5,8 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
+	"fmt"
 	"time"
 
 	"sotto/signaling/store"
@@ -12,7 +14,12 @@ import (
 	"sotto/wire"
 )
 
-const maxRelayTTL = 10 * time.Minute
+const (
+	maxRelayTTL    = 10 * time.Minute
+	minRelaySecret = 16
+)
+
+var errRelaySecret = fmt.Errorf("the relay's secret is shorter than %d bytes: make one with `openssl rand -base64 32`", minRelaySecret)
 
 // relay mints credentials for the TURN relay.
 func (l *link) relay() (*wire.ServerFrame, error) {
@@ -26,13 +33,26 @@ func (l *link) relay() (*wire.ServerFrame, error) {
 		return nil, rateLimited(wait)
 	}
 	now := s.now()
-	username, password := turncred.Mint(r.Secret, relayID(r.Secret, account, now), r.TTL, now)
+	secret := *s.relaySecret.Load()
+	username, password := turncred.Mint(secret, relayID(secret, account, now), r.TTL, now)
 	return &wire.ServerFrame{Body: &wire.ServerFrame_RelayCredentials{RelayCredentials: &wire.RelayCredentials{
 		Urls:      r.URLs,
 		Username:  username,
 		Password:  password,
 		ExpiresAt: uint64(now.Add(r.TTL).UnixMilli()),
 	}}}, nil
+}
+
+// SetRelaySecret replaces the secret that credentials are made from, while the server runs. The relay must accept it already.
+func (s *Server) SetRelaySecret(secret []byte) error {
+	switch {
+	case s.cfg.Relay == nil:
+		return errors.New("there is no relay to make credentials for")
+	case len(secret) < minRelaySecret:
+		return errRelaySecret
+	}
+	s.relaySecret.Store(&secret)
+	return nil
 }
 
 // relayID is what the relay knows an account by. It lets the relay's quotas follow an account for a day and tells it nothing else:

@@ -48,12 +48,13 @@ type Server struct {
 	sealedFetches sourceLimiter
 	fetchedFrom   *limiter[store.UUID]
 
-	upgrader  websocket.Upgrader
-	strangers *crowd // links not yet authenticated
-	anonymous *crowd // links that never are
-	meetings  *meetings
-	health    health
-	erased    atomic.Bool // something was erased since the last scrub
+	upgrader    websocket.Upgrader
+	strangers   *crowd // links not yet authenticated
+	anonymous   *crowd // links that never are
+	meetings    *meetings
+	health      health
+	relaySecret atomic.Pointer[[]byte] // what relay credentials are made from now
+	erased      atomic.Bool            // something was erased since the last scrub
 
 	mu      sync.Mutex
 	ended   bool            // no new work
@@ -147,6 +148,9 @@ func newServer(cfg Config, db store.Store, keys *issuer, t timing) *Server {
 		WriteBufferSize: 2048,
 		WriteBufferPool: &sync.Pool{},
 		CheckOrigin:     s.originAllowed,
+	}
+	if cfg.Relay != nil {
+		s.relaySecret.Store(&cfg.Relay.Secret)
 	}
 	s.stop, s.halt = context.WithCancel(context.Background())
 	s.cutting, s.cut = context.WithCancel(context.Background())

@@ -19,6 +19,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"sotto/signaling"
 	"sotto/turnserver"
 )
 
@@ -41,7 +42,7 @@ func (r *relayFlags) define(flags *pflag.FlagSet) {
 	flags.StringSliceVar(&r.external, "relay-address", nil, "the `IP` the internet knows this machine by, where it is not the machine's own")
 	flags.StringVar(&r.ports, "relay-ports", "49152-65535", "UDP ports for relayed traffic, as `FIRST-LAST`; open them in the firewall")
 	flags.StringSliceVar(&r.allow, "relay-allow", nil, "let the relay reach these ranges (`CIDR`) although they are not public, for instance 10.0.0.0/8")
-	flags.StringVar(&r.secretFile, "relay-secret-file", "", "the secret that credentials are made from, shared with whoever makes them, in `FILE`, which others must not read")
+	flags.StringVar(&r.secretFile, "relay-secret-file", "", "the secrets that credentials are made from, shared with whoever makes them, one a line, in `FILE`, which others must not read: credentials are made from the first, and good with any; SIGHUP reads it again")
 	flags.StringVar(&r.dataPlane, "relay-data-plane", "auto", "how packets are carried: `auto`, the fastest way that this system has, or portable")
 	flags.IntVar(&r.quota, "relay-per-user", 0, "how many allocations one user may hold (default 32)")
 	flags.IntVar(&r.bandwidth, "relay-bandwidth", 0, "bytes a second that one allocation may relay each way (default: any number)")
@@ -61,10 +62,10 @@ func (r *relayFlags) onLoopback() {
 	}
 }
 
-func (r *relayFlags) start(secret []byte, certificate *tls.Config, log *slog.Logger) (*turnserver.Server, error) {
+func (r *relayFlags) start(secrets [][]byte, certificate *tls.Config, log *slog.Logger) (*turnserver.Server, error) {
 	config := turnserver.Config{
 		UDP: r.listen, TCP: r.listen, TLS: r.tlsListen, TLSConfig: certificate,
-		Secrets: [][]byte{secret}, MaxPerUser: r.quota, Bandwidth: r.bandwidth, DataPlane: r.dataPlane, Logger: log,
+		Secrets: secrets, MaxPerUser: r.quota, Bandwidth: r.bandwidth, DataPlane: r.dataPlane, Logger: log,
 	}
 	if len(r.listen) == 0 {
 		config.UDP, config.TCP = []string{":3478"}, []string{":3478"}
@@ -108,12 +109,12 @@ func relayURLs(server *turnserver.Server, name string) []string {
 	return urls
 }
 
-// secret reads the shared secret, or makes one up for a relay that nobody else makes credentials for.
-func (r *relayFlags) secret() ([]byte, error) {
+// secrets reads the shared secrets, the one to make credentials from first; or makes one up for a relay that nobody else makes credentials for.
+func (r *relayFlags) secrets() ([][]byte, error) {
 	if r.secretFile == "" {
 		secret := make([]byte, 32)
 		rand.Read(secret)
-		return secret, nil
+		return [][]byte{secret}, nil
 	}
 	file, err := os.Open(r.secretFile)
 	if err != nil {
@@ -128,11 +129,37 @@ func (r *relayFlags) secret() ([]byte, error) {
 	if runtime.GOOS != "windows" && info.Mode().Perm()&0o037 != 0 {
 		return nil, fmt.Errorf("other users may read %s, or its group may change it: chmod 600 %[1]s, and make a new secret if they had a chance to", r.secretFile)
 	}
-	secret, err := io.ReadAll(io.LimitReader(file, 64<<10))
+	text, err := io.ReadAll(io.LimitReader(file, 64<<10))
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the relay's secret: %w", err)
 	}
-	return bytes.TrimSpace(secret), nil
+	var secrets [][]byte
+	for line := range bytes.Lines(text) {
+		if secret := bytes.TrimSpace(line); len(secret) > 0 {
+			secrets = append(secrets, secret)
+		}
+	}
+	if len(secrets) == 0 {
+		return nil, fmt.Errorf("%s holds no secret; make one with: openssl rand -base64 32", r.secretFile)
+	}
+	return secrets, nil
+}
+
+// newSecrets reads the file again for those who use it: first the relay, which then knows what the server makes credentials from. Either may be nil.
+func (r *relayFlags) newSecrets(relay *turnserver.Server, minter *signaling.Server) func() error {
+	if r.secretFile == "" {
+		return nil
+	}
+	return func() error {
+		secrets, err := r.secrets()
+		if err == nil && relay != nil {
+			err = relay.SetSecrets(secrets)
+		}
+		if err == nil && minter != nil {
+			err = minter.SetRelaySecret(secrets[0])
+		}
+		return err
+	}
 }
 
 // stopRelay lets running calls end for a moment, then ends them: their ends look for another path.

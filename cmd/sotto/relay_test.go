@@ -62,7 +62,7 @@ func TestHangupReloadsTheRelaysCertificate(t *testing.T) {
 	}
 	flags := relayFlags{tlsListen: []string{"127.0.0.1:0"}, ports: "49152-65535"}
 	flags.onLoopback()
-	relay, err := flags.start([]byte("a secret of at least 16 bytes"), relayTLS(certificate), logger(false))
+	relay, err := flags.start([][]byte{[]byte("a secret of at least 16 bytes")}, relayTLS(certificate), logger(false))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -77,7 +77,7 @@ func TestHangupReloadsTheRelaysCertificate(t *testing.T) {
 	}
 	ctx, stop := context.WithCancel(t.Context())
 	stopped := make(chan error)
-	go func() { stopped <- untilStopped(ctx, certificate, nil, logger(false)) }()
+	go func() { stopped <- untilStopped(ctx, reloads(certificate, nil), nil, logger(false)) }()
 
 	if n := serial(); n != 1 {
 		t.Errorf("certificate %d before", n)

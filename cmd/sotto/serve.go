@@ -40,7 +40,8 @@ func serveCommand() *command {
 		summary: "Run a server, with a relay inside",
 		help: `
 Runs the signaling server, which carries sealed envelopes, and the relay, which carries sealed packets. On the first start it
-prints an invitation for two accounts; more come from "sotto invite". SIGHUP reads the certificate files again.
+prints an invitation for two accounts; more come from "sotto invite". SIGHUP reads the certificate files and
+the file of the relay's secrets again.
 
 Examples:
   sotto serve --listen 127.0.0.1:8080
@@ -158,7 +159,11 @@ func serve(ctx context.Context, out *output, f serveFlags) (err error) {
 		out.say(made, "invitation %s, for two accounts, within 24 hours; more: %s", made.Token, inviteHint(f.data))
 		out.say(nil, "\n  %s register USER --server %s --invitation %s\n", self(), listener.URL(names[0]), made.Token)
 	}
-	if err := untilStopped(ctx, certificate, failed, log); err != nil {
+	newSecrets := f.relay.newSecrets(relay, server)
+	if relayConfig == nil {
+		newSecrets = nil
+	}
+	if err := untilStopped(ctx, reloads(certificate, newSecrets), failed, log); err != nil {
 		return err
 	}
 	out.say(map[string]string{"event": "stopping"}, "stopping; what was accepted is kept. A second signal stops at once.")
@@ -217,16 +222,19 @@ func (f *serveFlags) startRelay(name string, certificate *signaling.CertificateF
 	if f.noRelay && len(f.relayURLs) == 0 {
 		return nil, nil, nil
 	}
-	secret, err := f.relay.secret()
-	if err != nil || len(f.relayURLs) > 0 {
-		return nil, &signaling.RelayConfig{URLs: f.relayURLs, Secret: secret}, err
+	secrets, err := f.relay.secrets()
+	if err != nil {
+		return nil, nil, err
+	}
+	if len(f.relayURLs) > 0 {
+		return nil, &signaling.RelayConfig{URLs: f.relayURLs, Secret: secrets[0]}, nil
 	}
 	if loopbackAddress(f.listen) {
 		f.relay.onLoopback()
 	}
-	relay, err := f.relay.start(secret, relayTLS(certificate), log)
+	relay, err := f.relay.start(secrets, relayTLS(certificate), log)
 	if err != nil {
 		return nil, nil, err
 	}
-	return relay, &signaling.RelayConfig{URLs: relayURLs(relay, name), Secret: secret}, nil
+	return relay, &signaling.RelayConfig{URLs: relayURLs(relay, name), Secret: secrets[0]}, nil
 }

@@ -87,21 +87,38 @@ func relayTLS(certificate *signaling.CertificateFiles) *tls.Config {
 	return &tls.Config{GetCertificate: certificate.Get}
 }
 
-// untilStopped returns when ctx ends or something fails. SIGHUP reads the certificate again, if there is one, and stops nothing.
-func untilStopped(ctx context.Context, certificate *signaling.CertificateFiles, failed <-chan error, log *slog.Logger) error {
+// A reload reads something again that may have changed, and leaves in use what was if it cannot.
+type reload struct {
+	what string
+	read func() error
+}
+
+// reloads are those of a command that has certificate files or a file of secrets; each may be missing.
+func reloads(certificate *signaling.CertificateFiles, secrets func() error) []reload {
+	var all []reload
+	if certificate != nil {
+		all = append(all, reload{"certificate", certificate.Reload})
+	}
+	if secrets != nil {
+		all = append(all, reload{"relay secrets", secrets})
+	}
+	return all
+}
+
+// untilStopped returns when ctx ends or something fails. SIGHUP reads files again and stops nothing.
+func untilStopped(ctx context.Context, again []reload, failed <-chan error, log *slog.Logger) error {
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
 	for {
 		select {
 		case <-hangup:
-			if certificate == nil {
-				continue
-			}
-			if err := certificate.Reload(); err != nil {
-				log.Error("the certificate in use stays", "error", err)
-			} else {
-				log.Info("the certificate was read again")
+			for _, r := range again {
+				if err := r.read(); err != nil {
+					log.Error("cannot read again; what is in use stays", "what", r.what, "error", err)
+				} else {
+					log.Info("read again", "what", r.what)
+				}
 			}
 		case err := <-failed:
 			return err

@@ -16,8 +16,11 @@ func turnCommand() *command {
 		help: `
 Runs a TURN server (RFC 8656) for calls whose ends do not reach each other. Credentials are the customary time-limited ones, made
 by whoever shares the secret: the user name is "expiry:id", the password base64(HMAC-SHA1(secret, user name)). It relays to
-globally routable addresses only, unless --relay-allow opens others. SIGHUP reads the certificate files again. "sotto serve" has the
-same relay inside.
+globally routable addresses only, unless --relay-allow opens others. SIGHUP reads the certificate files and the secrets again. "sotto serve"
+has the same relay inside.
+
+To replace the secret without refusing anybody: put a new line first in the file, SIGHUP the relay, then whoever makes credentials;
+ten minutes later take the old line out, SIGHUP again.
 
 Examples:
   (umask 077; openssl rand -base64 32 > secret)
@@ -41,7 +44,7 @@ Examples:
 			if relay.secretFile == "" {
 				return usagef("--relay-secret-file is missing; make one with: (umask 077; openssl rand -base64 32 > secret)")
 			}
-			secret, err := relay.secret()
+			secrets, err := relay.secrets()
 			if err != nil {
 				return err
 			}
@@ -57,7 +60,7 @@ Examples:
 			if listener != nil {
 				defer listener.Close()
 			}
-			server, err := relay.start(secret, relayTLS(certificate), log)
+			server, err := relay.start(secrets, relayTLS(certificate), log)
 			if err != nil {
 				return err
 			}
@@ -66,7 +69,7 @@ Examples:
 			}
 			sayRelay(out, server.URLs())
 			sayMetrics(out, listener)
-			if err := untilStopped(ctx, certificate, nil, log); err != nil {
+			if err := untilStopped(ctx, reloads(certificate, relay.newSecrets(server, nil)), nil, log); err != nil {
 				return err
 			}
 			out.say(map[string]string{"event": "stopping"}, "stopping. A second signal stops at once.")
