@@ -3,9 +3,7 @@ package client
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/google/uuid"
@@ -27,64 +25,8 @@ import (
 //  5. Show texts, in order, until the program says it is done with them; hand call messages to their call.
 //
 // A crash before 3 leaves everything to be delivered again; after 3 the envelope may come again, and the session knows it.
-//
-// A program that does not deal with texts must not fill the disk. Beyond maxStrangersUnread the texts of those who are not accepted are
-// dropped; beyond maxUnread nothing at all is taken, nor acknowledged, until the program has dealt with some: the server keeps it, and
-// its limits apply.
 
-const recordInbox = "inbox/" // and a number
-
-const (
-	maxUnread          = 4096
-	maxStrangersUnread = 1024
-	maxStrangers       = 1024 // contacts who are not accepted
-)
-
-// incoming is the record of a text nobody has dealt with yet.
-type incoming struct {
-	From     uuid.UUID
-	ID       MessageID
-	Text     string
-	SentAt   time.Time
-	Received time.Time
-
-	record string
-}
-
-// inbox is what was not shown yet, oldest first. Client.mu guards it.
-type inbox struct {
-	unshown []*incoming
-	unread  int // records: those shown count until the program is done with them
-	next    uint64
-	changed chan struct{}
-}
-
-func (c *Client) loadInbox() error {
-	c.inbox = inbox{changed: make(chan struct{})}
-	for _, name := range c.store.list(recordInbox) {
-		value, err := c.store.get(name)
-		if err != nil {
-			return err
-		}
-		entry := &incoming{record: name}
-		if err := json.Unmarshal(value, entry); err != nil {
-			return err
-		}
-		c.inbox.unshown = append(c.inbox.unshown, entry)
-		if c.inbox.next, err = recordNumber(name); err != nil {
-			return err
-		}
-	}
-	c.inbox.unread = len(c.inbox.unshown)
-	for _, name := range c.store.list(recordHeld) {
-		n, err := recordNumber(name)
-		if err != nil {
-			return err
-		}
-		c.inbox.next = max(c.inbox.next, n)
-	}
-	return nil
-}
+const maxStrangers = 1024 // contacts who are not accepted
 
 // deliver handles a link's envelopes one after the other.
 func (c *Client) deliver(ctx context.Context, l *link) {
@@ -108,26 +50,6 @@ func (c *Client) deliver(ctx context.Context, l *link) {
 			}
 		case <-ctx.Done():
 			return
-		}
-	}
-}
-
-// awaitRoom returns true once a text has room in the inbox, and false if ctx ends before.
-func (c *Client) awaitRoom(ctx context.Context) bool {
-	for warned := false; ; warned = true {
-		c.mu.Lock()
-		full, changed := c.inbox.unread >= maxUnread, c.inbox.changed
-		c.mu.Unlock()
-		if !full {
-			return true
-		}
-		if !warned {
-			c.log.Warn("nothing more is received: too many messages were not dealt with by Message.Done")
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return false
 		}
 	}
 }
@@ -304,24 +226,8 @@ func (c *Client) openEnvelope(
 				return err
 			}
 		}
-		text := o.content.GetText()
-		if text != nil && !o.from.Accepted && c.inbox.unread >= maxStrangersUnread {
-			c.log.Warn("a stranger's message was dropped: too many were not dealt with by Message.Done")
-			text = nil
-		}
-		if text != nil && s.seenText(o.content.Id) {
-			text = nil // it was sent anew although it had arrived
-		}
-		if text != nil {
-			s.seeText(o.content.Id)
-			entry = &incoming{
-				From: sender, ID: MessageID(o.content.Id), Text: text.GetBody(),
-				SentAt: fromTimestamp(o.content.Timestamp), Received: time.Now(),
-				record: fmt.Sprintf("%s%020d", recordInbox, c.inbox.next+1),
-			}
-			if err := putJSON(t, entry.record, entry); err != nil {
-				return err
-			}
+		if entry, err = c.keepText(t, s, o.from, o.content); err != nil {
+			return err
 		}
 		arrived = c.sent.arrived(t, sender, o.content.GetReceipt())
 		s.see(e)
@@ -342,10 +248,7 @@ func (c *Client) openEnvelope(
 		c.events.offer(SessionReset{Contact: o.from.public()})
 	}
 	if entry != nil {
-		c.inbox.next++
-		c.inbox.unread++
-		c.inbox.unshown = append(c.inbox.unshown, entry)
-		c.inbox.notify()
+		c.inbox.add(entry)
 	}
 	return o, nil
 }
@@ -358,11 +261,6 @@ func (c *Client) strangers() (n int) {
 		}
 	}
 	return n
-}
-
-func (i *inbox) notify() {
-	close(i.changed)
-	i.changed = make(chan struct{})
 }
 
 // confirmName returns the name that a new sender claims, if the server says it is theirs and no contact goes by it. A server that refuses
@@ -409,59 +307,4 @@ func (c *Client) show(o opened) {
 	case *wire.Content_Call, *wire.Content_MissedCall:
 		c.calls.handle(o.from, device, o.content)
 	}
-}
-
-// showInbox brings texts to the program as fast as it takes them.
-func (c *Client) showInbox(ctx context.Context) {
-	for {
-		c.mu.Lock()
-		changed := c.inbox.changed
-		var entry *incoming
-		var from Contact
-		if len(c.inbox.unshown) > 0 {
-			entry = c.inbox.unshown[0]
-			c.inbox.unshown = c.inbox.unshown[1:]
-			if p := c.contacts[entry.From]; p != nil {
-				from = p.public()
-			}
-		}
-		c.mu.Unlock()
-		if entry == nil {
-			select {
-			case <-changed:
-				continue
-			case <-ctx.Done():
-				return
-			}
-		}
-		message := &Message{
-			ID: entry.ID, From: from, Text: entry.Text, SentAt: entry.SentAt, Received: entry.Received,
-			done: func() error { return c.dealtWith(entry.record) },
-		}
-		select {
-		case c.events.ch <- message:
-		case <-ctx.Done():
-			return
-		}
-	}
-}
-
-// dealtWith erases a text from the inbox, once.
-func (c *Client) dealtWith(record string) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	err := c.store.update(func(t *tx) error {
-		_, err := t.get(record)
-		t.delete(record)
-		return err
-	})
-	if errors.Is(err, errNoRecord) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	c.inbox.unread--
-	c.inbox.notify()
-	return nil
 }
