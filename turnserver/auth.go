@@ -52,7 +52,7 @@ func (f *frontend) judged(_, _ net.Addr, _, _, _, _ string, ok bool) {
 // reserve takes the quota for an allocation that pion is about to make: created or settle gives it on or back.
 func (f *frontend) reserve(id, _ string, _ net.Addr) bool {
 	e := &f.exchange
-	if f.s.draining.Load() || !f.s.users.take(id) {
+	if !f.s.users.take(id) {
 		f.s.metrics.refusedQuota.Inc()
 		return false
 	}

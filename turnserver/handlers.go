@@ -135,6 +135,10 @@ func fromIP(ip net.IP) netip.Addr {
 
 // AllocatePacketConn implements turn.RelayAddressGenerator.
 func (f *frontend) AllocatePacketConn(c turn.AllocateListenerConfig) (net.PacketConn, net.Addr, error) {
+	if f.s.draining.Load() {
+		f.s.metrics.refusedDraining.Inc()
+		return nil, nil, errClosing // which pion answers with 508
+	}
 	at, ok := f.s.relayAddrFor(f.local.Addr(), c.Network == "udp6")
 	if !ok {
 		return nil, nil, errNoFamily

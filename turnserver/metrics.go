@@ -15,7 +15,7 @@ type metrics struct {
 	toPeer, toPeerBytes     prometheus.Counter
 	fromPeer, fromPeerBytes prometheus.Counter
 
-	refusedAuth, refusedQuota, refusedPeer, refusedPorts, refusedConnection prometheus.Counter
+	refusedAuth, refusedQuota, refusedPeer, refusedPorts, refusedConnection, refusedDraining prometheus.Counter
 
 	droppedMalformed, droppedSilenced, droppedNoAllocation, droppedNoChannel, droppedPeer, droppedPermission, droppedBandwidth, droppedSize prometheus.Counter
 }
@@ -47,6 +47,7 @@ func newMetrics() *metrics {
 	m.refusedQuota = refused.WithLabelValues("quota")
 	m.refusedPeer = refused.WithLabelValues("peer")
 	m.refusedPorts = refused.WithLabelValues("ports")
+	m.refusedDraining = refused.WithLabelValues("draining")
 	m.refusedConnection = refused.WithLabelValues("connections")
 
 	dropped := counter("dropped_total", "Messages and packets dropped without an answer.", "reason")

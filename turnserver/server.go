@@ -225,23 +225,35 @@ func (s *Server) SetSecrets(secrets [][]byte) error {
 	return nil
 }
 
-// Shutdown ends the relay: no new connections and allocations from now on, the existing ones until their clients end them or ctx is done. Then everything is
-// closed, and when Shutdown returns every port is free. The error is that of ctx if allocations were cut off.
-func (s *Server) Shutdown(ctx context.Context) error {
+// Drain takes no new connections and allocations from now on, and waits until the clients of the existing ones have ended them or ctx is done, whose error
+// it then returns. A new allocation is refused with 508, at which a client tries its next server at once and this one not before a minute
+// (RFC 8656 section 7.4).
+func (s *Server) Drain(ctx context.Context) error {
 	s.draining.Store(true)
 	s.table.close()
 	s.closeListeners()
-
-	empty := make(chan struct{})
-	go func() { s.table.live.Wait(); close(empty) }()
-	var err error
 	select {
-	case <-empty:
-	case <-ctx.Done():
-		err = ctx.Err()
+	case <-s.table.empty:
+		return nil
+	default:
 	}
+	select {
+	case <-s.table.empty:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Draining says whether Drain or Shutdown has begun: nothing new is served.
+func (s *Server) Draining() bool { return s.draining.Load() }
+
+// Shutdown ends the relay: it drains for as long as ctx lasts, then closes everything. When Shutdown returns every port is free. The error is that
+// of ctx if allocations were cut off.
+func (s *Server) Shutdown(ctx context.Context) error {
+	err := s.Drain(ctx)
 	s.close()
-	<-empty
+	<-s.table.empty
 	s.tasks.Wait()
 	s.log.Info("relay stopped")
 	return err

@@ -271,15 +271,22 @@ func testShutdown(t *testing.T, plane string) {
 	alice.mustSucceed(stun.MethodAllocate, udpTransport)
 	done := make(chan error)
 	go func() { done <- s.Shutdown(t.Context()) }()
-	eventually(t, "draining", s.draining.Load)
+	eventually(t, "draining", s.Draining)
 	alice.mustSucceed(stun.MethodRefresh) // the call goes on
-	if code := codeOf(newRawClient(t, s, "bob").request(stun.MethodAllocate, udpTransport)); code != 486 {
+	if code := codeOf(newRawClient(t, s, "bob").request(stun.MethodAllocate, udpTransport)); code != 508 {
 		t.Errorf("a new allocation while draining: code %d", code)
 	}
 	select {
 	case err := <-done:
 		t.Fatalf("Shutdown did not wait: %v", err)
 	default:
+	}
+	if n := testutil.ToFloat64(s.metrics.refusedDraining); n != 1 {
+		t.Errorf("%v allocations counted as refused", n)
+	}
+	if conn, err := net.Dial("tcp4", s.Addrs().TCP[0].String()); err == nil {
+		conn.Close()
+		t.Error("a new connection while draining")
 	}
 	alice.mustSucceed(stun.MethodRefresh, lifetime(0))
 	if err := <-done; err != nil {

@@ -27,7 +27,7 @@ type table struct {
 	public  map[netip.AddrPort]*relay
 	count   map[netip.Addr]int // relays at each public address
 	closing bool
-	live    sync.WaitGroup
+	empty   chan struct{} // closed when it is closing and the last relay has gone
 }
 
 func newTable() *table {
@@ -35,6 +35,7 @@ func newTable() *table {
 		local:  make(map[netip.AddrPort]*relay),
 		public: make(map[netip.AddrPort]*relay),
 		count:  make(map[netip.Addr]int),
+		empty:  make(chan struct{}),
 	}
 }
 
@@ -122,7 +123,6 @@ func (t *table) add(r *relay) error {
 	}
 	t.local[r.local], t.public[r.public] = r, r
 	t.count[r.public.Addr()]++
-	t.live.Add(1)
 	return nil
 }
 
@@ -134,12 +134,21 @@ func (t *table) remove(r *relay) {
 	if t.count[r.public.Addr()]--; t.count[r.public.Addr()] == 0 {
 		delete(t.count, r.public.Addr())
 	}
-	t.live.Done()
+	t.emptied()
 }
 
-// close refuses new relays, so that live can be waited for.
+// close refuses new relays, so that empty comes.
 func (t *table) close() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.closing = true
+	if !t.closing {
+		t.closing = true
+		t.emptied()
+	}
+}
+
+func (t *table) emptied() {
+	if t.closing && len(t.public) == 0 {
+		close(t.empty)
+	}
 }

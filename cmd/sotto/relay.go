@@ -12,9 +12,11 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/signal"
 	"runtime"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -33,6 +35,7 @@ type relayFlags struct {
 	secretFile string
 	bandwidth  int
 	quota      int
+	drain      time.Duration
 	dataPlane  string
 }
 
@@ -45,6 +48,7 @@ func (r *relayFlags) define(flags *pflag.FlagSet) {
 	flags.StringVar(&r.secretFile, "relay-secret-file", "", "the secrets that credentials are made from, shared with whoever makes them, one a line, in `FILE`, which others must not read: credentials are made from the first, and good with any; SIGHUP reads it again")
 	flags.StringVar(&r.dataPlane, "relay-data-plane", "auto", "how packets are carried: `auto`, the fastest way that this system has, or portable")
 	flags.IntVar(&r.quota, "relay-per-user", 0, "how many allocations one user may hold (default 32)")
+	flags.DurationVar(&r.drain, "drain", 5*time.Second, "how long running relayed calls may go on after the signal to stop, for instance 1h")
 	flags.IntVar(&r.bandwidth, "relay-bandwidth", 0, "bytes a second that one allocation may relay each way (default: any number)")
 }
 
@@ -162,11 +166,21 @@ func (r *relayFlags) newSecrets(relay *turnserver.Server, minter *signaling.Serv
 	}
 }
 
-// stopRelay lets running calls end for a moment, then ends them: their ends look for another path.
-func stopRelay(server *turnserver.Server) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+// drainRelay lets running calls end, until they took too long or a second signal comes. Nothing new begins meanwhile, and /healthz says so.
+func (r *relayFlags) drainRelay(server *turnserver.Server, out *output) {
+	ctx, cancel := context.WithTimeout(context.Background(), r.drain)
 	defer cancel()
-	if err := server.Shutdown(ctx); !errors.Is(err, context.DeadlineExceeded) {
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	out.say(map[string]string{"event": "draining"}, "running calls get %v; a second signal ends them", r.drain)
+	_ = server.Drain(ctx) // what is cut off looks for another path
+}
+
+// stopRelay ends a relay, and calls that still run.
+func stopRelay(server *turnserver.Server) error {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if err := server.Shutdown(ctx); !errors.Is(err, context.Canceled) {
 		return err
 	}
 	return nil

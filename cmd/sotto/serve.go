@@ -88,7 +88,7 @@ Examples:
 //  2. start the relay
 //  3. open the store and the server behind the bound address
 //  4. open the control socket and the metrics, and say where everything is
-//  5. on a signal, take it all down in the reverse order
+//  5. on a signal, let relayed calls end, then take it all down in the reverse order
 func serve(ctx context.Context, out *output, f serveFlags) (err error) {
 	data, err := serverData(f.data)
 	if err != nil {
@@ -165,6 +165,9 @@ func serve(ctx context.Context, out *output, f serveFlags) (err error) {
 	}
 	if err := untilStopped(ctx, reloads(certificate, newSecrets), failed, log); err != nil {
 		return err
+	}
+	if relay != nil { // before anything else: its calls need the server
+		f.relay.drainRelay(relay, out)
 	}
 	out.say(map[string]string{"event": "stopping"}, "stopping; what was accepted is kept. A second signal stops at once.")
 	return nil

@@ -164,7 +164,13 @@ func serveMetrics(listener net.Listener, server *signaling.Server, relay *turnse
 		registry.MustRegister(relay)
 		mux.Handle("GET /metrics/relay", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
 	}
-	mux.Handle("GET /healthz", health)
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) {
+		if relay != nil && relay.Draining() { // so that a load balancer sends no new calls
+			http.Error(w, "draining", http.StatusServiceUnavailable)
+			return
+		}
+		health.ServeHTTP(w, r)
+	})
 	answering := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute}
 	if err := answering.Serve(listener); !errors.Is(err, net.ErrClosed) {
 		return err

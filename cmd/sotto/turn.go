@@ -19,6 +19,9 @@ by whoever shares the secret: the user name is "expiry:id", the password base64(
 globally routable addresses only, unless --relay-allow opens others. SIGHUP reads the certificate files and the secrets again. "sotto serve"
 has the same relay inside.
 
+SIGTERM stops in order: new calls are refused, running ones get --drain; /healthz answers 503 "draining" meanwhile. A second
+SIGTERM ends them.
+
 To replace the secret without refusing anybody: put a new line first in the file, SIGHUP the relay, then whoever makes credentials;
 ten minutes later take the old line out, SIGHUP again.
 
@@ -72,7 +75,8 @@ Examples:
 			if err := untilStopped(ctx, reloads(certificate, relay.newSecrets(server, nil)), nil, log); err != nil {
 				return err
 			}
-			out.say(map[string]string{"event": "stopping"}, "stopping. A second signal stops at once.")
+			relay.drainRelay(server, out)
+			out.say(map[string]string{"event": "stopping"}, "stopping")
 			return stopRelay(server)
 		},
 	}
