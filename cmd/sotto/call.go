@@ -19,7 +19,8 @@ func callCommand() *command {
 		summary: "Call somebody",
 		help: `
 Calls USER and shows the call while it lasts: time, loss, round trip, path, and a code which both ends can read to each other
-to know that nobody is in between. Ctrl-C hangs up.
+to know that nobody is in between. On a terminal single keys steer it: m mutes, h puts on hold or goes back, v shows video or not,
+q hangs up, as Ctrl-C does, and ? says so.
 
 Examples:
   sotto call bob                               speak with the microphone and speaker of this machine
@@ -52,6 +53,8 @@ Examples:
 			if err := connect(ctx, out, c); err != nil {
 				return err
 			}
+			b, restore := keyboard(ctx, out)
+			defer restore()
 			call, err := c.Call(ctx, args[0], client.CallOptions{
 				MediaOptions: tracks.options(), Video: true, RelayOnly: m.relayOnly,
 			})
@@ -59,7 +62,7 @@ Examples:
 				return err
 			}
 			out.say(callLine{Event: "calling", Peer: args[0]}, "calling %s", args[0])
-			ended, err := follow(ctx, out, call, args[0], m.limit, tracks)
+			ended, err := follow(ctx, out, b, &boardCall{call: call, peer: args[0], video: m.video != ""}, m.limit, tracks)
 			if err != nil {
 				return err
 			}

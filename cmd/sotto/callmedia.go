@@ -104,12 +104,32 @@ func (t *tracks) options() client.MediaOptions {
 		o.Microphone = func(context.Context) (media.AudioSource, error) { return t.audio, nil }
 	}
 	if t.video != nil {
-		o.Camera = func(context.Context) (media.VideoSource, error) { return t.video, nil }
+		o.Camera = t.camera
 	}
 	if t.flags.record != "" {
 		o.Screen = func(context.Context) (media.VideoSink, error) { return &screen{tracks: t}, nil }
 	}
 	return o
+}
+
+// camera is the video, from its beginning each time that it is turned on.
+func (t *tracks) camera(context.Context) (media.VideoSource, error) {
+	t.mu.Lock()
+	video := t.video
+	t.video = nil
+	t.mu.Unlock()
+	if video != nil {
+		return video, nil
+	}
+	again, err := file.OpenVideo(t.flags.video)
+	if err != nil {
+		return nil, err
+	}
+	t.closeLater(again.Close)
+	if t.flags.loop {
+		return file.LoopVideo(again), nil
+	}
+	return again, nil
 }
 
 // A screen records what is seen, once there is something to see.

@@ -1,18 +1,14 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/spf13/pflag"
-	"golang.org/x/term"
-
 	"sotto/client"
 )
 
@@ -36,27 +32,42 @@ type peerLine struct {
 	Peer  string `json:"peer"`
 }
 
+type missedLine struct {
+	Event string    `json:"event"` // "missed_call"
+	Peer  string    `json:"peer"`
+	At    time.Time `json:"at"`
+}
+
 func listenCommand() *command {
 	var f clientFlags
 	var m mediaFlags
-	var answer, once bool
+	var l listening
 	return &command{
 		name:    "listen",
 		summary: "Receive messages and calls",
 		help: `
-Prints messages as they come and says when somebody calls: type "a" to accept or "d" to decline. Without a terminal and without
---answer, calls are declined. With --answer every call is accepted at once, also a stranger's, for machines without a person; the
-caller hears a tone, unless --audio says something else. A microphone is used only where you ask for it.
+Prints messages as they come and says when somebody calls: press a to accept or d to decline, and the keys of "sotto call" in a call.
+A second call waits: a puts the other on hold, e ends it. Without a terminal and without --answer, calls are declined. With --answer
+every call is accepted at once, also a stranger's, for machines without a person; with --answer=contacts only those of people whom you
+have added, written to or called. The caller hears a tone, unless --audio says something else. A microphone is used only where you
+ask for it.
+
+With --agent a program speaks: it is started for each call, gets what is heard on its standard input and says what it writes to its
+standard output, as raw samples: 48 kHz, mono, signed 16 bit, little endian. SOTTO_PEER is who calls. Its input ends with the call, and
+at once if what arrives cannot be decrypted; the call ends with it. It answers contacts only, unless --answer says otherwise.
 
 Examples:
   sotto listen
   sotto listen --answer --audio tone --record calls/      answer with a tone, keep what is heard and seen
   sotto listen --answer --audio hello.wav --once          answer one call, then end
+  sotto listen --agent cat                                let your contacts hear themselves
   sotto listen --json | jq -r 'select(.event=="message") | .from + ": " + .text'
 `,
 		flags: func(flags *pflag.FlagSet) {
-			flags.BoolVar(&answer, "answer", false, "accept every call at once")
-			flags.BoolVar(&once, "once", false, "end after the first call")
+			flags.StringVar(&l.answer, "answer", "", "accept calls at once: `all`, or =contacts for those of your contacts only")
+			flags.Lookup("answer").NoOptDefVal = answerAll
+			flags.BoolVar(&l.once, "once", false, "end after the first call")
+			flags.StringVar(&l.agent, "agent", "", "let the program `CMD` speak in each call")
 			m.define(flags, "tone")
 			f.define(flags)
 		},
@@ -64,7 +75,7 @@ Examples:
 			if err := exactly(0, args, "no argument"); err != nil {
 				return err
 			}
-			if err := m.check(); err != nil {
+			if err := errors.Join(l.check(), m.check()); err != nil {
 				return err
 			}
 			c, err := f.open(m.relayOnly)
@@ -72,17 +83,43 @@ Examples:
 				return err
 			}
 			defer c.Close()
-			return listen(ctx, out, c, &m, answer, once)
+			l.media = &m
+			return l.listen(ctx, out, c)
 		},
 	}
 }
 
-// listen handles what comes until the user has enough. Of calls the client lets only one through at a time.
-func listen(ctx context.Context, out *output, c *client.Client, m *mediaFlags, answer, once bool) error {
-	var typed <-chan string
-	if !answer && term.IsTerminal(int(os.Stdin.Fd())) {
-		typed = lines(ctx)
+const (
+	answerAll      = "all"
+	answerContacts = "contacts"
+)
+
+// listening is how calls are answered.
+type listening struct {
+	answer string // answerAll, answerContacts, or empty: ask
+	once   bool
+	agent  string
+	media  *mediaFlags
+	board  *board
+}
+
+func (l *listening) check() error {
+	switch l.answer {
+	case "", answerAll, answerContacts:
+	default:
+		return usageError{fmt.Errorf("--answer is all or contacts, not %q", l.answer)}
 	}
+	if l.agent != "" && l.answer == "" {
+		l.answer = answerContacts
+	}
+	return nil
+}
+
+// listen handles what comes until the user has enough.
+func (l *listening) listen(ctx context.Context, out *output, c *client.Client) error {
+	var restore func()
+	l.board, restore = keyboard(ctx, out)
+	defer restore()
 	if err := c.Start(ctx); err != nil {
 		return err
 	}
@@ -94,7 +131,7 @@ func listen(ctx context.Context, out *output, c *client.Client, m *mediaFlags, a
 		case <-ctx.Done():
 			return nil
 		case err := <-over:
-			if once {
+			if l.once {
 				return err
 			}
 			if err != nil {
@@ -109,7 +146,7 @@ func listen(ctx context.Context, out *output, c *client.Client, m *mediaFlags, a
 			}
 			if incoming, ok := event.(client.IncomingCall); ok {
 				calls.Go(func() {
-					err := receiveCall(ctx, out, incoming.Call, m, answer, typed)
+					err := l.receive(ctx, out, incoming)
 					select {
 					case over <- err:
 					case <-ctx.Done():
@@ -137,6 +174,9 @@ func showEvent(out *output, event client.Event) error {
 		out.say(linkLine{Event: "link_up"}, "connected; waiting for messages and calls (Ctrl-C ends)")
 	case client.LinkDown:
 		out.say(linkLine{"link_down", event.Err.Error()}, "the server is not reached: %s; trying again in %s", event.Err, event.Retry.Round(100*time.Millisecond))
+	case client.MissedCall:
+		peer := event.From.String()
+		out.say(missedLine{"missed_call", peer, event.At}, "%s  %s called, and nobody answered", event.At.Local().Format("15:04"), peer)
 	case client.MessageDelivered:
 		out.say(sentLine{Event: "delivered", ID: event.ID.String(), To: event.To}, "delivered to %s", event.To)
 	case client.MessageFailed:
@@ -188,72 +228,85 @@ func printable(text string) string {
 	}, text)
 }
 
-// lines yields what is typed, a line at a time.
-func lines(ctx context.Context) <-chan string {
-	typed := make(chan string)
-	go func() {
-		scanner := bufio.NewScanner(os.Stdin)
-		for scanner.Scan() {
-			select {
-			case typed <- strings.ToLower(strings.TrimSpace(scanner.Text())):
-			case <-ctx.Done():
-				return
-			}
-		}
-	}()
-	return typed
-}
-
-// receiveCall asks, or answers by itself, and follows the call to its end.
-func receiveCall(ctx context.Context, out *output, call *client.Call, m *mediaFlags, answer bool, typed <-chan string) error {
+// receive asks, or answers by itself, and follows the call to its end.
+func (l *listening) receive(ctx context.Context, out *output, incoming client.IncomingCall) error {
+	call := incoming.Call
 	peer := call.Peer().String()
+	entry := &boardCall{call: call, peer: peer, video: l.media.video != ""}
+	accept := call.Accept
 	switch {
-	case answer:
+	case l.answer == answerAll, l.answer == answerContacts && call.Peer().Accepted:
 		out.say(peerLine{"incoming", peer}, "%s calls", peer)
-	case typed == nil:
+	case l.answer == answerContacts:
+		out.say(peerLine{"incoming", peer}, "%s calls; declined, as they are not among your contacts", peer)
+		return l.decline(ctx, out, entry)
+	case l.board == nil:
 		out.say(peerLine{"incoming", peer}, "%s calls; declined, as nobody is here (--answer accepts calls)", peer)
-		call.Decline()
-		_, err := follow(ctx, out, call, peer, 0, nil)
-		return err
+		return l.decline(ctx, out, entry)
 	default:
-		out.say(peerLine{"incoming", peer}, "%s calls: a and Enter accepts, d and Enter declines", peer)
-		if !accepts(ctx, call, typed) {
-			call.Decline()
-			_, err := follow(ctx, out, call, peer, 0, nil)
-			return err
+		key := l.ask(ctx, out, entry, incoming.Waiting)
+		if key == 'd' {
+			return l.decline(ctx, out, entry)
+		}
+		if key == 'e' {
+			accept = call.AcceptInstead
 		}
 	}
-	tracks, err := m.open(peer)
+	if l.agent != "" {
+		return l.runAgent(ctx, out, entry)
+	}
+	tracks, err := l.media.open(peer)
 	if err != nil {
 		call.Decline()
 		return err
 	}
 	defer tracks.Close()
-	if err := call.Accept(ctx, tracks.options()); err != nil && !errors.Is(err, client.ErrCallEnded) {
+	if err := accept(ctx, tracks.options()); err != nil && !errors.Is(err, client.ErrCallEnded) {
+		call.Decline()
 		return fmt.Errorf("cannot accept the call of %s: %w", peer, err)
 	}
-	ended, err := follow(ctx, out, call, peer, m.limit, tracks)
+	ended, err := follow(ctx, out, l.board, entry, l.media.limit, tracks)
 	if err != nil {
 		return err
 	}
 	return endError(ended, peer)
 }
 
-// accepts waits for the user's answer, or the end of the call.
-func accepts(ctx context.Context, call *client.Call, typed <-chan string) bool {
-	for {
-		select {
-		case word := <-typed:
-			switch word {
-			case "a", "accept":
-				return true
-			case "d", "decline":
-				return false
-			}
-		case <-call.Done():
-			return false
-		case <-ctx.Done():
-			return false
-		}
+func (l *listening) decline(ctx context.Context, out *output, entry *boardCall) error {
+	entry.call.Decline()
+	_, err := follow(ctx, out, l.board, entry, 0, nil)
+	return err
+}
+
+// ask waits for a key of the user's, or the end of the call.
+func (l *listening) ask(ctx context.Context, out *output, entry *boardCall, waiting bool) byte {
+	if waiting {
+		out.say(peerLine{"incoming", entry.peer}, "%s calls: a holds the other call and accepts, e ends the other and accepts, d declines", entry.peer)
+	} else {
+		out.say(peerLine{"incoming", entry.peer}, "%s calls: a accepts, d declines", entry.peer)
 	}
+	answer := make(chan byte, 1)
+	entry.answer = answer
+	defer l.board.add(entry)()
+	select {
+	case key := <-answer:
+		return key
+	case <-entry.call.Done():
+	case <-ctx.Done():
+	}
+	return 'd'
+}
+
+// runAgent lets a program speak in a call.
+func (l *listening) runAgent(ctx context.Context, out *output, entry *boardCall) error {
+	speaker := newAgent(l.agent, entry.peer, entry.call.Hangup)
+	if err := entry.call.Accept(ctx, speaker.options()); err != nil && !errors.Is(err, client.ErrCallEnded) {
+		return errors.Join(fmt.Errorf("cannot accept the call of %s: %w", entry.peer, err), speaker.stop())
+	}
+	entry.onUndecryptable = func() {
+		speaker.close()
+		entry.call.Hangup()
+	}
+	ended, err := follow(ctx, out, l.board, entry, l.media.limit, nil)
+	return errors.Join(err, speaker.stop(), endError(ended, entry.peer), entry.failed)
 }

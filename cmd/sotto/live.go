@@ -12,10 +12,19 @@ import (
 // How a call is shown: a line that lives while it runs, and a summary when it is over.
 
 type callLine struct {
-	Event string `json:"event"` // "ringing", "accepted", "connected", "first_media", "verified", "interrupted", "undecryptable"
+	Event string `json:"event"` // "ringing", "accepted", "connected", "first_media", "verified", "interrupted", "undecryptable", "held", "resumed", "poor", "good"
 	Peer  string `json:"peer"`
 	Path  string `json:"path,omitempty"`
 	Code  string `json:"verification_code,omitempty"`
+}
+
+type peerStateLine struct {
+	Event  string `json:"event"` // "peer_state"
+	Peer   string `json:"peer"`
+	Muted  bool   `json:"muted"`
+	Held   bool   `json:"held"`
+	Video  bool   `json:"video"`
+	Screen bool   `json:"screen"`
 }
 
 type progressLine struct {
@@ -55,42 +64,48 @@ type streamFields struct {
 }
 
 // follow shows a call until it has ended. limit hangs it up so long after it was accepted; 0 does not. When ctx ends it is
-// hung up as well.
-func follow(ctx context.Context, out *output, call *client.Call, peer string, limit time.Duration, t *tracks) (client.Ended, error) {
+// hung up as well. The keys of b, which may be nil, steer it.
+func follow(ctx context.Context, out *output, b *board, entry *boardCall, limit time.Duration, t *tracks) (client.Ended, error) {
+	call, peer := entry.call, entry.peer
+	defer b.add(entry)()
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
 	var accepted, lastLine time.Time
 	began := time.Now()
 	var overdue <-chan time.Time
 	interrupt := ctx.Done()
+	var state client.PeerState
 	for {
 		select {
 		case event, ok := <-call.Events():
 			if !ok {
 				return client.Ended{Reason: client.Failed}, client.ErrCallEnded
 			}
+			b.note(entry, event)
 			switch event := event.(type) {
-			case client.Ringing:
-				out.say(callLine{Event: "ringing", Peer: peer}, "%s's device rings", peer)
 			case client.Accepted:
 				accepted = time.Now()
 				if limit > 0 {
 					overdue = time.After(limit)
 				}
 				out.say(callLine{Event: "accepted", Peer: peer}, "accepted")
-			case client.Connected:
-				out.say(callLine{Event: "connected", Peer: peer, Path: event.Path}, "connected, %s", pathWords(event.Path))
-			case client.FirstMedia:
-				out.say(callLine{Event: "first_media", Peer: peer}, "%s can be heard", peer)
-			case client.Verified:
-				out.say(callLine{Event: "verified", Peer: peer, Code: event.Code}, "verification code %s: nobody is in between if %s sees the same", event.Code, peer)
-			case client.Interrupted:
-				out.say(callLine{Event: "interrupted", Peer: peer}, "nothing arrives; waiting for the network")
-			case client.MediaUndecryptable:
-				out.say(callLine{Event: "undecryptable", Peer: peer}, "PACKETS ARRIVE THAT THIS CALL'S KEYS DO NOT OPEN: somebody tampers, or a device is broken")
+				if b != nil {
+					out.say(nil, keyHelp)
+				}
+			case client.PeerState:
+				showPeerState(out, peer, state, event)
+				state = event
 			case client.Ended:
 				summarize(out, call, peer, event, accepted, t)
 				return event, nil
+			case client.MediaUndecryptable:
+				showCallEvent(out, peer, event)
+				if entry.onUndecryptable != nil {
+					entry.failed = event.Err
+					entry.onUndecryptable()
+				}
+			default:
+				showCallEvent(out, peer, event)
 			}
 		case <-tick.C:
 			if accepted.IsZero() {
@@ -110,6 +125,60 @@ func follow(ctx context.Context, out *output, call *client.Call, peer string, li
 		case <-interrupt:
 			interrupt = nil
 			call.Hangup()
+		}
+	}
+}
+
+// showCallEvent prints what is no more than that.
+func showCallEvent(out *output, peer string, event client.CallEvent) {
+	switch event := event.(type) {
+	case client.Ringing:
+		out.say(callLine{Event: "ringing", Peer: peer}, "%s's device rings", peer)
+	case client.Connected:
+		out.say(callLine{Event: "connected", Peer: peer, Path: event.Path}, "connected, %s", pathWords(event.Path))
+	case client.FirstMedia:
+		out.say(callLine{Event: "first_media", Peer: peer}, "%s can be heard", peer)
+	case client.Verified:
+		out.say(callLine{Event: "verified", Peer: peer, Code: event.Code}, "verification code %s: nobody is in between if %s sees the same", event.Code, peer)
+	case client.Interrupted:
+		out.say(callLine{Event: "interrupted", Peer: peer}, "nothing arrives; waiting for the network")
+	case client.MediaUndecryptable:
+		out.say(callLine{Event: "undecryptable", Peer: peer}, "PACKETS ARRIVE THAT THIS CALL'S KEYS DO NOT OPEN: somebody tampers, or a device is broken")
+	case client.Held:
+		out.say(callLine{Event: "held", Peer: peer}, "the call with %s is on hold", peer)
+	case client.Resumed:
+		out.say(callLine{Event: "resumed", Peer: peer}, "back in the call with %s", peer)
+	case client.QualityChanged:
+		if event.Poor {
+			out.say(callLine{Event: "poor", Peer: peer}, "the connection with %s is poor", peer)
+		} else {
+			out.say(callLine{Event: "good", Peer: peer}, "the connection with %s is good again", peer)
+		}
+	case client.DeviceFailed:
+		out.say(linkLine{"device_failed", event.Err.Error()}, "the camera cannot be opened: %s", event.Err)
+	}
+}
+
+// showPeerState says what the other end has changed.
+func showPeerState(out *output, peer string, was, is client.PeerState) {
+	if out.json {
+		out.say(peerStateLine{"peer_state", peer, is.Muted, is.Held, is.Video, is.Screen}, "")
+		return
+	}
+	for _, change := range []struct {
+		was, is bool
+		on, off string
+	}{
+		{was.Muted, is.Muted, "%s is muted", "%s can be heard again"},
+		{was.Held, is.Held, "%s has put the call on hold", "%s is back"},
+		{was.Video, is.Video, "%s shows video", "%s shows no video any more"},
+		{was.Screen, is.Screen, "%s shares a screen", "%s shares no screen any more"},
+	} {
+		switch {
+		case change.is && !change.was:
+			out.say(nil, change.on, peer)
+		case change.was && !change.is:
+			out.say(nil, change.off, peer)
 		}
 	}
 }

@@ -1,0 +1,158 @@
+package main
+
+import (
+	"context"
+	"os"
+	"slices"
+	"sync"
+
+	"golang.org/x/term"
+
+	"sotto/client"
+)
+
+const keyHelp = "m mutes, h puts on hold or goes back, v shows video or not, q hangs up, ? shows this"
+
+// A board is the calls of one command, and the keys that steer them: a, d and e go to the call that rings, the others to the one that is
+// being had.
+type board struct {
+	out *output
+
+	mu    sync.Mutex
+	calls []*boardCall
+}
+
+// A boardCall is a call on it, as its events tell.
+type boardCall struct {
+	call   *client.Call
+	peer   string
+	answer chan byte // what is pressed while it rings; nil if that is not asked
+
+	onUndecryptable func() // nil: it is only said
+	failed          error  // what ended it from here
+
+	accepted, held, muted, video bool
+}
+
+// keyboard reads keys until the context ends, if there is somebody to press any. The board is nil otherwise.
+func keyboard(ctx context.Context, out *output) (b *board, restore func()) {
+	if out.json || !term.IsTerminal(int(os.Stdin.Fd())) {
+		return nil, func() {}
+	}
+	restore, err := singleKeys()
+	if err != nil {
+		return nil, func() {}
+	}
+	b = &board{out: out}
+	go func() {
+		key := make([]byte, 1)
+		for {
+			if n, err := os.Stdin.Read(key); err != nil || n == 0 || ctx.Err() != nil {
+				return
+			}
+			b.press(key[0])
+		}
+	}()
+	return b, restore
+}
+
+// add puts a call on the board. Without a board that has no effect.
+func (b *board) add(c *boardCall) (remove func()) {
+	if b == nil {
+		return func() {}
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.calls = append(b.calls, c)
+	return func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.calls = slices.DeleteFunc(b.calls, func(other *boardCall) bool { return other == c })
+	}
+}
+
+// note takes what happened to a call.
+func (b *board) note(c *boardCall, event client.CallEvent) {
+	if b == nil {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch event.(type) {
+	case client.Accepted:
+		c.accepted = true
+	case client.Held:
+		c.held = true
+	case client.Resumed:
+		c.held = false
+	case client.DeviceFailed:
+		c.video = false
+	}
+}
+
+// press does what a key stands for.
+func (b *board) press(key byte) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if i := slices.IndexFunc(b.calls, func(c *boardCall) bool { return c.answer != nil }); i >= 0 && slices.Contains([]byte("ade"), key) {
+		b.calls[i].answer <- key
+		b.calls[i].answer = nil
+		return
+	}
+	c := b.current()
+	if c == nil {
+		return
+	}
+	switch key {
+	case '?':
+		b.out.say(nil, keyHelp)
+	case 'q':
+		c.call.Hangup()
+	case 'm':
+		b.turn(c, &c.muted, c.call.Mute, "muted", "not muted any more")
+	case 'v':
+		b.turn(c, &c.video, c.call.ShowVideo, "video is on", "video is off")
+	case 'h':
+		b.hold(c)
+	}
+}
+
+// current is the call that is being had, or else the last one that there is.
+func (b *board) current() *boardCall {
+	for _, c := range b.calls {
+		if c.accepted && !c.held {
+			return c
+		}
+	}
+	for _, c := range slices.Backward(b.calls) {
+		if c.answer == nil {
+			return c
+		}
+	}
+	return nil
+}
+
+func (b *board) turn(c *boardCall, state *bool, set func(bool) error, on, off string) {
+	if err := set(!*state); err != nil {
+		b.out.say(nil, "%s", err)
+		return
+	}
+	*state = !*state
+	if *state {
+		off = on
+	}
+	b.out.say(nil, "%s: %s", c.peer, off)
+}
+
+// hold puts the call on hold, or goes back to the one that is.
+func (b *board) hold(c *boardCall) {
+	on := !c.held
+	for _, other := range b.calls {
+		if other != c && other.held {
+			c, on = other, false
+		}
+	}
+	if err := c.call.Hold(on); err != nil {
+		b.out.say(nil, "%s", err)
+	}
+}
