@@ -26,7 +26,8 @@ type offload struct {
 	s *Server
 	x *xdp.Offload
 
-	mu       sync.Mutex
+	mu       sync.Mutex // held while x is used
+	over     bool       // x is closed
 	flows    map[*channel][2]xdp.Key
 	accounts []uint32 // that are free
 	of       map[*relay]uint32
@@ -120,8 +121,7 @@ func (o *offload) watch() {
 		case <-round.C:
 			o.again()
 		case <-o.s.stop:
-			o.tick()
-			o.x.Close()
+			o.close()
 			return
 		}
 		if now := o.describe(); now != before {
@@ -134,16 +134,36 @@ func (o *offload) watch() {
 
 // tick tells the driver what may have changed and asks what it did.
 func (o *offload) tick() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.over {
+		return
+	}
 	if err := errors.Join(o.x.SetClock(o.s.now()), o.attach(), o.x.Refresh()); err != nil {
 		o.s.log.Debug("offload", "error", err)
 	}
-	o.count()
+	o.counts()
+}
+
+// close ends the offload. Allocations may end later.
+func (o *offload) close() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.counts()
+	o.x.Close()
+	o.over = true
 }
 
 // count adds what the driver carried to the metrics.
 func (o *offload) count() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if !o.over {
+		o.counts()
+	}
+}
+
+func (o *offload) counts() {
 	now, m := o.x.Carried(), o.s.metrics
 	m.toPeer.Add(float64(now[toPeer].Packets - o.counted[toPeer].Packets))
 	m.toPeerBytes.Add(float64(now[toPeer].Bytes - o.counted[toPeer].Bytes))
@@ -203,7 +223,7 @@ func (o *offload) put(r *relay, ch *channel) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	account, ok := o.of[r]
-	if !ok {
+	if !ok || o.over {
 		return
 	}
 	toClient, near := o.x.Route(listener.Addr(), r.client.Addr())
@@ -242,7 +262,7 @@ func (o *offload) drop(ch *channel) {
 }
 
 func (o *offload) delete(ch *channel) {
-	if keys, ok := o.flows[ch]; ok {
+	if keys, ok := o.flows[ch]; ok && !o.over {
 		delete(o.flows, ch)
 		o.x.Delete(keys[toPeer])
 		o.x.Delete(keys[fromPeer])

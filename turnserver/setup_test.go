@@ -30,6 +30,25 @@ var (
 	elsewhere = prefixes("127.0.0.2/32")
 )
 
+// world is where clients and peers live: loopback, unless the lab moves them (lab_linux_test.go).
+var world = struct {
+	client        string // address
+	dial          func(to netip.AddrPort) (net.Conn, error)
+	listen        func(ip string) (*net.UDPConn, error)
+	relay         func(*Config)
+	began, ending func(testing.TB, *Server)
+	moved         func() // a clock was
+}{
+	client: "127.0.0.1",
+	dial:   func(to netip.AddrPort) (net.Conn, error) { return net.Dial("udp", to.String()) },
+	listen: func(ip string) (*net.UDPConn, error) {
+		return net.ListenUDP("udp4", net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(ip), 0)))
+	},
+	relay: func(*Config) {},
+	began: func(testing.TB, *Server) {}, ending: func(testing.TB, *Server) {},
+	moved: func() {},
+}
+
 // dataPlanes are the ways to carry packets that this system has. They behave alike.
 func dataPlanes() []string {
 	if hasLoops {
@@ -53,11 +72,14 @@ func startRelay(t testing.TB, plane string, change func(*Config)) *Server {
 	if change != nil {
 		change(&cfg)
 	}
+	world.relay(&cfg)
 	s, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
+	world.began(t, s)
 	t.Cleanup(func() {
+		world.ending(t, s)
 		ctx, cancel := context.WithCancel(context.Background())
 		cancel()
 		_ = s.Shutdown(ctx)
@@ -79,7 +101,7 @@ func held(q *addressQuota) int { return q.holders.total + q.sites.total }
 // pionClient is a client as ICE agents use it.
 func pionClient(t testing.TB, s *Server, id string) *turn.Client {
 	t.Helper()
-	conn, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	conn, err := world.listen(world.client)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -110,7 +132,7 @@ func allocate(t testing.TB, c *turn.Client) net.PacketConn {
 // listenOn is a peer's socket.
 func listenOn(t testing.TB, ip string) *net.UDPConn {
 	t.Helper()
-	conn, err := net.ListenUDP("udp4", net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(ip), 0)))
+	conn, err := world.listen(ip)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -148,8 +170,9 @@ func (c *clock) now() time.Time {
 
 func (c *clock) advance(d time.Duration) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	c.offset += d
+	c.mu.Unlock()
+	world.moved()
 }
 
 // rawClient speaks TURN message by message, so that it can also say what a well-behaved client would not.
@@ -163,7 +186,7 @@ type rawClient struct {
 
 func newRawClient(t testing.TB, s *Server, id string) *rawClient {
 	t.Helper()
-	conn, err := net.Dial("udp", s.Addrs().UDP[0].String())
+	conn, err := world.dial(s.Addrs().UDP[0])
 	if err != nil {
 		t.Fatal(err)
 	}

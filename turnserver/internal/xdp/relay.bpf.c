@@ -218,7 +218,7 @@ static inline int forward(struct xdp_md *ctx, const int v6)
 	const int ip_size = v6 ? sizeof(struct ipv6) : sizeof(struct ipv4);
 	const int headers = sizeof(struct ethernet) + ip_size + sizeof(struct udp);
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
-	if (data + headers + sizeof(struct channel_data) > end) // too short for ChannelData; as a peer's packet, too rare to matter
+	if (data + headers > end)
 		return XDP_PASS;
 	struct ethernet *ethernet = data;
 	struct udp *udp = data + sizeof *ethernet + ip_size;
@@ -251,12 +251,18 @@ static inline int forward(struct xdp_md *ctx, const int v6)
 		return XDP_PASS;
 
 	u16 size = udp_size - sizeof *udp; // of the payload
-	u16 size_of_data = swap16(message->length);
-	u16 channel = message->channel;
+	u64 old = sum(key.remote.word, 9) + udp->length + udp->length; // addresses and ports; the length is in the pseudo-header too
 	struct flow *flow = 0;
-	if ((channel & swap16(0xc000)) == swap16(0x4000) && size_of_data + sizeof *message == size) {
-		key.channel = channel;
+	if ((void *)(message + 1) <= end && (message->channel & swap16(0xc000)) == swap16(0x4000) &&
+	    swap16(message->length) + sizeof *message == size) { // RFC 8656 section 12.4, without padding
+		key.channel = message->channel;
 		flow = bpf_map_lookup_elem(&flows, &key);
+	}
+	int delta = sizeof *message; // by which the packet grows
+	if (flow) {
+		old += message->channel + message->length;
+		size -= sizeof *message;
+		delta = -delta;
 	}
 	if (!flow) {
 		key.channel = 0;
@@ -267,13 +273,6 @@ static inline int forward(struct xdp_md *ctx, const int v6)
 	s64 now = bpf_ktime_get_ns() + unix_offset;
 	if (now >= flow->until)
 		return XDP_PASS;
-	u64 old = sum(key.remote.word, 9) + udp->length + udp->length; // addresses and ports; the length is in the pseudo-header too
-	int delta = sizeof *message;                                   // by which the packet grows
-	if (key.channel) {
-		old += message->channel + message->length;
-		size = size_of_data;
-		delta = -delta;
-	}
 
 	struct flow *out = flow;
 	if (flow->hairpin) {
