@@ -124,17 +124,25 @@ func (c *clientFlags) options() (client.Options, error) {
 		options.Key = client.Passphrase(passphrase)
 	}
 	if c.ca != "" {
-		pem, err := os.ReadFile(c.ca)
+		roots, err := authorities(c.ca)
 		if err != nil {
-			return options, fmt.Errorf("cannot read the certificate authorities: %w", err)
-		}
-		roots := x509.NewCertPool()
-		if !roots.AppendCertsFromPEM(pem) {
-			return options, fmt.Errorf("%s holds no certificate in PEM form", c.ca)
+			return options, err
 		}
 		options.TLS = &tls.Config{RootCAs: roots}
 	}
 	return options, nil
+}
+
+func authorities(file string) (*x509.CertPool, error) {
+	pem, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the certificate authorities: %w", err)
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("%s holds no certificate in PEM form", file)
+	}
+	return roots, nil
 }
 
 // readPassphrase reads a line, without echo from the terminal.

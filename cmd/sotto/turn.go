@@ -8,7 +8,8 @@ import (
 
 func turnCommand() *command {
 	var relay relayFlags
-	var tlsCert, tlsKey, metrics string
+	var tlsCert, tlsKey, metrics, ca string
+	var check []string
 	var verbose bool
 	return &command{
 		name:    "turn",
@@ -29,6 +30,8 @@ Examples:
   (umask 077; openssl rand -base64 32 > secret)
   sotto turn --relay-secret-file secret --relay-address 198.51.100.7
   sotto turn --relay-secret-file secret --relay-tls-listen :5349 --tls-cert cert.pem --tls-key key.pem
+  sotto turn --check relay.example:3478,turns:relay.example:5349?transport=tcp --relay-secret-file secret
+      on another machine: does it relay, over each transport? (also addresses that the relay printed)
   sotto serve --listen :443 --acme sotto.example --no-relay --relay-secret-file secret \
       --relay-url 'turn:relay.example:3478?transport=udp'
       the server that sends its devices to this relay
@@ -37,6 +40,8 @@ Examples:
 			relay.define(flags)
 			flags.StringVar(&tlsCert, "tls-cert", "", "certificate `FILE` (PEM)")
 			flags.StringVar(&tlsKey, "tls-key", "", "its private key `FILE` (PEM)")
+			flags.StringSliceVar(&check, "check", nil, "run no relay but try the one at `HOST:PORT` or turn: or turns: URL, over each transport, and say what to do")
+			flags.StringVar(&ca, "ca", "", "with --check, trust the certificate authorities in `FILE` (PEM) instead of the system's")
 			flags.StringVar(&metrics, "metrics", "127.0.0.1:9464", "answer /metrics and /healthz on this `ADDRESS`, or \"off\"")
 			flags.BoolVar(&verbose, "verbose", false, "log more, to standard error; never names, addresses or keys")
 		},
@@ -50,6 +55,9 @@ Examples:
 			secrets, err := relay.secrets()
 			if err != nil {
 				return err
+			}
+			if len(check) > 0 {
+				return checkRelay(ctx, out, check, secrets[0], ca)
 			}
 			certificate, err := certificateFiles(tlsCert, tlsKey)
 			if err != nil {
