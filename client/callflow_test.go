@@ -31,17 +31,31 @@ func hear(t testing.TB, ends ...*end) {
 	}
 }
 
-// Both call at the same time: both are in one call, which nobody has to accept, and hear each other.
+// Both call at the same time: both are in one call, which nobody has to accept, and hear each other. Whoever asked for a call through
+// the relay only is in such a one, be it the other's.
 func TestBothCallAtOnce(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newWorld(t, withRelay(t))
 	alice, bob := friends(t, w)
+	for p, other := range map[*person]*person{alice: bob, bob: alice} {
+		p.between(func(m *wire.CallMessage) *wire.CallMessage {
+			for m.GetOffer() != nil && !p.calls.with(other.Account()) && t.Context().Err() == nil {
+				time.Sleep(time.Millisecond) // until this one calls, too
+			}
+			for _, c := range m.GetCandidates().GetCandidates() {
+				if !isRelay(c) {
+					t.Errorf("candidate %q is not the relay's", c)
+				}
+			}
+			return m
+		})
+	}
 	ends := map[*person]*end{alice: new(end), bob: new(end)}
 	calling := make(chan error, 2)
 	for from, to := range map[*person]*person{alice: bob, bob: alice} {
 		go func() {
 			var err error
-			ends[from].Call, err = from.Call(patience(t), to.Username(), CallOptions{MediaOptions: ends[from].media()})
+			ends[from].Call, err = from.Call(patience(t), to.Username(), CallOptions{MediaOptions: ends[from].media(), RelayOnly: true})
 			calling <- err
 		}()
 	}
@@ -53,6 +67,9 @@ func TestBothCallAtOnce(t *testing.T) {
 	hear(t, ends[alice], ends[bob])
 	if ends[alice].ID() != ends[bob].ID() {
 		t.Error("the ends are in different calls")
+	}
+	if path := ends[alice].Stats().Path.Kind; path != "relay" {
+		t.Errorf("the path is %q", path)
 	}
 	ours, _ := ends[alice].VerificationCode()
 	theirs, _ := ends[bob].VerificationCode()

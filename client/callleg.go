@@ -180,13 +180,13 @@ func (l *leg) makeOffer(s *calls) (err error) {
 // prepareCallee makes the callee's session, unless that would show this device's address to a stranger, for want of a relay: then it has
 // to wait for the local user's accept.
 func (s *calls) prepareCallee(o *ongoing, l *leg) {
-	stranger := o.stranger()
+	stranger, relayOnly := o.stranger(), o.relayOnly
 	made := newLeg(o, l.device)
-	made.relayOnly = l.relayOnly || stranger
+	made.relayOnly = relayOnly || stranger
 	s.running.Go(func() {
 		made.relays = s.c.fetchRelays(o.call.ctx)
 		var err error
-		wait := stranger && len(made.relays.list) == 0 && !l.relayOnly
+		wait := stranger && len(made.relays.list) == 0 && !relayOnly
 		if !wait {
 			err = made.makeSession(s, false)
 		}

@@ -293,3 +293,14 @@ func TestNextIsTheEarliest(t *testing.T) {
 		t.Errorf("%v", waits)
 	}
 }
+
+func TestRule11AStallLooksForAnotherPath(t *testing.T) {
+	b := newBench(t)
+	b.from(a1, 5, Offer{}, "Ringing→A1 Prepare Incoming")
+	b.on(Prepared{Call: id(5)}, "Answer→A1 Connect Gather")
+	b.on(Stalled{id(5), 1}, "") // it rings yet
+	b = talking(t)
+	b.on(Stalled{id(5), 1}, "RestartPath")
+	b.on(Interrupted{id(5), 1}, "reconnecting RestartPath")
+	b.on(Stalled{id(5), 1}, "") // that is known
+}
