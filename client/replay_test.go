@@ -11,16 +11,14 @@ import (
 	"sotto/wire"
 )
 
-// apart is a pair with sessions that have moved on, not connected.
+// apart is a pair with sessions that have moved on, not connected, and in memory.
 func apart(t testing.TB) (alice, bob *person) {
 	t.Helper()
 	w := newWorld(t)
 	alice, bob = friends(t, w)
 	talk(t, alice, bob)
 	settled(t, alice, bob, alice) // her receipt for his last text too
-	alice.reopen(t, w)
-	bob.reopen(t, w)
-	return alice, bob
+	return w.from(t, alice.onMemory(t)), w.from(t, bob.onMemory(t))
 }
 
 // writes sends a text, and returns the envelope as the server would bring it.
