@@ -37,6 +37,7 @@ type relayFlags struct {
 	quota      int
 	drain      time.Duration
 	dataPlane  string
+	offload    string
 }
 
 func (r *relayFlags) define(flags *pflag.FlagSet) {
@@ -47,6 +48,7 @@ func (r *relayFlags) define(flags *pflag.FlagSet) {
 	flags.StringSliceVar(&r.allow, "relay-allow", nil, "let the relay reach these ranges (`CIDR`) although they are not public, for instance 10.0.0.0/8")
 	flags.StringVar(&r.secretFile, "relay-secret-file", "", "the secrets that credentials are made from, shared with whoever makes them, one a line, in `FILE`, which others must not read: credentials are made from the first, and good with any; SIGHUP reads it again")
 	flags.StringVar(&r.dataPlane, "relay-data-plane", "auto", "how packets are carried: `auto`, the fastest way that this system has, or portable")
+	flags.StringVar(&r.offload, "offload", "off", "let the network driver (XDP) carry packets of calls, past the packet filter: `auto`, where it can; required; or off")
 	flags.IntVar(&r.quota, "relay-per-user", 0, "how many allocations one user may hold (default 32)")
 	flags.DurationVar(&r.drain, "drain", 5*time.Second, "how long running relayed calls may go on after the signal to stop, for instance 1h")
 	flags.IntVar(&r.bandwidth, "relay-bandwidth", 0, "bytes a second that one allocation may relay each way (default: any number)")
@@ -69,7 +71,7 @@ func (r *relayFlags) onLoopback() {
 func (r *relayFlags) start(secrets [][]byte, certificate *tls.Config, log *slog.Logger) (*turnserver.Server, error) {
 	config := turnserver.Config{
 		UDP: r.listen, TCP: r.listen, TLS: r.tlsListen, TLSConfig: certificate,
-		Secrets: secrets, MaxPerUser: r.quota, Bandwidth: r.bandwidth, DataPlane: r.dataPlane, Logger: log,
+		Secrets: secrets, MaxPerUser: r.quota, Bandwidth: r.bandwidth, DataPlane: r.dataPlane, Offload: r.offload, Logger: log,
 	}
 	if len(r.listen) == 0 {
 		config.UDP, config.TCP = []string{":3478"}, []string{":3478"}
@@ -191,6 +193,15 @@ type relayLine struct {
 	URLs  []string `json:"urls"`
 }
 
-func sayRelay(out *output, urls []string) {
+type offloadLine struct {
+	Event   string `json:"event"` // "offload"
+	Offload string `json:"offload"`
+}
+
+func (r *relayFlags) say(out *output, server *turnserver.Server) {
+	urls := server.URLs()
 	out.say(relayLine{"relay", urls}, "relay at  %s", strings.Join(urls, "\n          "))
+	if r.offload != "off" {
+		out.say(offloadLine{"offload", server.Offload()}, "offload   %s", server.Offload())
+	}
 }

@@ -148,7 +148,7 @@ func serve(ctx context.Context, out *output, f serveFlags) (err error) {
 	}
 	out.say(serverLine{"server", listener.URL(names[0]), names, data}, "server at %s, data in %s", listener.URL(names[0]), data)
 	if relay != nil {
-		sayRelay(out, relay.URLs())
+		f.relay.say(out, relay)
 	}
 	sayMetrics(out, metrics)
 	if first && !f.open {

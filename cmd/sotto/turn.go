@@ -78,7 +78,7 @@ Examples:
 			if listener != nil {
 				go serveMetrics(listener, nil, server)
 			}
-			sayRelay(out, server.URLs())
+			relay.say(out, server)
 			sayMetrics(out, listener)
 			if err := untilStopped(ctx, reloads(certificate, relay.newSecrets(server, nil)), nil, log); err != nil {
 				return err
