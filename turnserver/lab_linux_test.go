@@ -1,6 +1,7 @@
 package turnserver
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -33,8 +34,8 @@ const (
 
 type lab struct {
 	mode    string
-	far     int       // the other namespace
-	pass    link.Link // the program at the far end
+	far     int         // the other namespace
+	pass    []link.Link // programs at the far ends
 	s       atomic.Pointer[Server]
 	carries bool // the driver has something to carry in this test
 }
@@ -68,28 +69,41 @@ func (l *lab) open() error {
 	}); e != nil {
 		return e
 	}
-	const near, far = "02:00:00:00:00:01", "02:00:00:00:00:02"
+	if err := commands("ip link set lo up"); err != nil {
+		return err
+	}
+	if err := l.outside(func() error { return commands("ip link set lo up") }); err != nil {
+		return err
+	}
+	return l.connect("near", "far", []string{labRelay + "/24", labRelay6 + "/64"}, []string{labClient + "/24", labPeer + "/24", labPeer6 + "/64"})
+}
+
+// connect lays a cable from here to outside, and tells both ends who is there, so that the driver need not wait for the system to find out.
+func (l *lab) connect(near, far string, here, there []string) error {
+	const nearMAC, farMAC = "02:00:00:00:00:01", "02:00:00:00:00:02"
+	setUp := func(device, otherMAC string, own, others []string) (lines []string) {
+		for _, a := range own {
+			lines = append(lines, "ip addr add "+a+" dev "+device)
+			if strings.Contains(a, ":") {
+				lines[len(lines)-1] += " nodad"
+			}
+		}
+		lines = append(lines, "ip link set "+device+" up")
+		for _, a := range others {
+			ip, _, _ := strings.Cut(a, "/")
+			lines = append(lines, "ip neigh add "+ip+" lladdr "+otherMAC+" dev "+device)
+		}
+		return lines
+	}
 	if err := commands(
-		"ip link set lo up",
-		"ip link add near address "+near+" mtu 2000 type veth peer name far mtu 2000 address "+far, // no datagram of the tests needs fragments
-		fmt.Sprintf("ip link set far netns /proc/%d/fd/%d", os.Getpid(), l.far),
-		"ip addr add "+labRelay+"/24 dev near",
-		"ip addr add "+labRelay6+"/64 dev near nodad",
-		"ip link set near up",
+		"ip link add "+near+" address "+nearMAC+" mtu 2000 type veth peer name "+far+" mtu 2000 address "+farMAC, // no datagram of the tests needs fragments
+		fmt.Sprintf("ip link set %s netns /proc/%d/fd/%d", far, os.Getpid(), l.far),
 	); err != nil {
 		return err
 	}
 	if err := l.outside(func() error {
-		if err := commands("ip link set lo up", "ip addr add "+labClient+"/24 dev far", "ip addr add "+labPeer+"/24 dev far",
-			"ip addr add "+labPeer6+"/64 dev far nodad", "ip link set far up",
-			"ip neigh add "+labRelay+" lladdr "+near+" dev far", "ip neigh add "+labRelay6+" lladdr "+near+" dev far"); err != nil {
+		if err := errors.Join(commands(setUp(far, nearMAC, there, here)...), checksumsInSoftware(far)); err != nil || l.mode != "native" {
 			return err
-		}
-		if err := checksumsInSoftware("far"); err != nil {
-			return err
-		}
-		if l.mode != "native" {
-			return nil
 		}
 		// A veth takes packets from the driver at its other end only if it has a program itself.
 		pass, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.XDP, License: "Apache-2.0",
@@ -97,17 +111,17 @@ func (l *lab) open() error {
 		if err != nil {
 			return err
 		}
-		i, err := net.InterfaceByName("far")
+		i, err := net.InterfaceByName(far)
 		if err != nil {
 			return err
 		}
-		l.pass, err = link.AttachXDP(link.XDPOptions{Program: pass, Interface: i.Index, Flags: link.XDPDriverMode})
+		attached, err := link.AttachXDP(link.XDPOptions{Program: pass, Interface: i.Index, Flags: link.XDPDriverMode})
+		l.pass = append(l.pass, attached)
 		return err
 	}); err != nil {
 		return err
 	}
-	return commands("ip neigh add "+labClient+" lladdr "+far+" dev near", "ip neigh add "+labPeer+" lladdr "+far+" dev near",
-		"ip neigh add "+labPeer6+" lladdr "+far+" dev near")
+	return commands(setUp(near, farMAC, here, there)...)
 }
 
 // onThread runs f on a thread that ends with it, so that what f changes of the thread stays there.

@@ -36,6 +36,8 @@ var inLab = []struct {
 	{"unreachable peer", true, testUnreachablePeer},
 	{"bandwidth of the sockets", false, testBandwidth},
 	{"bandwidth", true, testOffloadedBandwidth},
+	{"two interfaces", true, testOffloadTwoInterfaces},
+	{"interface change", true, testOffloadInterfaceChange},
 	{"forbidden peers", false, testForbiddenPeers},
 	{"own services", false, testOwnServicesStayOutOfReach},
 	{"kill -9", false, testOffloadDiesWithItsProcess},
@@ -149,6 +151,83 @@ func testOffloadedBandwidth(t *testing.T, plane string) {
 	if c := s.offload.x.Carried(); c[toPeer].Packets == 0 || c[fromPeer].Packets < perSecond {
 		t.Errorf("the driver carried %v", c)
 	}
+}
+
+// testOffloadTwoInterfaces: peers are behind another interface than clients are. In generic mode the driver carries packets across, in native mode, where not every
+// driver can, the sockets.
+func testOffloadTwoInterfaces(t *testing.T, plane string) {
+	if err := theLab.connect("near2", "far2", []string{"198.18.8.1/24"}, []string{"198.18.8.3/24"}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = commands("ip link delete near2") })
+	s := startRelay(t, plane, func(c *Config) {
+		c.UDP = []string{"198.18.8.1:0", "127.0.0.1:0"} // packets leave from a relayed address of labRelay by the way to its peer
+		c.AllowPeers = append(c.AllowPeers, prefixes("198.18.8.0/24")...)
+	})
+	conn, err := theLab.dial(s.Addrs().UDP[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	alice, other := newRawClient(t, s, "alice"), listenOn(t, "198.18.8.3")
+	alice.conn = conn
+	relayed := relayedAddr(t, alice.mustSucceed(stun.MethodAllocate, udpTransport))
+	if relayed.Addr().String() != labRelay {
+		t.Fatalf("relayed at %v", relayed)
+	}
+	alice.mustSucceed(stun.MethodChannelBind, channelAttr(0x4000), peerAttr(addrPort(other.LocalAddr())))
+	before := s.offload.x.Carried()
+	const packets = 20
+	for range packets {
+		_, _ = conn.Write([]byte("\x40\x00\x00\x05hello"))
+		_ = other.SetReadDeadline(time.Now().Add(3 * time.Second))
+		buf := make([]byte, 100)
+		n, from, err := other.ReadFromUDPAddrPort(buf)
+		if err != nil || string(buf[:n]) != "hello" || plain(from) != relayed {
+			t.Fatalf("%q from %v, %v", buf[:n], from, err)
+		}
+	}
+	want := uint64(packets)
+	if theLab.mode == "native" {
+		want = 0
+		theLab.carries = false
+	}
+	if c := s.offload.x.Carried(); c[toPeer].Packets-before[toPeer].Packets != want {
+		t.Errorf("the driver carried %d, want %d", c[toPeer].Packets-before[toPeer].Packets, want)
+	}
+}
+
+// testOffloadInterfaceChange: the interface goes and comes back as another with the same address. The sockets find it at once, the driver soon after.
+func testOffloadInterfaceChange(t *testing.T, plane string) {
+	here, there := []string{"198.18.9.1/24"}, []string{"198.18.9.3/24"}
+	plug := func() {
+		if err := theLab.connect("near3", "far3", here, there); err != nil {
+			t.Fatal(err)
+		}
+	}
+	plug()
+	t.Cleanup(func() { _ = commands("ip link delete near3") })
+	s := startRelay(t, plane, func(c *Config) {
+		c.UDP = []string{"198.18.9.1:0"}
+		c.AllowPeers = append(c.AllowPeers, prefixes("198.18.9.0/24")...)
+	})
+	alice, other := newRawClient(t, s, "alice"), listenOn(t, "198.18.9.3")
+	alice.mustSucceed(stun.MethodAllocate, udpTransport)
+	alice.mustSucceed(stun.MethodChannelBind, channelAttr(0x4000), peerAttr(addrPort(other.LocalAddr())))
+	carries := func() bool {
+		before := s.offload.x.Carried()
+		_, _ = alice.conn.Write([]byte("\x40\x00\x00\x05hello"))
+		_ = other.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+		_, err := other.Read(make([]byte, 100))
+		return err == nil && s.offload.x.Carried()[toPeer].Packets == before[toPeer].Packets+1
+	}
+	eventually(t, "the driver carries", carries)
+	if err := commands("ip link delete near3"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the interface is gone", func() bool { return len(s.offload.x.Attached()) == 0 })
+	plug()
+	eventually(t, "the driver carries again", carries)
 }
 
 // victimVariable is native or generic in the process that testOffloadDiesWithItsProcess kills.
