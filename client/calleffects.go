@@ -69,8 +69,10 @@ func (s *calls) legNamed(effect callflow.Effect) callflow.Leg {
 		return e.Leg
 	case callflow.Incoming:
 		return callflow.Leg{Call: e.Call}
+	case callflow.Tell:
+		return callflow.Leg{Call: e.Call} // it may tell of what an effect before it should have done
 	}
-	return callflow.Leg{} // what remains does not fail
+	return callflow.Leg{} // what remains ends things, or needs nothing that an effect before it makes
 }
 
 func (s *calls) carryOut(effect callflow.Effect) error {
