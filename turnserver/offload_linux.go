@@ -113,7 +113,7 @@ func (o *offload) watch() {
 	tick, round := time.NewTicker(offloadTick), time.NewTicker(offloadRound)
 	defer tick.Stop()
 	defer round.Stop()
-	before := o.describe()
+	changes := o.x.Changes()
 	for {
 		select {
 		case <-tick.C:
@@ -124,9 +124,9 @@ func (o *offload) watch() {
 			o.close()
 			return
 		}
-		if now := o.describe(); now != before {
-			o.s.log.Info("offload: interfaces changed", "now", now)
-			before = now
+		if now := o.x.Changes(); now != changes {
+			o.s.log.Info("offload: interfaces changed: " + o.describe())
+			changes = now
 			o.again()
 		}
 	}

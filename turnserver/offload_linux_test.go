@@ -37,6 +37,7 @@ var inLab = []struct {
 	{"bandwidth of the sockets", false, testBandwidth},
 	{"bandwidth", true, testOffloadedBandwidth},
 	{"two interfaces", true, testOffloadTwoInterfaces},
+	{"neighbours", true, testOffloadNeighbours},
 	{"interface change", true, testOffloadInterfaceChange},
 	{"forbidden peers", false, testForbiddenPeers},
 	{"own services", false, testOwnServicesStayOutOfReach},
@@ -195,6 +196,44 @@ func testOffloadTwoInterfaces(t *testing.T, plane string) {
 	if c := s.offload.x.Carried(); c[toPeer].Packets-before[toPeer].Packets != want {
 		t.Errorf("the driver carried %d, want %d", c[toPeer].Packets-before[toPeer].Packets, want)
 	}
+}
+
+// testOffloadNeighbours: a neighbour that the kernel has not heard of for a while is asked whether it is still there; one that moved is found where it is.
+func testOffloadNeighbours(t *testing.T, plane string) {
+	if err := theLab.connect("near4", "far4", []string{"198.18.10.1/24"}, []string{"198.18.10.3/24"}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = commands("ip link delete near4") })
+	s := startRelay(t, plane, func(c *Config) {
+		c.UDP = []string{"198.18.10.1:0"}
+		c.AllowPeers = append(c.AllowPeers, prefixes("198.18.10.0/24")...)
+	})
+	alice, other := newRawClient(t, s, "alice"), listenOn(t, "198.18.10.3")
+	alice.mustSucceed(stun.MethodAllocate, udpTransport)
+	alice.mustSucceed(stun.MethodChannelBind, channelAttr(0x4000), peerAttr(addrPort(other.LocalAddr())))
+	carries := func() bool {
+		before := s.offload.x.Carried()
+		_, _ = alice.conn.Write([]byte("\x40\x00\x00\x05hello"))
+		_ = other.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+		_, err := other.Read(make([]byte, 100))
+		return err == nil && s.offload.x.Carried()[toPeer].Packets == before[toPeer].Packets+1
+	}
+	eventually(t, "the driver carries", carries)
+	for setting, value := range map[string]string{"delay_first_probe_time": "1", "ucast_solicit": "1", "retrans_time_ms": "100"} { // seconds less to wait
+		if err := os.WriteFile("/proc/sys/net/ipv4/neigh/near4/"+setting, []byte(value), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := theLab.outside(func() error { return commands("ip link set far4 address 02:00:00:00:00:77") }); err != nil {
+		t.Fatal(err)
+	}
+	if err := commands("ip neigh change 198.18.10.3 lladdr 02:00:00:00:00:02 dev near4 nud stale"); err != nil {
+		t.Fatal(err)
+	}
+	if carries() {
+		t.Error("the neighbour still hears")
+	}
+	eventually(t, "the driver carries to where it is now", carries)
 }
 
 // testOffloadInterfaceChange: the interface goes and comes back as another with the same address. The sockets find it at once, the driver soon after.

@@ -3,8 +3,10 @@ package xdp
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
@@ -61,6 +63,7 @@ func (o *Offload) Attach(index int, want Mode) error {
 		attached, err = link.AttachXDP(link.XDPOptions{Program: o.program, Interface: index, Flags: flags})
 		if err == nil {
 			o.attached[index] = &attachment{attached, name, mode}
+			o.changes++
 			return nil
 		}
 		if errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EEXIST) {
@@ -73,6 +76,14 @@ func (o *Offload) Attach(index int, want Mode) error {
 func (o *Offload) detach(index int) {
 	_ = o.attached[index].link.Close()
 	delete(o.attached, index)
+	o.changes++
+}
+
+// Changes counts interfaces that came and went. After a change routes are others.
+func (o *Offload) Changes() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.changes
 }
 
 // Keep takes the program off all interfaces but these.
@@ -152,8 +163,9 @@ func (o *Offload) serves(index int) (attached, redirect bool) {
 // reachable are the states in which the kernel itself sends to a neighbour without asking first.
 const reachable = unix.NUD_PERMANENT | unix.NUD_NOARP | unix.NUD_REACHABLE | unix.NUD_STALE | unix.NUD_DELAY | unix.NUD_PROBE
 
-// Refresh copies the kernel's neighbour table for the interfaces that carry the program. It is to be called again and again. A neighbour that is not in it
-// yet costs the system's path a few packets.
+// Refresh copies the kernel's neighbour table for the interfaces that carry the program. It is to be called again and again. Until a neighbour is in it,
+// the system carries its packets. The kernel doubts a neighbour that it has not heard of for a while, but asks only when it sends to it
+// itself; since the program sends instead, Refresh has it ask (NTF_USE).
 func (o *Offload) Refresh() error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -174,10 +186,15 @@ func (o *Offload) Refresh() error {
 		for _, n := range all {
 			ip, ok := netip.AddrFromSlice(n.IP)
 			if ok && n.State&reachable != 0 && len(n.HardwareAddr) == 6 && len(l.Attrs().HardwareAddr) == 6 {
-				now[neighbour{ip.As16(), uint32(index)}] = hardware{[6]byte(n.HardwareAddr), [6]byte(l.Attrs().HardwareAddr)}
+				k := neighbour{ip.As16(), uint32(index)}
+				if n.State == unix.NUD_STALE && time.Since(o.used[k]) < time.Minute {
+					_ = netlink.NeighSet(&netlink.Neigh{LinkIndex: index, IP: n.IP, Flags: unix.NTF_USE})
+				}
+				now[k] = hardware{[6]byte(n.HardwareAddr), [6]byte(l.Attrs().HardwareAddr)}
 			}
 		}
 	}
+	maps.DeleteFunc(o.used, func(_ neighbour, last time.Time) bool { return time.Since(last) > time.Minute })
 	for n, h := range now {
 		if o.known[n] != h {
 			if err := o.near.Put(&n, &h); err != nil {

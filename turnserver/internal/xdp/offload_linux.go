@@ -44,7 +44,9 @@ type Offload struct {
 
 	mu       sync.Mutex
 	attached map[int]*attachment
-	known    map[neighbour]hardware // what near holds
+	changes  int                     // of attached
+	known    map[neighbour]hardware  // what near holds
+	used     map[neighbour]time.Time // when a flow last needed it
 }
 
 // Key says which packets belong to a flow. Channel is 0 for what comes from a peer. Inside: it comes from another allocation of this relay, between
@@ -132,7 +134,7 @@ func Load(cfg Config) (*Offload, error) {
 	}
 	o := &Offload{
 		program: c.DetachProgram("relay"), flows: c.DetachMap("flows"), near: c.DetachMap("neighbours"), carried: c.DetachMap("carried"),
-		offset: c.Variables["unix_offset"], accounts: accounts, attached: make(map[int]*attachment), known: make(map[neighbour]hardware),
+		offset: c.Variables["unix_offset"], accounts: accounts, attached: make(map[int]*attachment), known: make(map[neighbour]hardware), used: make(map[neighbour]time.Time),
 	}
 	// Accounts may be looked at after Close, by a goroutine that carries a last packet: their memory goes with the Offload.
 	runtime.AddCleanup(o, func(memory []byte) { _ = unix.Munmap(memory) }, unsafe.Slice((*byte)(unsafe.Pointer(&accounts[0])), mappedSize(cfg.Accounts)))
@@ -174,7 +176,8 @@ func (o *Offload) SetClock(now time.Time) error {
 	return o.offset.Set(now.UnixNano() - monotonic.Nano())
 }
 
-// Put adds a flow, or replaces it.
+// Put adds a flow, or replaces it. It is to be put again within a minute, so that its neighbour is asked whether it is still there, and by routes that may
+// have changed.
 func (o *Offload) Put(k Key, f Flow) error {
 	value := flowBytes{
 		From: f.From.Addr().As16(), To: f.To.Addr().As16(), FromPort: portOf(f.From.Port()), ToPort: portOf(f.To.Port()),
@@ -183,6 +186,11 @@ func (o *Offload) Put(k Key, f Flow) error {
 	}
 	if f.Route.redirect {
 		value.Redirect = 1
+	}
+	if !f.Hairpin {
+		o.mu.Lock()
+		o.used[neighbour{value.Next, value.Interface}] = time.Now()
+		o.mu.Unlock()
 	}
 	key := k.bytes()
 	return o.flows.Put(&key, &value)
