@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 	"google.golang.org/protobuf/proto"
 
+	"sotto/client/callflow"
 	"sotto/e2ee/callkey"
 	"sotto/e2ee/ratchet"
 	"sotto/media"
@@ -119,6 +120,20 @@ func TestContentLimits(t *testing.T) {
 		{"short reveal", false, func() *wire.Content {
 			return call(&wire.CallMessage{Body: &wire.CallMessage_Reveal{Reveal: &wire.Reveal{Verification: []byte{1}}}})
 		}},
+		{"long path", false, func() *wire.Content {
+			return call(&wire.CallMessage{Body: &wire.CallMessage_Path{
+				Path: &wire.Path{Generation: 1, Ice: &wire.IceParameters{Ufrag: strings.Repeat("x", 257)}}}})
+		}},
+		{"missed call", true, func() *wire.Content {
+			c := good()
+			c.Body = &wire.Content_MissedCall{MissedCall: &wire.MissedCall{CallId: randomBytes(16)}}
+			return c
+		}},
+		{"missed call without an id", false, func() *wire.Content {
+			c := good()
+			c.Body = &wire.Content_MissedCall{MissedCall: &wire.MissedCall{CallId: randomBytes(15)}}
+			return c
+		}},
 		{"huge offer", false, func() *wire.Content {
 			return call(&wire.CallMessage{Body: &wire.CallMessage_Offer{Offer: make([]byte, maxDescription+1)}})
 		}},
@@ -152,6 +167,9 @@ func FuzzContent(f *testing.F) {
 		{Id: make([]byte, 16), Body: &wire.Content_Receipt{Receipt: &wire.Receipt{MessageIds: [][]byte{make([]byte, 16)}}}},
 		{Id: make([]byte, 16), Body: &wire.Content_Call{Call: &wire.CallMessage{CallId: make([]byte, 16),
 			Body: &wire.CallMessage_Candidates{Candidates: &wire.Candidates{Candidates: []string{"1 1 udp 1 192.0.2.1 9 typ host"}}}}}},
+		{Id: make([]byte, 16), Body: &wire.Content_Call{Call: &wire.CallMessage{CallId: make([]byte, 16),
+			Body: &wire.CallMessage_Path{Path: &wire.Path{Generation: 1, Ice: &wire.IceParameters{Ufrag: "abcd"}}}}}},
+		{Id: make([]byte, 16), Body: &wire.Content_MissedCall{MissedCall: &wire.MissedCall{CallId: make([]byte, 16)}}},
 	} {
 		b, err := sealable(body)
 		if err != nil {
@@ -166,6 +184,10 @@ func FuzzContent(f *testing.F) {
 		}
 		if len(content.Id) != 16 || len(content.GetText().GetBody()) > maxText || len(content.GetReceipt().GetMessageIds()) > maxReceipts ||
 			len(content.GetCall().GetCandidates().GetCandidates()) > maxCandidates || len(content.GetCall().GetOffer()) > maxDescription {
+			t.Errorf("accepted beyond the limits")
+		}
+		callNamed(content)
+		if path, ok := fromCallMessage(content.GetCall()).(callflow.Path); ok && len(path.Ufrag) > maxCandidate {
 			t.Errorf("accepted beyond the limits")
 		}
 	})
