@@ -7,6 +7,8 @@ import (
 	"runtime"
 	"testing"
 	"time"
+
+	"sotto/signaling"
 )
 
 var manyCalls = flag.Bool("many", false, "1,000 calls in a row and 50 at once")
@@ -98,7 +100,9 @@ func TestCallsAtOnce(t *testing.T) {
 	if *manyCalls {
 		n = 50
 	}
-	w := newWorld(t)
+	w := newWorld(t, func(cfg *signaling.Config) { // all at one address
+		cfg.Limits.Registrations, cfg.Limits.AnonymousPer = signaling.Rate{Burst: 1000, Every: time.Millisecond}, 1000
+	})
 	var pairs [][2]*person
 	for i := range n {
 		alice, bob := w.online(fmt.Sprintf("alice%d", i)), w.online(fmt.Sprintf("bob%d", i))
