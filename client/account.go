@@ -208,7 +208,7 @@ func postRegistration(ctx context.Context, server *url.URL, config *tls.Config, 
 		return nil, none, fmt.Errorf("%s does not answer as a Sotto server: check the URL", server.Host)
 	case response.StatusCode != http.StatusOK && proto.Unmarshal(answer, refusal) == nil:
 		return nil, none, refusalOf(refusal)
-	case proto.Unmarshal(answer, result) != nil || len(result.Account) != 16 || result.Device != device:
+	case proto.Unmarshal(answer, result) != nil || len(result.Account) != 16 || result.Device != firstDevice:
 		return nil, none, fmt.Errorf("%s gave a malformed answer", server.Host)
 	}
 	return result, false, nil

@@ -32,7 +32,7 @@ func (p *person) between(f func(m *wire.CallMessage) *wire.CallMessage) {
 
 // takes is as if a step of a call had come from somebody, and waits until it is dealt with.
 func (p *person) takes(from *contact, m *wire.CallMessage) {
-	p.calls.onCallContent(from, device, &wire.Content{Timestamp: timestamp(p.now()), Body: &wire.Content_Call{Call: m}})
+	p.calls.onCallContent(from, firstDevice, &wire.Content{Timestamp: timestamp(p.now()), Body: &wire.Content_Call{Call: m}})
 	p.calls.do(func() error { return nil })
 }
 

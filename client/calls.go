@@ -295,23 +295,3 @@ func (s *calls) with(peer uuid.UUID) bool {
 
 // networkChanged lets calls look for another path at once.
 func (s *calls) networkChanged() { s.box.post(func() { s.step(callflow.NetworkChanged{}) }) }
-
-// A peerDevice is one device of a contact's.
-type peerDevice struct {
-	id       uint8
-	identity []byte
-}
-
-// devices are those that are called, and that calls are taken from.
-func (p *contact) devices() []peerDevice { return []peerDevice{{device, p.Identity}} }
-
-// sendTo queues content for one device of an account.
-func (c *Client) sendTo(account uuid.UUID, to uint8, content *wire.Content, entry outgoing) error {
-	c.mu.Lock()
-	p := c.contacts[account]
-	c.mu.Unlock()
-	if p == nil || !slices.ContainsFunc(p.devices(), func(d peerDevice) bool { return d.id == to }) {
-		return errNoContact
-	}
-	return c.post(p, content, entry)
-}

@@ -24,7 +24,8 @@ type Client struct {
 	store    *store
 	log      *slog.Logger
 	timing   timing
-	clock    atomic.Int64 // the server's clock minus ours
+	clock    atomic.Int64  // the server's clock minus ours
+	epoch    atomic.Uint32 // of this account's device list
 	link     linkState
 	events   *eventQueue
 	calls    *calls
@@ -45,6 +46,7 @@ type Client struct {
 	inbox     inbox
 	sealing   sealing
 	anonymous anonymous
+	lists     lists
 
 	life struct {
 		sync.Mutex
@@ -71,6 +73,7 @@ func newClient(s *store, a *account, o Options) (*Client, error) {
 	c.link.changed = make(chan struct{})
 	c.receipts.init()
 	c.anonymous.init()
+	c.lists.init()
 	c.calls = newCalls(c)
 	for _, load := range []func() error{c.loadSealing, c.loadContacts, c.loadOutbox, c.loadSent, c.loadRetries, c.loadInbox} {
 		if err := load(); err != nil {
@@ -103,6 +106,7 @@ func (c *Client) Start(ctx context.Context) error {
 	c.life.running.Go(func() { c.showInbox(ctx) })
 	c.life.running.Go(func() { c.sendReceipts(ctx) })
 	c.life.running.Go(func() { c.keepMending(ctx) })
+	c.life.running.Go(func() { c.keepListed(ctx) })
 	return nil
 }
 

@@ -119,9 +119,9 @@ func decrypts(t *testing.T, w *world, p *person, dir string, envelopes []*wire.E
 func (c *Client) opens(t *testing.T, e *wire.Envelope) bool {
 	t.Helper()
 	sender := uuid.UUID(e.GetSender())
-	remote := ratchet.Remote{Address: ratchet.Address{Account: sender, Device: device}}
+	remote := ratchet.Remote{Address: ratchet.Address{Account: sender, Device: firstDevice}}
 	read := &tx{s: c.store, changes: map[string][]byte{}}
-	s, err := readSession(read, sender)
+	s, err := readSession(read, remote.Address)
 	if err != nil {
 		t.Fatal(err)
 	}

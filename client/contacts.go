@@ -41,10 +41,6 @@ func (c Contact) String() string {
 
 const recordContact = "contact/" // and the account's UUID
 
-// device is the only one of an account that is accepted: until devices are listed under the first one's signature, a server could
-// otherwise slip one in.
-const device = 1
-
 // contact is the record of a Contact.
 type contact struct {
 	Username string
@@ -55,6 +51,12 @@ type contact struct {
 	Token    []byte `json:",omitempty"` // their delivery token, if they gave us one
 	Verified bool   `json:",omitempty"` // of Identity, while no other has appeared
 	Added    time.Time
+
+	Epoch     uint32 `json:",omitempty"` // the highest of their device list that is known: no lower one is taken
+	List      []byte `json:",omitempty"` // their device list, as signed
+	Signature []byte `json:",omitempty"` // of List, by Identity
+
+	listed *wire.DeviceList // List, read
 }
 
 func (p *contact) public() Contact {
@@ -62,12 +64,6 @@ func (p *contact) public() Contact {
 		Username: p.Username, Account: p.Account, Accepted: p.Accepted, Changed: p.Appeared != nil, Sealed: p.Token != nil,
 		Verified: p.Verified, Added: p.Added,
 	}
-}
-
-// remote is the contact's device to the session layer.
-func (p *contact) remote() (ratchet.Remote, error) {
-	key, err := ratchet.ParsePublicKey(p.Identity)
-	return ratchet.Remote{Address: ratchet.Address{Account: p.Account, Device: device}, Identity: key}, err
 }
 
 func (p *contact) write(t *tx) error { return putJSON(t, recordContact+p.Account.String(), p) }
@@ -81,6 +77,9 @@ func (c *Client) loadContacts() error {
 		}
 		p := new(contact)
 		if err := json.Unmarshal(value, p); err != nil {
+			return err
+		}
+		if err := p.readList(); err != nil {
 			return err
 		}
 		c.contacts[p.Account] = p
@@ -113,7 +112,9 @@ func (c *Client) Contacts() []Contact {
 	defer c.mu.Unlock()
 	var list []Contact
 	for _, p := range c.contacts {
-		list = append(list, p.public())
+		if p.Account != c.account.Account {
+			list = append(list, p.public())
+		}
 	}
 	slices.SortFunc(list, func(a, b Contact) int { return strings.Compare(a.String(), b.String()) })
 	return list
@@ -133,7 +134,7 @@ func (c *Client) Contact(username string) (Contact, error) {
 // named finds a contact, nil if there is none. c.mu is held.
 func (c *Client) named(username string) *contact {
 	for _, p := range c.contacts {
-		if username != "" && (p.Username == username || p.Username == "" && p.Account.String() == username) {
+		if username != "" && p.Account != c.account.Account && (p.Username == username || p.Username == "" && p.Account.String() == username) {
 			return p
 		}
 	}
@@ -173,7 +174,7 @@ func (c *Client) meet(ctx context.Context, username string) (*contact, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := c.ensureSession(ctx, id, username); err != nil {
+	if err := c.ensureSessions(ctx, id, username); err != nil {
 		return nil, err
 	}
 	c.mu.Lock()
@@ -235,11 +236,15 @@ func (c *Client) pin(username, safetyNumber string) error {
 
 // pinAppeared takes the key that appeared for the contact's. c.mu is held.
 func (c *Client) pinAppeared(p *contact, verified bool) error {
+	sessions := c.store.list(recordSession + p.Account.String())
 	_, err := c.changeContact(p, func(p *contact) {
 		p.Identity, p.Appeared, p.Verified = p.Appeared, nil, verified
-		p.Token = nil // who gave it had the old key
+		p.Token = nil                                             // who gave it had the old key
+		p.Epoch, p.List, p.Signature, p.listed = 0, nil, nil, nil // which signed it
 	}, func(t *tx) error {
-		t.delete(recordSession + p.Account.String()) // it was with the old key
+		for _, record := range sessions { // they were with the old key, or with devices that it vouched for
+			t.delete(record)
+		}
 		return nil
 	})
 	return err
@@ -280,9 +285,17 @@ func (c *Client) safetyNumber(p *contact) (string, error) {
 	return safety.Number(ours, theirs, c.account.Account[:], p.Account[:]), nil
 }
 
+// accountIdentity is the identity key of this account's first device. c.mu is held.
+func (c *Client) accountIdentity() [33]byte {
+	if own := c.contacts[c.account.Account]; own != nil && len(own.Identity) == 33 {
+		return [33]byte(own.Identity)
+	}
+	return [33]byte(c.identity.Public().Bytes())
+}
+
 // comparedKeys are this account's identity key and the contact's: the one that appeared, if another did.
 func (c *Client) comparedKeys(p *contact) (ours, theirs [33]byte, err error) {
-	ours, key := [33]byte(c.identity.Public().Bytes()), p.Identity
+	ours, key := c.accountIdentity(), p.Identity
 	if p.Appeared != nil {
 		key = p.Appeared
 	}

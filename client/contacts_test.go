@@ -24,7 +24,7 @@ func anotherBob(t *testing.T, w *world) (alice, bob *person) {
 	defer alice.mu.Unlock()
 	_, err := alice.changeContact(alice.named("bob"), func(p *contact) {
 		p.Identity = ratchet.GenerateKeyPair().Public().Bytes()
-	}, func(tx *tx) error { tx.delete(recordSession + bob.Account().String()); return nil })
+	}, func(tx *tx) error { tx.delete(sessionRecord(bob)); return nil })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -34,7 +34,7 @@ func anotherBob(t *testing.T, w *world) (alice, bob *person) {
 // forged is a text under a key pair of somebody who can make the server deliver what is not the sender's.
 func (p *person) forged(t *testing.T, to *person, key *ratchet.KeyPair, text string) *wire.Envelope {
 	t.Helper()
-	bundle, err := p.fetchBundle(patience(t), to.Account())
+	bundle, err := p.fetchBundle(patience(t), to.first())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -56,7 +56,7 @@ func (p *person) forged(t *testing.T, to *person, key *ratchet.KeyPair, text str
 		t.Fatal(err)
 	}
 	return &wire.Envelope{
-		Id: randomBytes(16), Sender: p.account.Account[:], SenderDevice: device, Recipient: to.account.Account[:], RecipientDevice: device,
+		Id: randomBytes(16), Sender: p.account.Account[:], SenderDevice: firstDevice, Recipient: to.account.Account[:], RecipientDevice: firstDevice,
 		Type: message.Type, Ciphertext: message.Bytes,
 	}
 }
@@ -164,7 +164,7 @@ func TestNameIsPinnedAtFirstUse(t *testing.T) {
 				t.Fatalf("from %+v", m.From)
 			}
 			if session == "there is none" {
-				if err := alice.store.update(func(tx *tx) error { tx.delete(recordSession + bob.Account().String()); return nil }); err != nil {
+				if err := alice.store.update(func(tx *tx) error { tx.delete(sessionRecord(bob)); return nil }); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -202,7 +202,7 @@ func TestNameOfAnotherContact(t *testing.T) {
 		"a contact's account under another's":  {mallory.Account(), "bob"},
 		"another account under a known name":   {uuid.New(), "bob"},
 	} {
-		if err := alice.ensureSession(patience(t), test.account, test.username); err == nil || !strings.Contains(err.Error(), "do not trust it") {
+		if err := alice.ensureSessions(patience(t), test.account, test.username); err == nil || !strings.Contains(err.Error(), "do not trust it") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

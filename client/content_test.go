@@ -261,7 +261,7 @@ func fuzzedClient(f *testing.F) *Client {
 	if err != nil {
 		f.Fatal(err)
 	}
-	a.Account, a.Device = uuid.New(), device
+	a.Account, a.Device = uuid.New(), firstDevice
 	c, err := newClient(s, a, Options{})
 	if err != nil {
 		f.Fatal(err)
@@ -284,7 +284,7 @@ func FuzzEnvelope(f *testing.F) {
 		if stranger {
 			sender = uuid.New()
 		}
-		e := &wire.Envelope{Id: randomBytes(16), Sender: sender[:], SenderDevice: device, Recipient: c.account.Account[:], RecipientDevice: device,
+		e := &wire.Envelope{Id: randomBytes(16), Sender: sender[:], SenderDevice: firstDevice, Recipient: c.account.Account[:], RecipientDevice: firstDevice,
 			Type: kind, Ciphertext: ciphertext}
 		if err := c.take(t.Context(), e); err != nil {
 			t.Error(err)

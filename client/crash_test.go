@@ -146,7 +146,7 @@ func (p *person) sealedWhileConnected(t testing.TB, to string) *wire.Envelope {
 	if err != nil {
 		t.Fatal(err)
 	}
-	remote, err := contact.remote()
+	remote, err := contact.remote(firstDevice)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -154,20 +154,20 @@ func (p *person) sealedWhileConnected(t testing.TB, to string) *wire.Envelope {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	err = p.store.update(func(tx *tx) error {
-		s, err := readSession(tx, contact.Account)
+		s, err := readSession(tx, remote.Address)
 		if err != nil {
 			return err
 		}
 		if message, err = s.ratchet.Encrypt(p.local(), remote, pad(nil, padTo), time.Now()); err != nil {
 			return err
 		}
-		return s.write(tx, contact.Account)
+		return s.write(tx, remote.Address)
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return &wire.Envelope{
-		Id: randomBytes(16), Sender: p.account.Account[:], SenderDevice: device, Recipient: contact.Account[:], RecipientDevice: device,
+		Id: randomBytes(16), Sender: p.account.Account[:], SenderDevice: firstDevice, Recipient: contact.Account[:], RecipientDevice: firstDevice,
 		Type: message.Type, Ciphertext: message.Bytes,
 	}
 }
@@ -194,7 +194,7 @@ func (p *person) sealedContent(t testing.TB, to string, content *wire.Content) *
 	if err := proto.Unmarshal(entry.Envelope, e); err != nil {
 		t.Fatal(err)
 	}
-	e.Sender, e.SenderDevice = p.account.Account[:], device
+	e.Sender, e.SenderDevice = p.account.Account[:], firstDevice
 	p.settle(entry, nil)
 	return e
 }

@@ -12,6 +12,7 @@ import (
 	"go.uber.org/goleak"
 
 	"sotto/client/callflow"
+	"sotto/e2ee/ratchet"
 	"sotto/signaling"
 	"sotto/turnserver"
 )
@@ -200,6 +201,13 @@ func (p *person) hears(t testing.TB, text string) *Message {
 	}
 	return m
 }
+
+// first is the account's first device.
+func (p *person) first() ratchet.Address {
+	return ratchet.Address{Account: p.Account(), Device: firstDevice}
+}
+
+func sessionRecord(with *person) string { return addressRecord(recordSession, with.first()) }
 
 func patience(t testing.TB) context.Context {
 	ctx, cancel := context.WithTimeout(context.Background(), 45*time.Second)

@@ -15,8 +15,9 @@ import (
 
 // An envelope on its way in:
 //
-//  1. Open it if it is sealed (sealed.go). Check who it is from: device 1 of an account, and with the identity key that is pinned. Under
-//     another key it is held back, still encrypted. From a new sender it is dropped if there are too many of those.
+//  1. Open it if it is sealed (sealed.go). Check who it is from: the first device of an account, with the identity key that is pinned, or
+//     one that this key has listed. Under another key than the pinned one it is held back, still encrypted. For a device that is not
+//     listed the list is fetched; if it is not on that either, it is dropped. So is a new sender's if there are too many of those.
 //  2. Decrypt. If the sender is new, ask the server whether the user name claimed inside is theirs, and begin again at 1.
 //  3. In one transaction: the session moves on, used pre-keys are erased, a digest and the sender's delivery token are remembered, a text
 //     goes into the inbox, and what a receipt names is not kept any more.
@@ -73,35 +74,46 @@ func (c *Client) take(ctx context.Context, e *wire.Envelope) error {
 			return err
 		}
 	}
-	sender, err := uuid.FromBytes(e.GetSender())
-	if err != nil || sender == c.account.Account || e.GetSenderDevice() != device {
+	sender, err := senderOf(e)
+	if err != nil || sender == c.local().Address {
 		c.log.Warn("an envelope of a wrong sender was dropped")
 		return nil
 	}
-	if e.GetType() == sealed.TypePlaintext && !certified.IsZero() {
-		return c.onRetryRequest(sender, certified, e)
-	}
-	if e.GetType() != ratchet.TypeMessage && e.GetType() != ratchet.TypePreKeyMessage {
+	retry := e.GetType() == sealed.TypePlaintext && !certified.IsZero()
+	if !retry && e.GetType() != ratchet.TypeMessage && e.GetType() != ratchet.TypePreKeyMessage {
 		c.log.Warn("an envelope of an unknown type was dropped")
 		return nil
 	}
-	o, err := c.openEnvelope(sender, e, certified, nil)
+	if retry {
+		return c.onRetryRequest(sender, certified, e)
+	}
+	var who newcomer
+	o, err := c.openEnvelope(sender, e, certified, who)
+	if err == errUnlisted {
+		if who.listed, err = c.fetchList(ctx, sender.Account); err != nil {
+			return c.unlisted(who.listed, err)
+		}
+		o, err = c.openEnvelope(sender, e, certified, who)
+	}
 	if errors.Is(err, errStranger) {
 		claimed := ""
-		if claimed, err = c.confirmName(ctx, sender, o.content.GetUsername()); err != nil {
+		if claimed, err = c.confirmName(ctx, sender.Account, o.content.GetUsername()); err != nil {
 			return err
 		}
-		o, err = c.openEnvelope(sender, e, certified, &claimed)
+		who.name = &claimed
+		o, err = c.openEnvelope(sender, e, certified, who)
 	}
 	switch {
 	case err == errSeen:
 		return nil
+	case err == errUnlisted:
+		return c.unlisted(nil, err)
 	case err == errCertified:
 		c.log.Warn("a sealed envelope has another identity key than its certificate")
 		return nil
 	case errors.Is(err, ratchet.ErrUndecryptable) || errors.Is(err, ratchet.ErrIdentityChanged) || errors.Is(err, ratchet.ErrDuplicate):
 		c.log.Warn("an envelope could not be decrypted")
-		return c.undecryptable(o.from, e)
+		return c.undecryptable(o.from, sender.Device, e)
 	case err != nil:
 		return err
 	}
@@ -109,13 +121,32 @@ func (c *Client) take(ctx context.Context, e *wire.Envelope) error {
 	return nil
 }
 
+func senderOf(e *wire.Envelope) (sender ratchet.Address, err error) {
+	if len(e.GetSender()) != 16 || e.GetSenderDevice() < 1 || e.GetSenderDevice() > wire.MaxDeviceID {
+		return sender, errProtocol
+	}
+	return ratchet.Address{Account: [16]byte(e.Sender), Device: uint8(e.SenderDevice)}, nil
+}
+
+// unlisted drops an envelope of a device that is not listed, unless it is perhaps an accepted contact's and the server can be asked again.
+func (c *Client) unlisted(from *contact, err error) error {
+	var refusal *ServerError
+	answered := errors.As(err, &refusal) && !passing(err) || errors.Is(err, ErrNoSuchUser) ||
+		err == errUnlisted || err == errTooOften || err == errListRefused || err == errListOlder
+	if !answered && from != nil && from.Accepted {
+		return err
+	}
+	c.log.Warn("an envelope of a device that its account has not listed was dropped", "reason", err)
+	return nil
+}
+
 // undecryptable asks a contact for what could not be decrypted, and tells. A message that the session takes for one it decrypted before
 // is among that: it is no repetition, which would have been seen, but the sender, whose session went back to an older state.
-func (c *Client) undecryptable(from *contact, e *wire.Envelope) error {
+func (c *Client) undecryptable(from *contact, device uint8, e *wire.Envelope) error {
 	if from == nil {
 		return nil
 	}
-	asked, err := c.ask(from, e)
+	asked, err := c.ask(from, device, e)
 	if err != nil {
 		return err
 	}
@@ -126,7 +157,15 @@ func (c *Client) undecryptable(from *contact, e *wire.Envelope) error {
 // opened is a decrypted envelope.
 type opened struct {
 	from    *contact
-	content *wire.Content // nil if its form is wrong or it is held back
+	device  uint8
+	content *wire.Content      // nil if its form is wrong or it is held back
+	told    map[MessageID]bool // of a receipt: whether the program has heard of it from another device
+}
+
+// newcomer is what is known of a sender who is not stored yet.
+type newcomer struct {
+	name   *string  // confirmed; nil before it was asked for
+	listed *contact // by the list, if it is not their first device
 }
 
 var (
@@ -138,22 +177,29 @@ var (
 	errCertified = errors.New("the certificate is for another identity key")
 )
 
-// openEnvelope is steps 1 to 3, under the lock. certified is the identity key that sealed the envelope, zero if none did; confirmed is the
-// user name of a new sender, nil before it was asked for.
+// openEnvelope is steps 1 to 3, under the lock. certified is the identity key that sealed the envelope, zero if none did.
 func (c *Client) openEnvelope(
-	sender uuid.UUID, e *wire.Envelope, certified ratchet.PublicKey, confirmed *string,
+	sender ratchet.Address, e *wire.Envelope, certified ratchet.PublicKey, who newcomer,
 ) (o opened, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	o.from = c.contacts[sender]
-	remote := ratchet.Remote{Address: ratchet.Address{Account: sender, Device: device}}
-	if o.from != nil {
-		if remote, err = o.from.remote(); err != nil {
-			return o, err
-		}
-	} else if c.strangers() >= maxStrangers {
+	o.from, o.device = c.contacts[sender.Account], sender.Device
+	known := o.from
+	if known == nil && c.strangers() >= maxStrangers {
 		c.log.Warn("too many strangers have written: a new one was ignored")
 		return o, ratchet.ErrUndecryptable
+	}
+	if known == nil {
+		known = who.listed
+	}
+	remote := ratchet.Remote{Address: sender}
+	switch {
+	case known != nil:
+		if remote, err = known.remote(sender.Device); err != nil {
+			return o, err
+		}
+	case sender.Device != firstDevice:
+		return o, errUnlisted
 	}
 	key := remote.Identity // that the message claims to be of
 	if e.GetType() == ratchet.TypePreKeyMessage {
@@ -164,14 +210,15 @@ func (c *Client) openEnvelope(
 	if !certified.IsZero() && !certified.Equal(key) {
 		return o, errCertified
 	}
-	if e.GetType() == ratchet.TypePreKeyMessage {
-		if o.from != nil && !key.Equal(remote.Identity) {
-			remote.Identity = key
-			if err := c.proves(remote, e); err != nil {
-				return o, err
-			}
-			return o, c.hold(o.from, key, e)
+	if known != nil && !key.Equal(remote.Identity) {
+		if sender.Device != firstDevice || o.from == nil {
+			return o, errUnlisted // perhaps the number is another device's by now
 		}
+		remote.Identity = key
+		if err := c.proves(remote, e); err != nil {
+			return o, err
+		}
+		return o, c.hold(o.from, key, e)
 	}
 	var entry *incoming
 	var arrived []*sentContent
@@ -207,13 +254,13 @@ func (c *Client) openEnvelope(
 			c.log.Warn("a message of a malformed kind was dropped")
 		}
 		if o.from == nil {
-			if confirmed == nil {
+			if who.name == nil {
 				return errStranger
 			}
-			if c.named(*confirmed) != nil { // meanwhile
-				*confirmed = ""
+			o.from = who.contact(sender.Account, plaintext.Identity)
+			if c.named(*who.name) == nil { // it was taken meanwhile otherwise
+				o.from.Username = *who.name
 			}
-			o.from = &contact{Username: *confirmed, Account: sender, Identity: plaintext.Identity.Bytes(), Added: time.Now()}
 			if err := o.from.write(t); err != nil {
 				return err
 			}
@@ -229,7 +276,9 @@ func (c *Client) openEnvelope(
 		if entry, err = c.keepText(t, s, o.from, o.content); err != nil {
 			return err
 		}
-		arrived = c.sent.arrived(t, sender, o.content.GetReceipt())
+		if arrived, o.told, err = c.sent.arrived(t, sender, o.content.GetReceipt()); err != nil {
+			return err
+		}
 		s.see(e)
 		return s.write(t, sender)
 	})
@@ -243,7 +292,10 @@ func (c *Client) openEnvelope(
 		default:
 		}
 	}
-	c.contacts[sender] = o.from
+	c.contacts[sender.Account] = o.from
+	if o.content.GetDeviceListEpoch() > o.from.Epoch && o.content.GetDeviceList() == nil {
+		c.lists.want(sender.Account, true)
+	}
 	if reset {
 		c.events.offer(SessionReset{Contact: o.from.public()})
 	}
@@ -251,6 +303,16 @@ func (c *Client) openEnvelope(
 		c.inbox.add(entry)
 	}
 	return o, nil
+}
+
+// contact is the record of a new sender.
+func (n *newcomer) contact(id uuid.UUID, identity ratchet.PublicKey) *contact {
+	if n.listed == nil {
+		return &contact{Account: id, Identity: identity.Bytes(), Added: time.Now()}
+	}
+	p := *n.listed
+	p.Added = time.Now()
+	return &p
 }
 
 // strangers counts contacts who are not accepted. c.mu is held.
@@ -292,19 +354,45 @@ func (c *Client) confirmName(ctx context.Context, sender uuid.UUID, claimed stri
 
 // show is step 5 but for texts, which showInbox brings.
 func (c *Client) show(o opened) {
+	if list := o.content.GetDeviceList(); list != nil {
+		c.onDeviceList(o.from.Account, list)
+		return
+	}
+	if o.from.Account == c.account.Account {
+		return
+	}
 	switch body := o.content.GetBody().(type) {
 	case *wire.Content_Text:
 		if o.from.Accepted {
-			c.receipts.add(o.from.Account, o.content.Id)
+			c.receipts.add(ratchet.Address{Account: o.from.Account, Device: o.device}, o.content.Id)
 		}
 	case *wire.Content_Receipt:
 		if body.Receipt.GetKind() != wire.Receipt_DELIVERED || !o.from.Accepted { // nothing was sent to them
 			return
 		}
 		for _, id := range body.Receipt.GetMessageIds() {
-			c.events.offer(MessageDelivered{MessageID(id), o.from.public().String()})
+			if !o.told[MessageID(id)] {
+				c.events.offer(MessageDelivered{MessageID(id), o.from.public().String()})
+			}
 		}
 	case *wire.Content_Call, *wire.Content_MissedCall:
-		c.calls.handle(o.from, device, o.content)
+		c.calls.handle(o.from, o.device, o.content)
+	}
+}
+
+// onDeviceList takes a list that an account's device has sent.
+func (c *Client) onDeviceList(id uuid.UUID, list *wire.SignedDeviceList) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	p := c.contacts[id]
+	if p == nil {
+		return
+	}
+	if _, err := c.learnList(p, list); err != nil {
+		c.log.Warn("a list of devices that came in a message was not taken", "error", err)
+		return
+	}
+	if p.Accepted {
+		c.lists.want(id, false)
 	}
 }

@@ -53,7 +53,7 @@ func TestLogsSayNothingOfUsers(t *testing.T) {
 		t.Fatal(err)
 	}
 	alice.calls.do(func() error { // fails, naming bob to the program
-		to := callflow.Address{Account: callflow.Account(changed.Account), Device: device}
+		to := callflow.Address{Account: callflow.Account(changed.Account), Device: firstDevice}
 		return alice.calls.send(callflow.Send{To: to, Call: callflow.CallID(caller.ID()), Message: callflow.Hangup{}})
 	})
 	garbled := bob.sealedWhileConnected(t, "alice")

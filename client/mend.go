@@ -30,13 +30,13 @@ func (c *Client) keepMending(ctx context.Context) {
 		again = nil
 		var wait time.Duration
 		c.mu.Lock()
-		var ids []uuid.UUID
-		for id := range c.retries.mending {
-			ids = append(ids, id)
+		var devices []ratchet.Address
+		for of := range c.retries.mending {
+			devices = append(devices, of)
 		}
 		c.mu.Unlock()
-		for _, id := range ids {
-			if err := c.mend(ctx, id); err != nil && ctx.Err() == nil {
+		for _, of := range devices {
+			if err := c.mend(ctx, of); err != nil && ctx.Err() == nil {
 				c.log.Warn("a session is not mended yet", "error", err)
 				wait = max(wait, mendAgain, retryAfter(err))
 			}
@@ -47,57 +47,63 @@ func (c *Client) keepMending(ctx context.Context) {
 	}
 }
 
-// mend is step 3 for one contact.
-func (c *Client) mend(ctx context.Context, id uuid.UUID) error {
-	needed, err := c.needsBundle(id)
+// mend is step 3 for one device.
+func (c *Client) mend(ctx context.Context, of ratchet.Address) error {
+	needed, err := c.needsBundle(of)
 	if err != nil {
 		return err
 	}
 	var bundle *ratchet.Bundle
 	if needed {
-		bundle, err = c.fetchBundle(ctx, id)
+		bundle, err = c.fetchBundle(ctx, of)
 		if err != nil && !errors.Is(err, ErrNoSuchUser) {
 			return err
 		}
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	m := c.retries.mending[id]
+	m := c.retries.mending[of]
 	if m == nil {
 		return nil
 	}
-	to, addressed := c.addressee(id)
+	to, addressed := c.addressee(of.Account)
+	var remote ratchet.Remote
+	if addressed == nil {
+		remote, addressed = to.remote(of.Device)
+	}
 	switch {
 	case addressed != nil:
-		return c.giveUp(id, m, addressed)
+		return c.giveUp(of, m, addressed)
 	case err != nil:
-		return c.giveUp(id, m, err)
+		return c.giveUp(of, m, err)
 	case m.Reset && bundle == nil: // asked for meanwhile
 		c.retries.wake()
 		return nil
-	case bundle != nil && !bytes.Equal(bundle.Identity.Bytes(), to.Identity):
+	case bundle != nil && !bundle.Identity.Equal(remote.Identity) && of.Device != firstDevice:
+		return c.giveUp(of, m, errUnlisted)
+	case bundle != nil && !bundle.Identity.Equal(remote.Identity):
 		if err := c.identityAppeared(to, bundle.Identity); err != nil {
 			return err
 		}
-		return c.giveUp(id, m, &IdentityChangedError{to.public().String()})
+		return c.giveUp(of, m, &IdentityChangedError{to.public().String()})
 	}
-	return c.resend(to, m, bundle)
+	return c.resend(to, remote, m, bundle)
 }
 
 // needsBundle tells whether a new session has to be begun before anything can be sent anew.
-func (c *Client) needsBundle(id uuid.UUID) (needed bool, err error) {
+func (c *Client) needsBundle(of ratchet.Address) (needed bool, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	to, m := c.contacts[id], c.retries.mending[id]
+	to, m := c.contacts[of.Account], c.retries.mending[of]
 	if to == nil || m == nil {
 		return false, nil
 	}
-	remote, err := to.remote()
+	remote, err := to.remote(of.Device)
 	if err != nil {
-		return false, err
+		return false, nil // mend gives up
 	}
 	err = c.store.update(func(t *tx) error {
-		s, err := readSession(t, id)
+		s, err := readSession(t, of)
 		needed = err == nil && (m.Reset || !s.ratchet.CanEncrypt(remote, time.Now()))
 		return err
 	})
@@ -106,8 +112,8 @@ func (c *Client) needsBundle(id uuid.UUID) (needed bool, err error) {
 
 // resend begins a session if there is a bundle, with the first content, and sends all that is left of what is to be sent anew. c.mu is
 // held.
-func (c *Client) resend(to *contact, m *mending, bundle *ratchet.Bundle) error {
-	contents, lost := c.contentsOf(to, m)
+func (c *Client) resend(to *contact, remote ratchet.Remote, m *mending, bundle *ratchet.Bundle) error {
+	contents, lost := c.contentsOf(remote, m)
 	if err := c.lose(to.Account, lost, errNotAnew, func(*tx) error { return nil }); err != nil {
 		return err
 	}
@@ -120,17 +126,13 @@ func (c *Client) resend(to *contact, m *mending, bundle *ratchet.Bundle) error {
 		for _, later := range contents[i+1:] {
 			rest.add(later.kept)
 		}
-		err := c.postAfter(to, a.content, a.entry, func(t *tx, s *session) error {
+		err := c.postAfter(to, []ratchet.Remote{remote}, a.content, a.entry, func(t *tx, s *session) error {
 			if bundle != nil && i == 0 {
-				remote, err := to.remote()
-				if err != nil {
-					return err
-				}
 				if err := s.ratchet.Initiate(c.local(), remote, bundle, time.Now()); err != nil {
 					return fmt.Errorf("the server gave keys that cannot be used: %w", err)
 				}
 			}
-			return rest.write(t, to.Account)
+			return rest.write(t, remote.Address)
 		})
 		if err != nil {
 			return err
@@ -138,13 +140,13 @@ func (c *Client) resend(to *contact, m *mending, bundle *ratchet.Bundle) error {
 		if a.kept != nil && a.kept.record == "" {
 			c.sent.remove([]*sentContent{a.kept}) // the entry's has taken its place
 		}
-		c.retries.set(to.Account, rest)
+		c.retries.set(remote.Address, rest)
 	}
 	if len(contents) == 0 { // all of it has arrived meanwhile, or is of no use any more
-		if err := c.store.update(func(t *tx) error { return new(mending).write(t, to.Account) }); err != nil {
+		if err := c.store.update(func(t *tx) error { return new(mending).write(t, remote.Address) }); err != nil {
 			return err
 		}
-		c.retries.set(to.Account, new(mending))
+		c.retries.set(remote.Address, new(mending))
 	}
 	if bundle != nil {
 		c.events.offer(SessionReset{to.public(), resent})
@@ -152,11 +154,11 @@ func (c *Client) resend(to *contact, m *mending, bundle *ratchet.Bundle) error {
 	return nil
 }
 
-func (r *retries) set(id uuid.UUID, m *mending) {
+func (r *retries) set(of ratchet.Address, m *mending) {
 	if m.empty() {
-		delete(r.mending, id)
+		delete(r.mending, of)
 	} else {
-		r.mending[id] = m
+		r.mending[of] = m
 	}
 }
 
@@ -168,8 +170,8 @@ type anew struct {
 }
 
 // contentsOf is what is still to be sent anew, and the texts that cannot be. c.mu is held.
-func (c *Client) contentsOf(to *contact, m *mending) (contents []*anew, lost []*sentContent) {
-	for _, kept := range c.sent.to(to.Account) {
+func (c *Client) contentsOf(to ratchet.Remote, m *mending) (contents []*anew, lost []*sentContent) {
+	for _, kept := range c.sent.to(to.Address) {
 		if !slices.Contains(m.Resend, kept.record) && !slices.Contains(m.steps, kept) || kept.Resent {
 			continue
 		}
@@ -184,7 +186,7 @@ func (c *Client) contentsOf(to *contact, m *mending) (contents []*anew, lost []*
 			continue
 		}
 		content, err := parseContent(stored.Content)
-		if err != nil || !bytes.Equal(kept.Identity, to.Identity) {
+		if err != nil || !bytes.Equal(kept.Identity, to.Identity.Bytes()) {
 			if kept.record != "" {
 				lost = append(lost, kept)
 			}
@@ -199,17 +201,17 @@ func (c *Client) contentsOf(to *contact, m *mending) (contents []*anew, lost []*
 	return contents, lost
 }
 
-// giveUp forgets what a contact has asked for, and says what will not be sent any more. c.mu is held.
-func (c *Client) giveUp(id uuid.UUID, m *mending, reason error) error {
+// giveUp forgets what a device has asked for, and says what will not be sent any more. c.mu is held.
+func (c *Client) giveUp(of ratchet.Address, m *mending, reason error) error {
 	var lost []*sentContent
-	for _, kept := range c.sent.to(id) {
+	for _, kept := range c.sent.to(of) {
 		if kept.record != "" && slices.Contains(m.Resend, kept.record) {
 			lost = append(lost, kept)
 		}
 	}
-	err := c.lose(id, lost, reason, func(t *tx) error { return new(mending).write(t, id) })
+	err := c.lose(of.Account, lost, reason, func(t *tx) error { return new(mending).write(t, of) })
 	if err == nil {
-		delete(c.retries.mending, id)
+		delete(c.retries.mending, of)
 	}
 	return err
 }

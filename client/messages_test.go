@@ -129,7 +129,7 @@ func TestChangedIdentityKey(t *testing.T) {
 	alice.mu.Lock()
 	_, err := alice.changeContact(alice.named("bob"), func(p *contact) {
 		p.Identity = ratchet.GenerateKeyPair().Public().Bytes()
-	}, func(tx *tx) error { tx.delete(recordSession + bob.Account().String()); return nil })
+	}, func(tx *tx) error { tx.delete(sessionRecord(bob)); return nil })
 	alice.mu.Unlock()
 	if err != nil {
 		t.Fatal(err)
@@ -197,7 +197,7 @@ func TestOneTimeKeysRunOut(t *testing.T) {
 		t.Fatal(err)
 	}
 	for n := 0; ; n++ {
-		bundle, err := alice.fetchBundle(patience(t), id)
+		bundle, err := alice.fetchBundle(patience(t), ratchet.Address{Account: id, Device: firstDevice})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -217,7 +217,7 @@ func TestOneTimeKeysRunOut(t *testing.T) {
 	bob.hears(t, "from carol")
 	// Connected, bob has sent new ones.
 	eventually(t, "new one-time keys", func() bool {
-		bundle, err := alice.fetchBundle(patience(t), id)
+		bundle, err := alice.fetchBundle(patience(t), ratchet.Address{Account: id, Device: firstDevice})
 		return err == nil && bundle.OneTime != nil
 	})
 }
@@ -234,14 +234,14 @@ func TestUsedPreKeysAreReplaced(t *testing.T) {
 	var last *ratchet.Bundle
 	for range preKeyBatch - preKeyLow + 1 {
 		var err error
-		if last, err = alice.fetchBundle(patience(t), bob.Account()); err != nil {
+		if last, err = alice.fetchBundle(patience(t), bob.first()); err != nil {
 			t.Fatal(err)
 		}
 	}
 	alice.send(t, "bob", "uses one")
 	bob.hears(t, "uses one")
 	eventually(t, "new one-time keys while connected", func() bool {
-		bundle, err := alice.fetchBundle(patience(t), bob.Account())
+		bundle, err := alice.fetchBundle(patience(t), bob.first())
 		return err == nil && bundle.OneTime != nil && bundle.OneTime.ID > last.OneTime.ID+preKeyBatch
 	})
 }

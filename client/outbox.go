@@ -17,7 +17,7 @@ import (
 
 // A message on its way out:
 //
-//  1. Encrypt, and store the session and the envelope in one transaction, together with the text for as long as it may have to be
+//  1. Encrypt for each of the recipient's devices, and store the sessions and the envelopes in one transaction, together with the text for as long as it may have to be
 //     encrypted anew (sent.go). From here on a crash loses nothing, and no message key can be used for something else.
 //  2. Send envelopes in their order, several under way at once: sealed to who gave us their delivery token, over a link that does not
 //     say whose it is, and otherwise over the ordinary one (sending.go).
@@ -31,7 +31,7 @@ const (
 	maxCiphertext = 64 << 10
 )
 
-// outgoing is the record of one envelope.
+// outgoing is the record of one envelope: a message to somebody with several devices has as many.
 type outgoing struct {
 	Envelope []byte    // as it goes to the server, unless it is sealed on its way out
 	To       string    // for events
@@ -53,13 +53,17 @@ func (o *outgoing) parse() error {
 	if err := proto.Unmarshal(o.Envelope, o.envelope); err != nil {
 		return err
 	}
-	if len(o.envelope.GetRecipient()) != 16 {
+	if d := o.envelope.GetRecipientDevice(); len(o.envelope.GetRecipient()) != 16 || d < 1 || d > wire.MaxDeviceID {
 		return errDamaged
 	}
 	return nil
 }
 
 func (o *outgoing) recipient() uuid.UUID { return uuid.UUID(o.envelope.GetRecipient()) }
+
+func (o *outgoing) address() ratchet.Address {
+	return ratchet.Address{Account: o.recipient(), Device: uint8(o.envelope.GetRecipientDevice())}
+}
 
 // outbox is what waits, oldest first. Client.mu guards it.
 type outbox struct {
@@ -97,7 +101,8 @@ func (c *Client) loadOutbox() error {
 }
 
 // Send queues a text for somebody. When it returns without an error the message is on disk, and goes out as soon as the server can be
-// reached, now or after a restart. Only the first message to somebody needs the server at once.
+// reached, now or after a restart. Only the first message to somebody, or
+// after they have got another device, needs the server at once.
 func (c *Client) Send(ctx context.Context, to, text string) (MessageID, error) {
 	if text == "" || len(text) > maxText {
 		return MessageID{}, fmt.Errorf("a message has 1 to %d bytes", maxText)
@@ -105,22 +110,28 @@ func (c *Client) Send(ctx context.Context, to, text string) (MessageID, error) {
 	if checkText(text) != nil {
 		return MessageID{}, errors.New("a message must be valid UTF-8")
 	}
-	p, err := c.meet(ctx, to)
-	if err != nil {
-		return MessageID{}, err
-	}
 	content := c.newContent()
 	content.Body = &wire.Content_Text{Text: &wire.Text{Body: text}}
 	id := MessageID(content.Id)
-	return id, c.post(p, content, outgoing{Message: id})
+	for {
+		p, err := c.meet(ctx, to)
+		if err != nil {
+			return MessageID{}, err
+		}
+		if err = c.post(p, content, outgoing{Message: id}); err != errNoSession { // else they have another device since
+			return id, err
+		}
+	}
 }
 
 // newContent is content with everything but a body.
 func (c *Client) newContent() *wire.Content {
-	return &wire.Content{Id: randomBytes(16), Timestamp: timestamp(c.now()), Username: c.account.Username}
+	return &wire.Content{
+		Id: randomBytes(16), Timestamp: timestamp(c.now()), Username: c.account.Username, DeviceListEpoch: c.epoch.Load(),
+	}
 }
 
-// post is step 1. The contact needs a session.
+// post is step 1, for all of the contact's devices. Each needs a session.
 func (c *Client) post(to *contact, content *wire.Content, entry outgoing) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -128,39 +139,67 @@ func (c *Client) post(to *contact, content *wire.Content, entry outgoing) error 
 	if err != nil {
 		return err
 	}
-	return c.postAfter(to, content, entry, func(*tx, *session) error { return nil })
+	remotes, err := c.remotes(to)
+	if err != nil {
+		return err
+	}
+	return c.postAfter(to, remotes, content, entry, func(*tx, *session) error { return nil })
 }
 
-// postAfter does something to the session before it encrypts, in the same transaction. c.mu is held.
-func (c *Client) postAfter(to *contact, content *wire.Content, entry outgoing, before func(*tx, *session) error) error {
+// sendTo is step 1, for one device.
+func (c *Client) sendTo(account uuid.UUID, device uint8, content *wire.Content, entry outgoing) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	to, err := c.addressee(account)
+	if err != nil {
+		return err
+	}
+	remote, err := to.remote(device)
+	if err != nil {
+		return err
+	}
+	return c.postAfter(to, []ratchet.Remote{remote}, content, entry, func(*tx, *session) error { return nil })
+}
+
+// postAfter does something to each session before it encrypts, in the same transaction. c.mu is held.
+func (c *Client) postAfter(
+	to *contact, remotes []ratchet.Remote, content *wire.Content, entry outgoing, before func(*tx, *session) error,
+) error {
 	content.DeliveryToken = c.tokenFor(to)
 	plaintext, err := sealable(content)
 	if err != nil {
 		return err
 	}
 	defer clear(plaintext)
-	if entry.kept == nil {
-		entry.kept = newSent(to, &entry, plaintext)
+	entries := make([]*outgoing, len(remotes))
+	for i, remote := range remotes {
+		copied := entry
+		if copied.kept == nil {
+			copied.kept = newSent(remote, &copied, plaintext)
+		}
+		entries[i] = &copied
 	}
-	remote, err := to.remote()
-	if err != nil {
-		return err
-	}
-	return c.enqueue(to, entry, func(t *tx) (ratchet.Message, error) {
-		s, err := readSession(t, to.Account)
+	return c.enqueue(to, remotes, entries, func(t *tx, remote ratchet.Remote) (ratchet.Message, error) {
+		s, err := readSession(t, remote.Address)
 		if err != nil {
 			return ratchet.Message{}, err
 		}
 		if err := before(t, s); err != nil {
 			return ratchet.Message{}, err
 		}
+		if !s.ratchet.CanEncrypt(remote, time.Now()) {
+			return ratchet.Message{}, errNoSession
+		}
 		message, err := s.ratchet.Encrypt(c.local(), remote, plaintext, time.Now())
 		if err != nil {
 			return ratchet.Message{}, err
 		}
-		return message, s.write(t, to.Account)
+		return message, s.write(t, remote.Address)
 	})
 }
+
+// errNoSession says that a device is new, or its session too old.
+var errNoSession = errors.New("there is no session with one of their devices: try again")
 
 // addressee is the contact with an account, as it is now, if something may be sent to them. c.mu is held.
 func (c *Client) addressee(id uuid.UUID) (*contact, error) {
@@ -174,49 +213,59 @@ func (c *Client) addressee(id uuid.UUID) (*contact, error) {
 	return to, nil
 }
 
-// enqueue stores an entry in one transaction with what makes its message. c.mu is held.
-func (c *Client) enqueue(to *contact, entry outgoing, encrypt func(*tx) (ratchet.Message, error)) error {
-	entry.To = to.public().String()
-	entry.record = fmt.Sprintf("%s%020d", recordOutbox, c.outbox.next+1)
+// enqueue stores an entry for each device in one transaction with what makes their messages. c.mu is held.
+func (c *Client) enqueue(
+	to *contact, remotes []ratchet.Remote, entries []*outgoing, encrypt func(*tx, ratchet.Remote) (ratchet.Message, error),
+) error {
 	var surplus []*sentContent
 	err := c.store.update(func(t *tx) error {
-		message, err := encrypt(t)
-		if err != nil {
-			return err
-		}
-		id := randomBytes(16)
-		if entry.Envelope, err = c.envelope(to, id, message, entry.Expires); err != nil {
-			return err
-		}
-		if entry.kept != nil {
-			if surplus, err = c.sent.write(t, entry.kept, id, message); err != nil {
+		for i, entry := range entries {
+			entry.To, entry.record = to.public().String(), fmt.Sprintf("%s%020d", recordOutbox, c.outbox.next+uint64(i)+1)
+			message, err := encrypt(t, remotes[i])
+			if err != nil {
+				return err
+			}
+			id := randomBytes(16)
+			if entry.Envelope, err = envelope(remotes[i].Address, id, message, entry.Expires); err != nil {
+				return err
+			}
+			if entry.kept != nil {
+				more, err := c.sent.write(t, i, entry.kept, id, message)
+				if err != nil {
+					return err
+				}
+				surplus = append(surplus, more...)
+			}
+			if err := putJSON(t, entry.record, entry); err != nil {
 				return err
 			}
 		}
-		return putJSON(t, entry.record, entry)
+		return nil
 	})
 	if err != nil {
 		return err
 	}
-	if err := entry.parse(); err != nil {
-		return err
+	for _, entry := range entries {
+		if err := entry.parse(); err != nil {
+			return err
+		}
+		if entry.kept != nil {
+			c.sent.add(entry.kept, surplus)
+			entry.kept = nil
+		}
+		c.outbox.next++
+		c.outbox.entries = append(c.outbox.entries, entry)
 	}
-	if entry.kept != nil {
-		c.sent.add(entry.kept, surplus)
-		entry.kept = nil
-	}
-	c.outbox.next++
-	c.outbox.entries = append(c.outbox.entries, &entry)
 	c.outbox.notify()
 	return nil
 }
 
-func (c *Client) envelope(to *contact, id []byte, message ratchet.Message, expires time.Time) ([]byte, error) {
+func envelope(to ratchet.Address, id []byte, message ratchet.Message, expires time.Time) ([]byte, error) {
 	if len(message.Bytes) > maxCiphertext {
 		return nil, errors.New("too long to send")
 	}
 	e := &wire.Envelope{
-		Id: id, Recipient: to.Account[:], RecipientDevice: device, Type: message.Type, Ciphertext: message.Bytes,
+		Id: id, Recipient: to.Account[:], RecipientDevice: uint32(to.Device), Type: message.Type, Ciphertext: message.Bytes,
 	}
 	if !expires.IsZero() {
 		e.Ttl = uint32(callLifetime / time.Second)

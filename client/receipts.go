@@ -6,12 +6,11 @@ import (
 	"sync"
 	"time"
 
-	"github.com/google/uuid"
-
+	"sotto/e2ee/ratchet"
 	"sotto/wire"
 )
 
-// Receipts tell accepted contacts that their messages arrived. They also tell when this device is there, so they go to nobody else, and
+// Receipts tell accepted contacts that their messages arrived: the device that sent them. They also tell when this device is there, so they go to nobody else, and
 // late by a random time in which several become one.
 const (
 	minReceiptDelay = 50 * time.Millisecond
@@ -25,16 +24,16 @@ const (
 // receipts are those not sent yet. They are kept in memory only: after a crash the sender just never hears.
 type receipts struct {
 	mu      sync.Mutex
-	pending map[uuid.UUID][][]byte
+	pending map[ratchet.Address][][]byte
 	some    chan struct{} // has room for one
 }
 
 func (r *receipts) init() {
-	r.pending = map[uuid.UUID][][]byte{}
+	r.pending = map[ratchet.Address][][]byte{}
 	r.some = make(chan struct{}, 1)
 }
 
-func (r *receipts) add(to uuid.UUID, message []byte) {
+func (r *receipts) add(to ratchet.Address, message []byte) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.pending[to] = append(r.pending[to], message)
@@ -44,11 +43,11 @@ func (r *receipts) add(to uuid.UUID, message []byte) {
 	}
 }
 
-func (r *receipts) take() map[uuid.UUID][][]byte {
+func (r *receipts) take() map[ratchet.Address][][]byte {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	taken := r.pending
-	r.pending = map[uuid.UUID][][]byte{}
+	r.pending = map[ratchet.Address][][]byte{}
 	return taken
 }
 
@@ -74,26 +73,22 @@ func (c *Client) sendReceipts(ctx context.Context) {
 	}
 }
 
-func (c *Client) sendReceipt(to uuid.UUID, messages [][]byte) {
+func (c *Client) sendReceipt(to ratchet.Address, messages [][]byte) {
 	c.mu.Lock()
-	p := c.contacts[to]
 	waiting := 0
 	for _, entry := range c.outbox.entries {
-		if entry.recipient() == to && entry.Message == (MessageID{}) && entry.Expires.IsZero() {
+		if entry.address() == to && entry.Message == (MessageID{}) && entry.Expires.IsZero() {
 			waiting++
 		}
 	}
 	c.mu.Unlock()
-	if p == nil {
-		return // removed meanwhile
-	}
 	if waiting >= maxReceiptsWaiting {
 		c.log.Warn("a receipt was not sent: too many wait for the contact already")
 		return
 	}
 	content := c.newContent()
 	content.Body = &wire.Content_Receipt{Receipt: &wire.Receipt{Kind: wire.Receipt_DELIVERED, MessageIds: messages}}
-	if err := c.post(p, content, outgoing{}); err != nil {
+	if err := c.sendTo(to.Account, to.Device, content, outgoing{}); err != nil && err != errNoContact { // removed meanwhile
 		c.log.Warn("a receipt was not sent", "error", err)
 	}
 }

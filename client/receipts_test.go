@@ -7,7 +7,7 @@ func TestReceiptsDoNotPileUp(t *testing.T) {
 	t.Parallel()
 	alice, bob := apart(t)
 	for range 2 * maxReceiptsWaiting {
-		alice.sendReceipt(bob.Account(), [][]byte{randomBytes(16)})
+		alice.sendReceipt(bob.first(), [][]byte{randomBytes(16)})
 	}
 	if n := len(alice.store.list(recordOutbox)); n != maxReceiptsWaiting {
 		t.Errorf("%d receipts wait", n)
@@ -21,7 +21,7 @@ func TestReceiptsOfStrangers(t *testing.T) {
 	alice, bob := w.online("alice"), w.online("bob")
 	alice.send(t, "bob", "hello")
 	bob.hears(t, "hello")
-	alice.sendReceipt(bob.Account(), [][]byte{randomBytes(16)})
+	alice.sendReceipt(bob.first(), [][]byte{randomBytes(16)})
 	alice.send(t, "bob", "that was a receipt")
 	for {
 		select {

@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 	"google.golang.org/protobuf/proto"
 
+	"sotto/e2ee/ratchet"
 	"sotto/wire"
 )
 
@@ -33,21 +34,12 @@ func (c *Client) RemoveContact(username string) error {
 	}
 	sealing := c.sealing
 	sealing.Token, sealing.Told = newToken(), false
-	var waiting []*outgoing
-	var gone []*sentContent
+	past := c.dealingsWith(func(a ratchet.Address) bool { return a.Account == p.Account })
 	err = c.store.update(func(t *tx) error {
 		t.delete(recordContact + p.Account.String())
-		t.delete(recordSession + p.Account.String())
-		t.delete(recordMending + p.Account.String())
-		gone = c.sent.forget(t, p.Account)
+		past.erase(t)
 		for _, record := range slices.Concat(unread, held) {
 			t.delete(record)
-		}
-		for _, entry := range c.outbox.entries {
-			if entry.recipient() == p.Account {
-				waiting = append(waiting, entry)
-				t.delete(entry.record)
-			}
 		}
 		return putJSON(t, recordSealing, sealing)
 	})
@@ -57,14 +49,10 @@ func (c *Client) RemoveContact(username string) error {
 	c.sealing = sealing
 	delete(c.contacts, p.Account)
 	delete(c.anonymous.shown, p.Account)
-	delete(c.retries.mending, p.Account)
-	c.sent.remove(gone)
 	c.inbox.unshown = slices.DeleteFunc(c.inbox.unshown, func(entry *incoming) bool { return entry.From == p.Account })
 	c.inbox.unread -= len(unread)
 	c.inbox.notify()
-	for _, entry := range waiting {
-		c.takeOut(entry, errNoContact)
-	}
+	c.forget(past, errNoContact)
 	select {
 	case c.tokenNew <- struct{}{}:
 	default:

@@ -75,10 +75,10 @@ func TestSentAnewIsShownOnce(t *testing.T) {
 	}
 	alice.mu.Lock()
 	m := &mending{Reset: true}
-	for _, kept := range alice.sent.to(bob.Account()) {
+	for _, kept := range alice.sent.to(bob.first()) {
 		m.add(kept)
 	}
-	alice.retries.mending[bob.Account()] = m
+	alice.retries.mending[bob.first()] = m
 	alice.mu.Unlock()
 	if err := alice.mendOffline(t, bob); err != nil {
 		t.Fatal(err)
@@ -106,13 +106,13 @@ func TestNotAnewToAnotherKey(t *testing.T) {
 	alice.leaves(t, bob)
 	alice.mu.Lock()
 	m := new(mending)
-	for _, kept := range alice.sent.to(bob.Account()) {
+	for _, kept := range alice.sent.to(bob.first()) {
 		m.add(kept)
 		kept.Identity = ratchet.GenerateKeyPair().Public().Bytes()
 	}
-	alice.retries.mending[bob.Account()] = m
+	alice.retries.mending[bob.first()] = m
 	alice.mu.Unlock()
-	if err := alice.mend(t.Context(), bob.Account()); err != nil {
+	if err := alice.mend(t.Context(), bob.first()); err != nil {
 		t.Fatal(err)
 	}
 	for {
@@ -135,7 +135,7 @@ func TestGivingUpIsForOneContact(t *testing.T) {
 	alice, bob := apart(t)
 	alice.writes(t, bob, "kept")
 	before := alice.records(t)
-	stranger := [16]byte(randomBytes(16))
+	stranger := ratchet.Address{Account: [16]byte(randomBytes(16)), Device: firstDevice}
 	alice.mu.Lock()
 	err := alice.giveUp(stranger, &mending{Resend: alice.store.list(recordSent)}, errNoContact)
 	alice.mu.Unlock()

@@ -26,17 +26,17 @@ import (
 //     are contents. If it has none it sends an empty content, so that the recipient gets the new session.
 //  4. The recipient takes the new session up, and shows what it has not shown before.
 //
-// There is no way round in a circle: a request is no message that could be asked for; nothing is sent anew twice; and requests per contact
+// There is no way round in a circle: a request is no message that could be asked for; nothing is sent anew twice; and requests per device
 // and hour are limited at both ends. Only accepted contacts are asked, and answered: a stranger learns nothing of this device.
 
 const (
-	recordMending = "mending/" // and the account's UUID
+	recordMending = "mending/" // the account's UUID, "/" and the device, as of sessions
 
-	maxRetries = 4 // requests to a contact, and sessions archived at their request, in an hour
+	maxRetries = 4 // requests to a device, and sessions archived at their request, in an hour
 	mendAgain  = 10 * time.Second
 )
 
-// mending is the record of what a contact has asked for and not got yet.
+// mending is the record of what a contact's device has asked for and not got yet.
 type mending struct {
 	Reset  bool     // the session was archived for it
 	Resend []string // records of texts
@@ -47,14 +47,14 @@ type mending struct {
 // retries is the state of all that. Client.mu guards it.
 type retries struct {
 	asked, reset hourly
-	mending      map[uuid.UUID]*mending
+	mending      map[ratchet.Address]*mending
 	some         chan struct{} // has room for one
 }
 
 func (c *Client) loadRetries() error {
-	c.retries = retries{asked: hourly{}, reset: hourly{}, mending: map[uuid.UUID]*mending{}, some: make(chan struct{}, 1)}
+	c.retries = retries{asked: hourly{}, reset: hourly{}, mending: map[ratchet.Address]*mending{}, some: make(chan struct{}, 1)}
 	for _, name := range c.store.list(recordMending) {
-		id, err := uuid.Parse(name[len(recordMending):])
+		of, err := recordAddress(name, recordMending)
 		if err != nil {
 			return err
 		}
@@ -66,7 +66,7 @@ func (c *Client) loadRetries() error {
 		if err := json.Unmarshal(value, m); err != nil {
 			return err
 		}
-		c.retries.mending[id] = m
+		c.retries.mending[of] = m
 		c.retries.wake()
 	}
 	return nil
@@ -79,11 +79,11 @@ func (r *retries) wake() {
 	}
 }
 
-// hourly counts what was done for an account within the last hour.
-type hourly map[uuid.UUID][]time.Time
+// hourly counts what was done for a device, or an account, within the last hour.
+type hourly map[ratchet.Address][]time.Time
 
 // spend reports whether it may be done once more, and counts it.
-func (h hourly) spend(id uuid.UUID, now time.Time) bool {
+func (h hourly) spend(id ratchet.Address, now time.Time) bool {
 	h[id] = slices.DeleteFunc(h[id], func(t time.Time) bool { return now.Sub(t) >= time.Hour })
 	if len(h[id]) >= maxRetries {
 		return false
@@ -93,35 +93,39 @@ func (h hourly) spend(id uuid.UUID, now time.Time) bool {
 }
 
 // ask is step 1. It reports whether the contact was asked.
-func (c *Client) ask(from *contact, e *wire.Envelope) (bool, error) {
+func (c *Client) ask(from *contact, device uint8, e *wire.Envelope) (bool, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	key, err := ratchet.RatchetKey(e.GetType(), e.GetCiphertext())
 	if err != nil {
 		return false, nil // no session can have made it
 	}
-	if e.GetType() == ratchet.TypePreKeyMessage {
-		if identity, err := ratchet.PreKeyIdentity(e.GetCiphertext()); err != nil || !bytes.Equal(identity.Bytes(), from.Identity) {
-			return false, nil // not theirs, and not proved to be anybody's
-		}
-	}
 	to, err := c.addressee(from.Account)
 	if err != nil || !to.Accepted || !c.sealing.certified(c.now()) {
 		return false, nil
 	}
-	if !c.retries.asked.spend(to.Account, time.Now()) {
+	remote, err := to.remote(device)
+	if err != nil {
+		return false, nil
+	}
+	if e.GetType() == ratchet.TypePreKeyMessage {
+		if identity, err := ratchet.PreKeyIdentity(e.GetCiphertext()); err != nil || !identity.Equal(remote.Identity) {
+			return false, nil // not theirs, and not proved to be anybody's
+		}
+	}
+	if !c.retries.asked.spend(remote.Address, time.Now()) {
 		c.log.Warn("a contact was not asked to send a message anew: it happens too often")
 		return false, nil
 	}
-	request := &ratchet.DecryptionError{RatchetKey: key, Timestamp: envelopeName(e.GetId()), Device: device}
-	err = c.enqueue(to, outgoing{}, func(t *tx) (ratchet.Message, error) {
-		s, err := readSession(t, to.Account)
+	request := &ratchet.DecryptionError{RatchetKey: key, Timestamp: envelopeName(e.GetId()), Device: uint32(device)}
+	err = c.enqueue(to, []ratchet.Remote{remote}, []*outgoing{{}}, func(t *tx, _ ratchet.Remote) (ratchet.Message, error) {
+		s, err := readSession(t, remote.Address)
 		if err != nil {
 			return ratchet.Message{}, err
 		}
 		s.see(e)
 		s.Asked = true
-		return ratchet.Message{Type: sealed.TypePlaintext, Bytes: request.PlaintextContent()}, s.write(t, to.Account)
+		return ratchet.Message{Type: sealed.TypePlaintext, Bytes: request.PlaintextContent()}, s.write(t, remote.Address)
 	})
 	return err == nil, err
 }
@@ -130,13 +134,13 @@ func (c *Client) ask(from *contact, e *wire.Envelope) (bool, error) {
 var errNoRetry = errors.New("nothing is sent anew")
 
 // onRetryRequest is step 2. certified is the identity key that sealed the request.
-func (c *Client) onRetryRequest(sender uuid.UUID, certified ratchet.PublicKey, e *wire.Envelope) error {
+func (c *Client) onRetryRequest(sender ratchet.Address, certified ratchet.PublicKey, e *wire.Envelope) error {
 	request, err := ratchet.ParseDecryptionError(e.GetCiphertext())
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	from := c.contacts[sender]
+	from := c.contacts[sender.Account]
 	if err != nil || from == nil || !from.Accepted || from.Appeared != nil || request.Device != uint32(c.account.Device) ||
-		certified.IsZero() || !bytes.Equal(certified.Bytes(), from.Identity) {
+		certified.IsZero() || !from.has(sender.Device, certified) {
 		c.log.Warn("a request to send a message anew was dropped")
 		return nil
 	}
@@ -221,10 +225,13 @@ func (m *mending) add(kept *sentContent) {
 	}
 }
 
-func (m *mending) write(t *tx, id uuid.UUID) error {
+func (m *mending) write(t *tx, of ratchet.Address) error {
+	if of.Device == firstDevice {
+		t.delete(recordMending + uuid.UUID(of.Account).String()) // of an earlier version
+	}
 	if m.empty() {
-		t.delete(recordMending + id.String())
+		t.delete(addressRecord(recordMending, of))
 		return nil
 	}
-	return putJSON(t, recordMending+id.String(), m)
+	return putJSON(t, addressRecord(recordMending, of), m)
 }

@@ -42,7 +42,7 @@ func TestForgedRetryRequests(t *testing.T) {
 	}
 	bobs := func(content []byte) *wire.Envelope {
 		return sealedBy(t, bob.identity, bob.sealing.certificate, alice, &wire.Envelope{
-			Id: randomBytes(16), Recipient: inner.Recipient, RecipientDevice: device, Type: sealed.TypePlaintext, Ciphertext: content,
+			Id: randomBytes(16), Recipient: inner.Recipient, RecipientDevice: firstDevice, Type: sealed.TypePlaintext, Ciphertext: content,
 		})
 	}
 	sealedAgain := func(key *ratchet.KeyPair, certificate *sealedwire.SenderCertificate) *wire.Envelope {
@@ -56,7 +56,7 @@ func TestForgedRetryRequests(t *testing.T) {
 	altered := proto.CloneOf(request)
 	altered.Ciphertext[len(altered.Ciphertext)/2] ^= 1
 	unsealed := proto.CloneOf(inner)
-	unsealed.Sender, unsealed.SenderDevice = bob.account.Account[:], device
+	unsealed.Sender, unsealed.SenderDevice = bob.account.Account[:], firstDevice
 
 	before := alice.records(t)
 	for name, e := range map[string]*wire.Envelope{
@@ -64,7 +64,7 @@ func TestForgedRetryRequests(t *testing.T) {
 		"altered":                       altered,
 		"of another contact":            sealedAgain(mallory.identity, mallory.sealing.certificate),
 		"certified by another server":   sealedAgain(bob.identity, issue(t, otherServer, bob, tomorrow)),
-		"another key, another server":   sealedAgain(otherKey, certify(t, otherServer, bob.Account(), device, otherKey, tomorrow)),
+		"another key, another server":   sealedAgain(otherKey, certify(t, otherServer, bob.Account(), firstDevice, otherKey, tomorrow)),
 		"for another device":            bobs(own(func(e *ratchet.DecryptionError) { e.Device = 2 })),
 		"another key, another message":  bobs(own(func(e *ratchet.DecryptionError) { e.RatchetKey, e.Timestamp = bob.identity.Public(), 1 })),
 		"no key and another message":    bobs(own(func(e *ratchet.DecryptionError) { e.RatchetKey, e.Timestamp = ratchet.PublicKey{}, 1 })),

@@ -20,7 +20,7 @@ func (p *person) sessionWith(t testing.TB, other *person) []byte {
 	t.Helper()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	value, err := p.store.get(recordSession + other.Account().String())
+	value, err := p.store.get(sessionRecord(other))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -31,7 +31,7 @@ func (p *person) goBack(t testing.TB, other *person, value []byte) {
 	t.Helper()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if err := p.store.update(func(tx *tx) error { tx.put(recordSession+other.Account().String(), value); return nil }); err != nil {
+	if err := p.store.update(func(tx *tx) error { tx.put(sessionRecord(other), value); return nil }); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -295,7 +295,7 @@ func TestRetryInVain(t *testing.T) {
 	eventually(t, "bob gave up asking", func() bool {
 		bob.mu.Lock()
 		defer bob.mu.Unlock()
-		return !bob.retries.asked.spend(alice.Account(), time.Now())
+		return !bob.retries.asked.spend(alice.first(), time.Now())
 	})
 	eventually(t, "alice has nothing left to do", func() bool {
 		alice.mu.Lock()
@@ -375,11 +375,16 @@ func (p *person) mendOffline(t testing.TB, with *person) error {
 	bundle := with.lastResortBundle(t)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	m := p.retries.mending[with.Account()]
+	m := p.retries.mending[with.first()]
 	if m == nil {
 		return nil
 	}
-	return p.resend(p.contacts[with.Account()], m, bundle)
+	to := p.contacts[with.Account()]
+	remote, err := to.remote(firstDevice)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p.resend(to, remote, m, bundle)
 }
 
 // lastResortBundle is what the server gives when there are no one-time keys left.
@@ -404,7 +409,7 @@ func (p *person) lastResortBundle(t testing.TB) *ratchet.Bundle {
 
 func (p *person) loseSessions(t testing.TB, with *person) {
 	t.Helper()
-	if err := p.store.update(func(tx *tx) error { tx.delete(recordSession + with.Account().String()); return nil }); err != nil {
+	if err := p.store.update(func(tx *tx) error { tx.delete(sessionRecord(with)); return nil }); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -14,7 +14,7 @@ import (
 
 // Sealed sender (docs/protocol.md, "Sealed sender") around the messages of sessions:
 //
-//  1. On its way out the session's message is sealed, with our certificate, to the contact's pinned identity key, each time it is sent.
+//  1. On its way out the session's message is sealed, with our certificate, to the identity key of the contact's device, each time it is sent.
 //     The envelope keeps its id, and names no sender.
 //  2. On its way in it is opened. From there on the certificate's account is the sender, and the session must have the certificate's
 //     identity key: the server signs certificates, and could name anybody in one.
@@ -30,11 +30,11 @@ func (c *Client) seal(e *wire.Envelope, d *departure) error {
 	if d.to == nil {
 		return errNoContact
 	}
-	key, err := ratchet.ParsePublicKey(d.to.Identity)
+	remote, err := d.to.remote(d.entry.address().Device)
 	if err != nil {
 		return err
 	}
-	message, err := sealed.Seal(c.identity, key, &sealed.Content{
+	message, err := sealed.Seal(c.identity, remote.Identity, &sealed.Content{
 		Type: e.Type, Sender: d.certificate, Message: e.Ciphertext, Hint: d.entry.hint(),
 	})
 	if err != nil {
@@ -68,8 +68,8 @@ func (c *Client) unseal(e *wire.Envelope) (*wire.Envelope, ratchet.PublicKey, er
 	}
 	sender := uuid.UUID(content.Sender.Account)
 	named := len(e.GetSender()) != 0 || e.GetSenderDevice() != 0
-	if content.Sender.Device != device || sender == c.account.Account ||
-		named && (!bytes.Equal(e.GetSender(), sender[:]) || e.GetSenderDevice() != device) {
+	device := content.Sender.Device
+	if named && (!bytes.Equal(e.GetSender(), sender[:]) || e.GetSenderDevice() != uint32(device)) {
 		return nil, none, errSealed
 	}
 	key, err := ratchet.ParsePublicKey(content.Sender.Identity[:])
@@ -77,7 +77,7 @@ func (c *Client) unseal(e *wire.Envelope) (*wire.Envelope, ratchet.PublicKey, er
 		return nil, none, errSealed
 	}
 	return &wire.Envelope{
-		Id: e.Id, Sender: sender[:], SenderDevice: device, Recipient: e.Recipient, RecipientDevice: e.RecipientDevice,
+		Id: e.Id, Sender: sender[:], SenderDevice: uint32(device), Recipient: e.Recipient, RecipientDevice: e.RecipientDevice,
 		Type: content.Type, Ciphertext: content.Message, AcceptedAt: e.AcceptedAt,
 	}, key, nil
 }

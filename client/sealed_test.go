@@ -271,7 +271,7 @@ func TestBundleIsFetchedAnonymously(t *testing.T) {
 			w := newWorld(t)
 			s := spied(t, w)
 			alice, bob := friends(t, w)
-			if err := alice.store.update(func(tx *tx) error { tx.delete(recordSession + bob.Account().String()); return nil }); err != nil {
+			if err := alice.store.update(func(tx *tx) error { tx.delete(sessionRecord(bob)); return nil }); err != nil {
 				t.Fatal(err)
 			}
 			s.forget()

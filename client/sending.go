@@ -318,7 +318,8 @@ func (c *Client) settle(entry *outgoing, err error) {
 	c.takeOut(entry, err)
 }
 
-// takeOut takes an entry whose record is gone out of memory, and tells. c.mu is held.
+// takeOut takes an entry whose record is gone out of memory, and tells. A text is sent when it is to all devices of the recipient's, but for
+// those that there are no more. c.mu is held.
 func (c *Client) takeOut(entry *outgoing, err error) {
 	for i, e := range c.outbox.entries {
 		if e == entry {
@@ -326,7 +327,15 @@ func (c *Client) takeOut(entry *outgoing, err error) {
 			break
 		}
 	}
-	isText := entry.Message != MessageID{}
+	isText, again := entry.Message != MessageID{}, false
+	if refused(err, wire.Error_NOT_FOUND) && entry.refused == nil && entry.address().Device != firstDevice {
+		c.lists.want(entry.recipient(), true)
+		err = nil
+	}
+	for _, other := range c.outbox.entries {
+		again = again || isText && other.Message == entry.Message
+	}
+	_, failed := c.outbox.failed[entry.Message]
 	if err != nil && isText {
 		for old := range c.outbox.failed {
 			if len(c.outbox.failed) >= failuresKept {
@@ -339,9 +348,10 @@ func (c *Client) takeOut(entry *outgoing, err error) {
 	switch {
 	case err != nil && entry.refused != nil:
 		entry.refused(err)
-	case err != nil && isText:
+	case !isText, failed, err == nil && again:
+	case err != nil:
 		c.events.offer(MessageFailed{entry.Message, entry.To, err})
-	case isText:
+	default:
 		c.events.offer(MessageSent{entry.Message, entry.To})
 	}
 }

@@ -74,7 +74,7 @@ func (c *Client) loadInbox() error {
 // keepText stores the text that content brings, if it does and it was not there before. c.mu is held.
 func (c *Client) keepText(t *tx, s *session, from *contact, content *wire.Content) (*incoming, error) {
 	text := content.GetText()
-	if text == nil || s.seenText(content.Id) { // sent anew although it had arrived
+	if text == nil || from.Account == c.account.Account || s.seenText(content.Id) { // sent anew although it had arrived
 		return nil, nil
 	}
 	if !from.Accepted && c.inbox.unread >= maxStrangersUnread {
