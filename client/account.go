@@ -43,6 +43,7 @@ type account struct {
 	RegistrationID uint32
 	Identity       []byte // private half
 	Registration   []byte `json:",omitempty"` // as sent, until the server's answer is in
+	Changing       bool   `json:",omitempty"` // the server may have got a list of devices of which this device does not know
 }
 
 // Register makes an account on a server, in a directory that has none, and opens it.
@@ -126,7 +127,7 @@ func Open(dir string, o Options) (_ *Client, err error) {
 // draft is step 1.
 func draft(s *store, server *url.URL, username, invitation string) (*account, error) {
 	identity := ratchet.GenerateKeyPair()
-	keys, upload := newPreKeys(identity, time.Now())
+	keys, upload := newPreKeys(identity, time.Now(), preKeyBatch)
 	preKeys, err := proto.Marshal(upload)
 	if err != nil {
 		return nil, err
@@ -182,16 +183,12 @@ func postRegistration(ctx context.Context, server *url.URL, config *tls.Config, 
 	defer cancel()
 	none = true
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { none = false }})
-	client := http.Client{
-		Transport:     &http.Transport{TLSClientConfig: tlsConfig(config), DisableKeepAlives: true, Proxy: http.ProxyFromEnvironment},
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, server.JoinPath("v1/accounts").String(), bytes.NewReader(body))
 	if err != nil {
 		return nil, true, err
 	}
 	request.Header.Set("Content-Type", "application/x-protobuf")
-	response, err := client.Do(request)
+	response, err := httpClient(config).Do(request)
 	if err != nil {
 		return nil, none, unreachable(err)
 	}
@@ -212,6 +209,14 @@ func postRegistration(ctx context.Context, server *url.URL, config *tls.Config, 
 		return nil, none, fmt.Errorf("%s gave a malformed answer", server.Host)
 	}
 	return result, false, nil
+}
+
+// httpClient is for one request.
+func httpClient(config *tls.Config) *http.Client {
+	return &http.Client{
+		Transport:     &http.Transport{TLSClientConfig: tlsConfig(config), DisableKeepAlives: true, Proxy: http.ProxyFromEnvironment},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
 }
 
 // unreachable says in one sentence what the network said.

@@ -28,6 +28,8 @@ const (
 type sealing struct {
 	Token       []byte // [16] our delivery token
 	Told        bool   // the server is known to have its hash
+	Untold      bool   `json:",omitempty"` // this account's other devices may not know Token
+	Proposed    []byte `json:",omitempty"` // what another device than the first wants it to be
 	Certificate []byte `json:",omitempty"` // our sender certificate
 	Root        []byte `json:",omitempty"` // [33] the key that others' go back to
 

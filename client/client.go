@@ -48,6 +48,8 @@ type Client struct {
 	anonymous anonymous
 	lists     lists
 
+	changing sync.Mutex // held while this device adds or removes another
+
 	life struct {
 		sync.Mutex
 		started, closed bool

@@ -146,6 +146,12 @@ func (c *Client) takeList(p *contact, v *verified, change func(*contact), also f
 		return nil, err
 	}
 	c.forget(past, nil)
+	if p.Account == c.account.Account {
+		c.epoch.Store(p.Epoch)
+		c.lists.wake()
+	} else if p.Accepted {
+		c.events.offer(DevicesChanged{p.public(), len(p.devices())})
+	}
 	return p, nil
 }
 
@@ -260,14 +266,18 @@ func (l *lists) take() map[uuid.UUID]bool {
 	return taken
 }
 
-// keepListed fetches the lists that are wanted, and begins sessions with accepted contacts' new devices, so that Send need not.
+// keepListed fetches the lists that are wanted, begins sessions with accepted contacts' new devices, so that Send need not, and tells of
+// changes of this account's devices.
 func (c *Client) keepListed(ctx context.Context) {
+	var again <-chan time.Time
 	for {
 		select {
 		case <-c.lists.some:
+		case <-again:
 		case <-ctx.Done():
 			return
 		}
+		again = nil
 		c.mu.Lock()
 		wanted := c.lists.take()
 		c.mu.Unlock()
@@ -275,6 +285,10 @@ func (c *Client) keepListed(ctx context.Context) {
 			if err := c.renewList(ctx, id, fetch); err != nil && ctx.Err() == nil {
 				c.log.Warn("the list of a contact's devices was not renewed", "error", err)
 			}
+		}
+		if err := c.tellDevices(ctx); err != nil && ctx.Err() == nil {
+			c.log.Warn("not everybody was told of this account's devices yet", "error", err)
+			again = time.After(max(mendAgain, retryAfter(err)))
 		}
 	}
 }

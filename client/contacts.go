@@ -55,6 +55,7 @@ type contact struct {
 	Epoch     uint32 `json:",omitempty"` // the highest of their device list that is known: no lower one is taken
 	List      []byte `json:",omitempty"` // their device list, as signed
 	Signature []byte `json:",omitempty"` // of List, by Identity
+	Told      uint32 `json:",omitempty"` // the epoch of this account's list that they were told
 
 	listed *wire.DeviceList // List, read
 }
@@ -83,6 +84,13 @@ func (c *Client) loadContacts() error {
 			return err
 		}
 		c.contacts[p.Account] = p
+	}
+	if own := c.contacts[c.account.Account]; own != nil {
+		c.epoch.Store(own.Epoch)
+		c.lists.wake()
+	}
+	if c.account.Changing {
+		c.lists.wake()
 	}
 	return nil
 }

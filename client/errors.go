@@ -14,8 +14,8 @@ var (
 	// ErrReplaced ends the link: the account's device is connected from elsewhere, and two processes must not share one session state.
 	ErrReplaced = errors.New("another process has connected with this account: stop one of them, then open the account again")
 	// ErrUnauthenticated ends the link: the server does not accept this device's proof of its key.
-	ErrUnauthenticated = errors.New("the server does not accept this device: it does not know the account, goes by another name, " +
-		"or somebody on the way ends the TLS connection")
+	ErrUnauthenticated = errors.New("the server does not accept this device: the account's first device has removed it, " +
+		"the server does not know the account or goes by another name, or somebody on the way ends the TLS connection")
 	// ErrNoSuchUser says that the server knows no account of that name.
 	ErrNoSuchUser = errors.New("no such user on this server")
 	// ErrBusy says that this client is in a call already.

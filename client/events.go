@@ -73,6 +73,13 @@ type IdentityChanged struct {
 	Contact Contact
 }
 
+// DevicesChanged says that an accepted contact has added or removed a device: their first device, whose key is pinned, has signed it.
+// What is sent to them goes to exactly the devices they have now.
+type DevicesChanged struct {
+	Contact Contact
+	Devices int
+}
+
 // IncomingCall says that somebody calls: Accept or Decline it.
 type IncomingCall struct {
 	Call    *Call
@@ -110,6 +117,7 @@ func (Undecryptable) event()    {}
 func (SessionReset) event()     {}
 func (SenderShown) event()      {}
 func (IdentityChanged) event()  {}
+func (DevicesChanged) event()   {}
 func (IncomingCall) event()     {}
 func (MissedCall) event()       {}
 func (LinkUp) event()           {}

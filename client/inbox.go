@@ -222,6 +222,7 @@ func (c *Client) openEnvelope(
 	}
 	var entry *incoming
 	var arrived []*sentContent
+	var token *sealing // changed by another device of this account
 	used, reset := false, false
 	err = c.store.update(func(t *tx) error {
 		s, err := readSession(t, sender)
@@ -265,7 +266,13 @@ func (c *Client) openEnvelope(
 				return err
 			}
 		}
-		if o.from.tokenChanged(o.content) {
+		if sender.Account == c.account.Account {
+			if token = c.adopted(sender.Device, o.content.GetDeliveryToken()); token != nil {
+				if err := putJSON(t, recordSealing, token); err != nil {
+					return err
+				}
+			}
+		} else if o.from.tokenChanged(o.content) {
 			changed := *o.from
 			changed.Token = o.content.DeliveryToken
 			o.from = &changed
@@ -293,6 +300,10 @@ func (c *Client) openEnvelope(
 		}
 	}
 	c.contacts[sender.Account] = o.from
+	if token != nil {
+		c.sealing = *token
+		c.tokenReplaced()
+	}
 	if o.content.GetDeviceListEpoch() > o.from.Epoch && o.content.GetDeviceList() == nil {
 		c.lists.want(sender.Account, true)
 	}

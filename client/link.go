@@ -43,6 +43,7 @@ type link struct {
 	anonymous  bool
 	welcome    *wire.Welcome
 	deliveries chan *wire.Envelope // nil if it is anonymous
+	linkings   chan *wire.LinkRequest
 
 	tokenTold, certified chan struct{} // closed once the first try is over: keepTold, keepCertified
 
@@ -62,8 +63,8 @@ var errNotFound = errors.New("the server does not open a link (HTTP status 404)"
 // dial is steps 1 to 3 of the ordinary link.
 func (c *Client) dial(ctx context.Context) (*link, error) {
 	l := &link{
-		deliveries: make(chan *wire.Envelope, deliveryQueue),
-		tokenTold:  make(chan struct{}), certified: make(chan struct{}),
+		deliveries: make(chan *wire.Envelope, deliveryQueue), linkings: make(chan *wire.LinkRequest, 4),
+		tokenTold: make(chan struct{}), certified: make(chan struct{}),
 	}
 	return l, c.open(ctx, l, "v1/link", tlsConfig(c.options.TLS), c.authenticate)
 }
@@ -224,6 +225,11 @@ func (l *link) dispatch(ctx context.Context, frame *wire.ServerFrame) error {
 			case l.deliveries <- body.Deliver:
 			case <-ctx.Done():
 				return ctx.Err()
+			}
+		case *wire.ServerFrame_LinkingRequest:
+			select {
+			case l.linkings <- body.LinkingRequest:
+			default: // nobody adds a device; the server hands it out again with the slot
 			}
 		case *wire.ServerFrame_Error:
 			return refusalOf(body.Error)

@@ -51,13 +51,13 @@ type lastResortUse struct {
 	BaseKey       []byte
 }
 
-// newPreKeys makes the first keys and what is uploaded of them.
-func newPreKeys(identity *ratchet.KeyPair, now time.Time) (*preKeys, *wire.PreKeys) {
+// newPreKeys makes the first keys, with so many one-time Kyber keys, and what is uploaded of them.
+func newPreKeys(identity *ratchet.KeyPair, now time.Time, kyber int) (*preKeys, *wire.PreKeys) {
 	k := &preKeys{NextID: 1, OneTime: map[uint32][]byte{}, OneTimeKyber: map[uint32][]byte{}}
 	upload := new(wire.PreKeys)
 	k.rotate(identity, upload, now)
-	k.Unsent = false // registration carries them
-	k.add(identity, upload, preKeyBatch, preKeyBatch)
+	k.Unsent = false // registration, or linking, carries them
+	k.add(identity, upload, preKeyBatch, kyber)
 	return k, upload
 }
 

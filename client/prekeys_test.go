@@ -13,7 +13,7 @@ import (
 func TestLastResortUsesAreRememberedAsLongAsTheKey(t *testing.T) {
 	t.Parallel()
 	identity, now := ratchet.GenerateKeyPair(), time.Now()
-	keys, _ := newPreKeys(identity, now)
+	keys, _ := newPreKeys(identity, now, preKeyBatch)
 	keys.rotate(identity, new(wire.PreKeys), now)
 	keys.Unsent = false
 	baseKey := ratchet.GenerateKeyPair().Public()

@@ -33,7 +33,11 @@ func (c *Client) RemoveContact(username string) error {
 		return err
 	}
 	sealing := c.sealing
-	sealing.Token, sealing.Told = newToken(), false
+	if c.account.Device == firstDevice {
+		sealing.replaceToken()
+	} else {
+		sealing.proposeToken()
+	}
 	past := c.dealingsWith(func(a ratchet.Address) bool { return a.Account == p.Account })
 	err = c.store.update(func(t *tx) error {
 		t.delete(recordContact + p.Account.String())
@@ -53,10 +57,7 @@ func (c *Client) RemoveContact(username string) error {
 	c.inbox.unread -= len(unread)
 	c.inbox.notify()
 	c.forget(past, errNoContact)
-	select {
-	case c.tokenNew <- struct{}{}:
-	default:
-	}
+	c.tokenReplaced()
 	return nil
 }
 

@@ -17,7 +17,7 @@ import (
 //  1. Each account draws one, and tells the server its hash at every link-up .
 //  2. It goes inside every content to those whom the account's user has accepted, and to nobody else.
 //  3. Who gets one keeps it in the contact's record, and from then on seals what they send to that contact (sealed.go).
-//  4. RemoveContact draws a new one. The old one is void as soon as the server knows; whoever shows it is refused, and sends the ordinary
+//  4. RemoveContact and RemoveDevice draw a new one (owndevices.go says how an account's devices agree on it). The old one is void as soon as the server knows; whoever shows it is refused, and sends the ordinary
 //     way until the new one reaches them with the next content.
 
 // newToken draws a delivery token.
@@ -29,6 +29,10 @@ func newToken() []byte {
 
 // keepTold tells the server our token's hash, for the time of a link.
 func (c *Client) keepTold(ctx context.Context, l *link) {
+	if c.account.Device != firstDevice {
+		closeOnce(l.tokenTold) // the first device does
+		return
+	}
 	for {
 		err := c.tellToken(ctx, l)
 		closeOnce(l.tokenTold)
@@ -86,8 +90,11 @@ func (c *Client) awaitTold(ctx context.Context, l *link) {
 
 // tokenFor is what a contact learns of our token. c.mu is held.
 func (c *Client) tokenFor(to *contact) []byte {
-	if !to.Accepted {
+	switch {
+	case !to.Accepted:
 		return nil
+	case to.Account == c.account.Account && c.account.Device != firstDevice:
+		return slices.Clone(c.sealing.Proposed)
 	}
 	return slices.Clone(c.sealing.Token)
 }
