@@ -217,7 +217,39 @@ func (c *Client) tell(ctx context.Context, to *contact, content *wire.Content, n
 		return nil
 	}
 	_, err := c.changeContact(p, note, nil)
+	c.outbox.notify()
 	return err
+}
+
+// WaitTold returns once the server has all that tells contacts, and this account's other devices, which devices there are now. What it does
+// not have when ctx ends goes there after the next Start.
+func (c *Client) WaitTold(ctx context.Context) error {
+	for {
+		c.mu.Lock()
+		told, changed := c.told(), c.outbox.changed
+		c.mu.Unlock()
+		if told {
+			return nil
+		}
+		if err := c.waitFor(ctx, changed); err != nil {
+			return err
+		}
+	}
+}
+
+// told says whether nothing is left of tellDevices. c.mu is held.
+func (c *Client) told() bool {
+	own, s := c.contacts[c.account.Account], &c.sealing
+	if own == nil || c.account.Device != firstDevice {
+		return own == nil || s.Proposed == nil
+	}
+	for _, p := range c.contacts {
+		if p.Accepted && p.Appeared == nil && p.Told < own.Epoch {
+			return false
+		}
+	}
+	waiting := func(entry *outgoing) bool { return entry.Message == MessageID{} && entry.Expires.IsZero() }
+	return s.Told && !s.Untold && !slices.ContainsFunc(c.outbox.entries, waiting)
 }
 
 // replaceToken draws a new delivery token.
@@ -265,6 +297,7 @@ func (c *Client) tellOwnToken(ctx context.Context) error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	defer c.outbox.notify()
 	return c.changeSealing(func(s *sealing) {
 		if bytes.Equal(s.Token, before.Token) {
 			s.Untold = false

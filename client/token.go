@@ -71,6 +71,7 @@ func (c *Client) tellToken(ctx context.Context, l *link) error {
 	if c.sealing.Told || !bytes.Equal(c.sealing.Token, token) { // replaced meanwhile
 		return nil
 	}
+	defer c.outbox.notify()
 	return c.changeSealing(func(s *sealing) { s.Told = true })
 }
 

@@ -32,6 +32,12 @@ type peerLine struct {
 	Peer  string `json:"peer"`
 }
 
+type peerDevicesLine struct {
+	Event   string `json:"event"`
+	Peer    string `json:"peer"`
+	Devices int    `json:"devices"`
+}
+
 type missedLine struct {
 	Event string    `json:"event"` // "missed_call"
 	Peer  string    `json:"peer"`
@@ -184,6 +190,9 @@ func showEvent(out *output, event client.Event) error {
 	case client.IdentityChanged:
 		peer := event.Contact.String()
 		out.say(peerLine{"identity_changed", peer}, "THE IDENTITY KEY OF %s HAS CHANGED. Nothing is sent to them, and nothing of theirs shown, until: sotto contacts accept %s", peer, peer)
+	case client.DevicesChanged:
+		peer := event.Contact.String()
+		out.say(peerDevicesLine{"devices_changed", peer, event.Devices}, "%s has %d device(s) now", peer, event.Devices)
 	case client.SenderShown:
 		peer := event.Contact.String()
 		out.say(peerLine{"sender_shown", peer}, "messages to %s go out under your name for now: the server learns that you write to them", peer)

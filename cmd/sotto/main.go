@@ -2,7 +2,8 @@
 //
 //	sotto demo                                  the whole system in one process, a real call, a report
 //	sotto serve, turn, invite                   run a server, or the relay alone
-//	sotto register, contacts, safety            an account and whom it trusts
+//	sotto register, link, devices               an account and its devices
+//	sotto contacts, safety                      whom it trusts
 //	sotto send, listen, call                    messages and calls
 //
 // Exit codes: 0 done, 1 failed, 2 the command line is wrong. What failed is one sentence on standard error, saying what to do.
@@ -49,7 +50,7 @@ func commands() []*command {
 	return []*command{
 		demoCommand(),
 		serveCommand(), inviteCommand(), turnCommand(),
-		registerCommand(), contactsCommand(), safetyCommand(),
+		registerCommand(), linkCommand(), devicesCommand(), contactsCommand(), safetyCommand(),
 		sendCommand(), listenCommand(), callCommand(),
 		versionCommand(),
 	}
