@@ -64,7 +64,7 @@ func (c *Client) AddDevice(ctx context.Context, o AddDeviceOptions) (Device, err
 			return Device{ID: int(a.frame.Device.Id)}, c.adoptList(a.frame.DeviceList)
 		case ctx.Err() != nil:
 			return Device{}, context.Cause(ctx)
-		case err != errLinkDown && !passing(err):
+		case err != errLinkDown && !errors.Is(err, context.DeadlineExceeded) && !passing(err): // of one request
 			return Device{}, err
 		}
 		select { // the next link, or what passes
@@ -100,6 +100,11 @@ func (a *addition) over(ctx context.Context, l *link) error {
 		a.shown = true
 		a.o.Show(a.code.String())
 	}
+	if a.frame != nil { // its answer was lost, or it was before the server had the request again
+		if err := a.send(ctx, l); !refused(err, wire.Error_FORBIDDEN) {
+			return err
+		}
+	}
 	for {
 		var request *wire.LinkRequest
 		select {
@@ -116,15 +121,20 @@ func (a *addition) over(ctx context.Context, l *link) error {
 			_, _ = l.request(ctx, &wire.ClientFrame{Body: &wire.ClientFrame_DeclineLinking{DeclineLinking: &wire.DeclineLinking{Slot: slot[:]}}})
 			return err
 		}
-		if err := a.c.setChanging(true); err != nil {
-			return err
-		}
-		_, err := l.request(ctx, &wire.ClientFrame{Body: &wire.ClientFrame_AddDevice{AddDevice: a.frame}})
-		if refused(err, wire.Error_CONFLICT) {
-			return errors.New("the devices have changed meanwhile: make a new code and try again")
-		}
+		return a.send(ctx, l)
+	}
+}
+
+// send is step 4.
+func (a *addition) send(ctx context.Context, l *link) error {
+	if err := a.c.setChanging(true); err != nil {
 		return err
 	}
+	_, err := l.request(ctx, &wire.ClientFrame{Body: &wire.ClientFrame_AddDevice{AddDevice: a.frame}})
+	if refused(err, wire.Error_CONFLICT) {
+		return errors.New("the devices have changed meanwhile: make a new code and try again")
+	}
+	return err
 }
 
 // decide is step 3, and makes what is sent in step 4, unless that was made for this request before.

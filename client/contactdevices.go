@@ -294,15 +294,14 @@ func (c *Client) keepListed(ctx context.Context) {
 }
 
 func (c *Client) renewList(ctx context.Context, id uuid.UUID, fetch bool) error {
-	c.mu.Lock()
-	p := c.contacts[id]
-	c.mu.Unlock()
 	if fetch {
-		var err error
-		if p, err = c.fetchList(ctx, id); err != nil {
+		if _, err := c.fetchList(ctx, id); err != nil {
 			return err
 		}
 	}
+	c.mu.Lock()
+	p := c.contacts[id]
+	c.mu.Unlock()
 	if p == nil || !p.Accepted || p.Appeared != nil {
 		return nil
 	}
@@ -334,6 +333,9 @@ func (c *Client) fetchList(ctx context.Context, id uuid.UUID) (*contact, error) 
 	signed := reply.GetDeviceList()
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if id == c.account.Account {
+		return c.learnList(c.ownContact(), signed)
+	}
 	if p = c.contacts[id]; p != nil {
 		return c.learnList(p, signed)
 	}

@@ -272,6 +272,36 @@ func TestServerSlipsInADevice(t *testing.T) {
 	}
 }
 
+// Nor can it add a device to this account, or make this device believe that the account's key is another.
+func TestServerSlipsInAnOwnDevice(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	alice := w.online("alice")
+	mallory := w.online("mallory")
+	e := mallory.sealedWhileConnected(t, "alice")
+	e.Sender, e.SenderDevice = alice.account.Account[:], 2
+	if err := alice.take(patience(t), e); err != nil {
+		t.Fatal(err)
+	}
+	alice.mu.Lock()
+	defer alice.mu.Unlock()
+	key := mallory.identity.Public().Bytes()
+	list := &wire.DeviceList{Account: alice.account.Account[:], Epoch: 1, Devices: []*wire.DeviceList_Device{
+		{Id: 1, IdentityKey: key}, {Id: 2, IdentityKey: ratchet.GenerateKeyPair().Public().Bytes()},
+	}}
+	private := [32]byte(mallory.identity.Marshal())
+	signed, err := linking.SignList(alice.account.Server, &private, list)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := alice.learnList(alice.ownContact(), signed); err != errListRefused {
+		t.Errorf("a list of the server's: %v", err)
+	}
+	if len(alice.contacts) != 0 || alice.accountIdentity() != [33]byte(alice.identity.Public().Bytes()) {
+		t.Error("the account has a record that the server has made")
+	}
+}
+
 // A server that edits its replies: bundles of devices that are not on the list, or with other keys, begin no session.
 func TestBundlesOfUnlistedDevices(t *testing.T) {
 	t.Parallel()

@@ -184,6 +184,9 @@ func (c *Client) openEnvelope(
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	o.from, o.device = c.contacts[sender.Account], sender.Device
+	if sender.Account == c.account.Account {
+		o.from = c.ownContact() // whose key the server cannot choose
+	}
 	known := o.from
 	if known == nil && c.strangers() >= maxStrangers {
 		c.log.Warn("too many strangers have written: a new one was ignored")

@@ -80,9 +80,13 @@ func (c *Client) RemoveDevice(ctx context.Context, id int) error {
 	if err := c.adoptList(signed); err != nil {
 		return err
 	}
+	return c.replaceToken() // the device knows the old one
+}
+
+func (c *Client) replaceToken() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err := c.changeSealing((*sealing).replaceToken); err != nil { // the device knows the old one
+	if err := c.changeSealing((*sealing).replaceToken); err != nil {
 		return err
 	}
 	c.tokenReplaced()
@@ -165,8 +169,14 @@ func (c *Client) settleChange(ctx context.Context) error {
 		return nil
 	}
 	defer c.changing.Unlock()
+	before := len(c.Devices())
 	if _, err := c.ownList(ctx); err != nil {
 		return err
+	}
+	if len(c.Devices()) < before {
+		if err := c.replaceToken(); err != nil {
+			return err
+		}
 	}
 	return c.setChanging(false)
 }

@@ -159,7 +159,7 @@ func (c *Client) startSessions(id uuid.UUID, username string, reply *wire.Bundle
 	}
 	p, first := c.contacts[id], bundles[firstDevice]
 	switch {
-	case p == nil && first == nil:
+	case p == nil && (first == nil || id == c.account.Account):
 		return errProtocol
 	case p == nil:
 		p = &contact{Account: id, Identity: first.Identity.Bytes(), Added: time.Now()}

@@ -211,7 +211,8 @@ Examples:
 			c, err := client.Link(ctx, f.account.directory, client.LinkOptions{
 				Options: options, Code: code,
 				Show: func(digits string) {
-					out.say(map[string]string{"event": "linking", "digits": digits}, "the digits of this device are %s: agree on the first one if it shows the same", digits)
+					out.say(map[string]string{"event": "linking", "digits": digits},
+						"the digits of this device are %s: agree on the first one if it shows the same", digits)
 				},
 			})
 			if err != nil {
