@@ -423,14 +423,22 @@ func TestCrashDuringLinking(t *testing.T) {
 	}
 
 	// The first device dies before it hears that the server has the list.
-	if err := alice.setChanging(true); err != nil {
+	if err := alice.Close(); err != nil {
 		t.Fatal(err)
 	}
-	own := *alice.contacts[alice.Account()]
-	own.Epoch, own.List, own.Signature = 0, nil, nil
-	if err := alice.store.update(own.write); err != nil {
+	before, err := openStore(alice.dir, Key{}, false)
+	if err != nil {
 		t.Fatal(err)
 	}
+	alice.account.Changing = true
+	err = before.update(func(t *tx) error {
+		t.delete(recordContact + alice.Account().String())
+		return alice.account.write(t)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	before.close()
 	alice.reopen(t, w)
 	if len(alice.Devices()) != 1 {
 		t.Fatal("the crash did not happen")
