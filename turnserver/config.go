@@ -9,16 +9,16 @@ import (
 	"time"
 )
 
-// Config says where the relay listens, who may use it and for how much. Secrets and one of UDP, TCP and TLS are required; the zero value
+// Config says where the relay listens, who may use it and for how much. Secrets and one of UDP, TCP, TLS and DTLS are required; the zero value
 // of everything else is a sound default.
 type Config struct {
-	// UDP, TCP and TLS are the addresses to serve clients on, as "203.0.113.7:3478", "[2001:db8::7]:3478", or ":3478" for every address
-	// of the machine. Port 0 takes a free one, which Addrs tells. The customary ports are 3478 and, for TLS, 5349 (443 passes
+	// UDP, TCP, TLS and DTLS are the addresses to serve clients on, as "203.0.113.7:3478", "[2001:db8::7]:3478", or ":3478" for every address
+	// of the machine. Port 0 takes a free one, which Addrs tells. The customary ports are 3478 and, for TLS and DTLS, 5349 (443 passes
 	// more firewalls). On a machine with several addresses name the ones to use: what arrives at ":3478" may be answered from another address than it
 	// was sent to, which clients refuse.
-	UDP, TCP, TLS []string
+	UDP, TCP, TLS, DTLS []string
 
-	// TLSConfig holds the certificate of the TLS listeners. To change certificates without a restart set GetCertificate, which is
+	// TLSConfig holds the certificate of the TLS and DTLS listeners; of several the DTLS ones use the first. To change certificates without a restart set GetCertificate, which is
 	// asked at each handshake: connections that exist go on undisturbed. TLS 1.2 is the least that is spoken.
 	TLSConfig *tls.Config
 
@@ -53,7 +53,7 @@ type Config struct {
 	// 1 Mbit/s of video is 125,000. Default: 0, no bound.
 	Bandwidth int
 
-	// MaxConnections and MaxConnectionsPerAddress bound TCP and TLS connections: in all (default 10,000) and for one client address
+	// MaxConnections and MaxConnectionsPerAddress bound TCP, TLS and DTLS connections: in all (default 10,000) and for one client address
 	// (default 256; of a /48 as above).
 	MaxConnections, MaxConnectionsPerAddress int
 
@@ -102,10 +102,10 @@ const (
 // withDefaults checks the configuration and fills in what was left out.
 func (c Config) withDefaults() (Config, error) {
 	switch {
-	case len(c.UDP)+len(c.TCP)+len(c.TLS) == 0:
-		return c, errors.New("turnserver: no address to listen on: set UDP, TCP or TLS, for example \":3478\"")
-	case len(c.TLS) > 0 && c.TLSConfig == nil:
-		return c, errors.New("turnserver: TLS listeners need a certificate: set TLSConfig")
+	case len(c.UDP)+len(c.TCP)+len(c.TLS)+len(c.DTLS) == 0:
+		return c, errors.New("turnserver: no address to listen on: set UDP, TCP, TLS or DTLS, for example \":3478\"")
+	case len(c.TLS)+len(c.DTLS) > 0 && (c.TLSConfig == nil || len(c.TLSConfig.Certificates) == 0 && c.TLSConfig.GetCertificate == nil):
+		return c, errors.New("turnserver: TLS and DTLS listeners need a certificate: set TLSConfig")
 	case len(c.Realm) > maxRealm:
 		return c, fmt.Errorf("turnserver: realm is longer than %d bytes, which would let strangers amplify traffic: shorten it", maxRealm)
 	}

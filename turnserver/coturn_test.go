@@ -17,7 +17,7 @@ import (
 )
 
 // TestCoturnClient has coturn's own test client (turnutils_uclient, Debian package coturn) talk through the relay: with channels and with Send indications,
-// over UDP, TCP and TLS, to a peer and from client to client.
+// over UDP, TCP, TLS and DTLS, to a peer and from client to client.
 func TestCoturnClient(t *testing.T) {
 	t.Parallel()
 	forEachDataPlane(t, testCoturnClient)
@@ -52,6 +52,7 @@ func testCoturnClient(t *testing.T, plane string) {
 		{"TCP, channels", s.Addrs().TCP[0].Port(), append(echoAt(echo), "-t")},
 		{"TCP, Send indications", s.Addrs().TCP[0].Port(), append(echoAt(echo), "-t", "-s")},
 		{"TLS, channels", s.Addrs().TLS[0].Port(), append(echoAt(echo), "-t", "-S", "-i", certificate, "-k", key)},
+		{"DTLS, channels", s.Addrs().DTLS[0].Port(), append(echoAt(echo), "-S", "-i", certificate, "-k", key)},
 	} {
 		server := "127.0.0.1"
 		if c.port == s.Addrs().UDP[1].Port() {

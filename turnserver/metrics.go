@@ -33,7 +33,7 @@ func newMetrics() *metrics {
 		return c
 	}
 	m.allocations = gauge("allocations", "Allocations that live now.")
-	m.connections = gauge("connections", "TCP and TLS connections that are open now.")
+	m.connections = gauge("connections", "TCP, TLS and DTLS connections that are open now.")
 	m.created = counter("allocations_total", "Allocations made.").WithLabelValues()
 	m.refreshed = counter("refreshes_total", "Allocations refreshed or ended by their client.").WithLabelValues()
 

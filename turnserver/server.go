@@ -8,6 +8,7 @@ import (
 	"math"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -31,6 +32,7 @@ type Server struct {
 	addresses   *addressQuota  // allocations of each client address
 	connections *addressQuota
 	strangers   *strangers
+	hellos      bucket // DTLS sessions begun, of all clients
 
 	draining atomic.Bool
 	tasks    sync.WaitGroup // listeners, connections and the watch over our own addresses
@@ -41,14 +43,15 @@ type Server struct {
 	udp       []udpListener
 	serving   int // how many of udp have a frontend that reads
 	listeners []net.Listener
-	streams   map[*stream]struct{}
+	streams   map[connection]struct{}
+	secured   []*dtlsListener
 	closed    bool
 }
 
 // Addrs are the addresses that a Server listens on, with the ports that were found for port 0, and the addresses that its peers see.
 type Addrs struct {
-	UDP, TCP, TLS []netip.AddrPort
-	External      []netip.Addr
+	UDP, TCP, TLS, DTLS []netip.AddrPort
+	External            []netip.Addr
 }
 
 // New starts a relay. It is listening when New returns.
@@ -68,7 +71,7 @@ func New(cfg Config) (*Server, error) {
 		connections: newAddressQuota(cfg.MaxConnections, cfg.MaxConnectionsPerAddress),
 		strangers:   newStrangers(),
 		stop:        make(chan struct{}),
-		streams:     make(map[*stream]struct{}),
+		streams:     make(map[connection]struct{}),
 	}
 	s.secrets.Store(&cfg.Secrets)
 	s.policy.refresh(cfg.External)
@@ -78,10 +81,13 @@ func New(cfg Config) (*Server, error) {
 			s.tasks.Add(1)
 			u.ended()
 		}
+		for _, l := range s.secured {
+			_ = l.conn.Close()
+		}
 		s.tasks.Wait()
 		return nil, err
 	}
-	s.log.Info("relay started", "udp", len(s.addrs.UDP), "tcp", len(s.addrs.TCP), "tls", len(s.addrs.TLS))
+	s.log.Info("relay started", "udp", len(s.addrs.UDP), "tcp", len(s.addrs.TCP), "tls", len(s.addrs.TLS), "dtls", len(s.addrs.DTLS))
 	return s, nil
 }
 
@@ -116,10 +122,18 @@ func (s *Server) listen() error {
 		if err := open(s.cfg.TLS, config, &s.addrs.TLS); err != nil {
 			return err
 		}
+		for _, address := range s.cfg.DTLS {
+			l, err := s.listenDTLS(address, config)
+			if err != nil {
+				return err
+			}
+			s.secured = append(s.secured, l)
+			s.addrs.DTLS = append(s.addrs.DTLS, l.local)
+		}
 	}
 
 	var err error
-	all := append(append(append([]netip.AddrPort(nil), s.addrs.UDP...), s.addrs.TCP...), s.addrs.TLS...)
+	all := slices.Concat(s.addrs.UDP, s.addrs.TCP, s.addrs.TLS, s.addrs.DTLS)
 	if s.relays, err = s.relayAddrs(all); err != nil {
 		return err
 	}
@@ -154,6 +168,10 @@ func (s *Server) listen() error {
 	for i, l := range s.listeners {
 		s.tasks.Add(1)
 		go s.acceptStreams(l, configs[i])
+	}
+	for _, l := range s.secured {
+		s.tasks.Add(1)
+		go l.serve()
 	}
 	s.tasks.Add(1)
 	go s.watchAddresses()
@@ -213,6 +231,7 @@ func (s *Server) URLs() []string {
 	add("turn", "udp", s.addrs.UDP)
 	add("turn", "tcp", s.addrs.TCP)
 	add("turns", "tcp", s.addrs.TLS)
+	add("turns", "udp", s.addrs.DTLS)
 	return out
 }
 
@@ -278,26 +297,32 @@ func (s *Server) close() {
 	for _, u := range s.udp {
 		u.close()
 	}
-	for st := range s.streams {
-		st.close()
+	for c := range s.streams {
+		c.close()
+	}
+	for _, l := range s.secured {
+		l.close()
 	}
 }
 
+// connection is a TCP, TLS or DTLS client.
+type connection interface{ close() }
+
 // track notes a connection, so that it can be closed.
-func (s *Server) track(st *stream) bool {
+func (s *Server) track(c connection) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
 		return false
 	}
-	s.streams[st] = struct{}{}
+	s.streams[c] = struct{}{}
 	s.tasks.Add(1)
 	return true
 }
 
-func (s *Server) untrack(st *stream) {
+func (s *Server) untrack(c connection) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.streams, st)
+	delete(s.streams, c)
 	s.tasks.Done()
 }

@@ -39,7 +39,7 @@ func selfSigned(t testing.TB, serial int64) tls.Certificate {
 
 func overStreams(t testing.TB, c *Config) {
 	cert := selfSigned(t, 1)
-	c.TCP, c.TLS = []string{"127.0.0.1:0"}, []string{"127.0.0.1:0"}
+	c.TCP, c.TLS, c.DTLS = []string{"127.0.0.1:0"}, []string{"127.0.0.1:0"}, []string{"127.0.0.1:0"}
 	c.TLSConfig = &tls.Config{Certificates: []tls.Certificate{cert}}
 }
 

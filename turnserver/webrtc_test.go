@@ -19,6 +19,9 @@ func TestWebRTC(t *testing.T) { forEachDataPlane(t, testWebRTC) }
 func testWebRTC(t *testing.T, plane string) {
 	s := startRelay(t, plane, func(c *Config) { overStreams(t, c) })
 	for _, url := range s.URLs() {
+		if strings.HasPrefix(url, "turns:") && strings.HasSuffix(url, "udp") {
+			continue // pion/webrtc has no way to trust a certificate of our own over DTLS: see TestDTLS and TestCoturnClient
+		}
 		t.Run(url[:5]+url[len(url)-3:], func(t *testing.T) {
 			alice, bob := relayOnly(t, s, url, "alice"), relayOnly(t, s, url, "bob")
 			heard := make(chan string, 1)

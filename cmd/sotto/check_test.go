@@ -48,7 +48,7 @@ func startCheckedRelay(t *testing.T, certificate, key string) *turnserver.Server
 	if err != nil {
 		t.Fatal(err)
 	}
-	flags := relayFlags{tlsListen: []string{"127.0.0.1:0"}, ports: "49152-65535"}
+	flags := relayFlags{tlsListen: []string{"127.0.0.1:0"}, dtlsListen: []string{"127.0.0.1:0"}, ports: "49152-65535"}
 	flags.onLoopback()
 	relay, err := flags.start([][]byte{checkSecret}, relayTLS(files), logger(false))
 	if err != nil {
@@ -90,6 +90,7 @@ func TestCheckSaysWhatToDo(t *testing.T) {
 	defer silent.Close()
 
 	udp, tcp, tls := relay.Addrs().UDP[0].String(), relay.Addrs().TCP[0].String(), relay.Addrs().TLS[0].String()
+	dtls := relay.URLs()[3]
 	for _, c := range []struct{ name, address, secret, ca, want string }{
 		{"another secret", "turn:" + udp + "?transport=udp", "not the secret of that relay", "", "does not take the credential"},
 		{"nothing there", "turn:127.0.0.1:1?transport=tcp", string(checkSecret), "", "nothing listens on TCP port 1"},
@@ -97,6 +98,8 @@ func TestCheckSaysWhatToDo(t *testing.T) {
 		{"no TLS there", "turns:" + tcp + "?transport=tcp", string(checkSecret), certificate, "cannot be reached over tls"},
 		{"an unknown authority", "turns:" + tls + "?transport=tcp", string(checkSecret), another, "certificate is not good for 127.0.0.1"},
 		{"another name", "turns:localhost:" + tls[strings.LastIndex(tls, ":")+1:] + "?transport=tcp", string(checkSecret), certificate, "certificate is not good for localhost"},
+		{"DTLS, an unknown authority", dtls, string(checkSecret), another, "certificate is not good for 127.0.0.1"},
+		{"DTLS, another name", strings.Replace(dtls, "127.0.0.1", "localhost", 1), string(checkSecret), certificate, "certificate is not good for localhost"},
 		{"draining", "turn:" + draining.Addrs().UDP[0].String() + "?transport=udp", string(checkSecret), "", "it has no capacity"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

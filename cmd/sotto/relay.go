@@ -29,6 +29,7 @@ import (
 type relayFlags struct {
 	listen     []string
 	tlsListen  []string
+	dtlsListen []string
 	external   []string
 	ports      string
 	allow      []string
@@ -43,6 +44,7 @@ type relayFlags struct {
 func (r *relayFlags) define(flags *pflag.FlagSet) {
 	flags.StringSliceVar(&r.listen, "relay-listen", nil, "`ADDRESS`es of the relay, UDP and TCP (default :3478; with a server on loopback a free port there)")
 	flags.StringSliceVar(&r.tlsListen, "relay-tls-listen", nil, "`ADDRESS`es of the relay for TLS, with the certificate given, for instance :5349")
+	flags.StringSliceVar(&r.dtlsListen, "relay-dtls-listen", nil, "`ADDRESS`es of the relay for DTLS, TLS over UDP, likewise")
 	flags.StringSliceVar(&r.external, "relay-address", nil, "the `IP` the internet knows this machine by, where it is not the machine's own")
 	flags.StringVar(&r.ports, "relay-ports", "49152-65535", "UDP ports for relayed traffic, as `FIRST-LAST`; open them in the firewall")
 	flags.StringSliceVar(&r.allow, "relay-allow", nil, "let the relay reach these ranges (`CIDR`) although they are not public, for instance 10.0.0.0/8")
@@ -60,7 +62,7 @@ func (r *relayFlags) onLoopback() {
 	if len(r.listen) == 0 {
 		r.listen = []string{"127.0.0.1:0"}
 	}
-	for _, address := range slices.Concat(r.listen, r.tlsListen) {
+	for _, address := range slices.Concat(r.listen, r.tlsListen, r.dtlsListen) {
 		if at, err := netip.ParseAddrPort(address); err == nil && at.Addr().IsLoopback() {
 			own := at.Addr().Unmap()
 			r.allow = append(r.allow, netip.PrefixFrom(own, own.BitLen()).String())
@@ -70,14 +72,14 @@ func (r *relayFlags) onLoopback() {
 
 func (r *relayFlags) start(secrets [][]byte, certificate *tls.Config, log *slog.Logger) (*turnserver.Server, error) {
 	config := turnserver.Config{
-		UDP: r.listen, TCP: r.listen, TLS: r.tlsListen, TLSConfig: certificate,
+		UDP: r.listen, TCP: r.listen, TLS: r.tlsListen, DTLS: r.dtlsListen, TLSConfig: certificate,
 		Secrets: secrets, MaxPerUser: r.quota, Bandwidth: r.bandwidth, DataPlane: r.dataPlane, Offload: r.offload, Logger: log,
 	}
 	if len(r.listen) == 0 {
 		config.UDP, config.TCP = []string{":3478"}, []string{":3478"}
 	}
-	if len(r.tlsListen) > 0 && certificate == nil {
-		return nil, usagef("--relay-tls-listen needs --tls-cert and --tls-key")
+	if len(r.tlsListen)+len(r.dtlsListen) > 0 && certificate == nil {
+		return nil, usagef("--relay-tls-listen and --relay-dtls-listen need --tls-cert and --tls-key")
 	}
 	if _, err := fmt.Sscanf(r.ports, "%d-%d", &config.RelayPorts.Min, &config.RelayPorts.Max); err != nil {
 		return nil, usagef("--relay-ports %q is not FIRST-LAST, for instance 49152-65535", r.ports)
@@ -103,13 +105,14 @@ func (r *relayFlags) start(secrets [][]byte, certificate *tls.Config, log *slog.
 	return server, nil
 }
 
-// relayURLs are what clients are told. Over TLS they check the name in the certificate, so they are given that.
+// relayURLs are what clients are told. Over TLS and DTLS they check the name in the certificate, so they are given that.
 func relayURLs(server *turnserver.Server, name string) []string {
 	urls := server.URLs()
 	for i, url := range urls {
-		if strings.HasPrefix(url, "turns:") {
-			_, port, _ := net.SplitHostPort(strings.TrimSuffix(strings.TrimPrefix(url, "turns:"), "?transport=tcp"))
-			urls[i] = "turns:" + net.JoinHostPort(name, port) + "?transport=tcp"
+		if at, secured := strings.CutPrefix(url, "turns:"); secured {
+			at, query, _ := strings.Cut(at, "?")
+			_, port, _ := net.SplitHostPort(at)
+			urls[i] = "turns:" + net.JoinHostPort(name, port) + "?" + query
 		}
 	}
 	return urls
