@@ -2,13 +2,14 @@
 
 // Command relaybench compares TURN relays on one machine: this repository's, coturn and pion's simple server.
 //
-//	go run ./test/relaybench [-rounds 3] [-coturn COMMAND,...] [-only audio,video,...]
+//	go run ./test/relaybench [-rounds 3] [-coturn COMMAND,...] [-only audio,video,...] [-apart]
 //
 // It needs root (or the right to make a network namespace), iproute2, and coturn's turnserver. In a namespace of its own,
 // without a way out, it gives 198.51.100.1 to the relay and 203.0.113.0/24 to clients and peers. The relay runs on processor 0 and
 // the generator on processor 1. The relays take turns: each round measures all of them, so that ratios within a round mean something on a
 // machine whose speed drifts. Every packet is checked at both ends: where it comes from (sockets are connected), its order, its
-// content. A figure is the median of its rounds; a ratio is the median of the ratios to the first coturn in the same round.
+// content. With -apart the relay has a namespace to itself, at the end of a veth pair, where Sotto also runs with its offload (XDP); the relay's CPU then
+// includes the kernel thread that receives for it. A figure is the median of its rounds; a ratio is the median of the ratios to the first coturn in the same round.
 //
 // What is measured:
 //
@@ -39,6 +40,8 @@ const (
 
 	relayIP  = "198.51.100.1" // documentation ranges: they lead nowhere from here
 	othersIP = "203.0.113."
+
+	generatorIP = "198.51.100.2" // apart
 )
 
 func main() {
@@ -47,6 +50,7 @@ func main() {
 	sotto := flag.String("sotto", "", "a sotto program to measure in place of this repository's")
 	only := flag.String("only", "", "measure only these, separated by commas: "+strings.Join(names(), ", "))
 	sessions := flag.Int("sessions", 2000, "allocations to make for memory and allocation rate, 10,000 at most")
+	apart := flag.Bool("apart", false, "relays in a namespace of their own, at the end of a veth pair; Sotto's with its offload, too")
 	serve := flag.Bool("serve-pion", false, "be pion's simple server (used internally)")
 	flag.Parse()
 	var err error
@@ -56,7 +60,7 @@ func main() {
 	case os.Getenv("RELAYBENCH_INSIDE") == "":
 		err = isolate()
 	default:
-		err = run(*rounds, *coturn, *sotto, *only, *sessions)
+		err = run(*rounds, *coturn, *sotto, *only, *sessions, *apart)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "relaybench:", err)
@@ -74,17 +78,20 @@ func isolate() error {
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	cmd.Env = append(os.Environ(), "RELAYBENCH_INSIDE=1")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
 	return cmd.Run()
 }
 
-func run(rounds int, coturn, sotto, only string, sessions int) error {
-	for _, c := range []string{
-		"link set lo up", "addr add " + relayIP + "/32 dev lo", "route add local " + othersIP + "0/24 dev lo",
-	} {
-		if out, err := exec.Command("ip", strings.Fields(c)...).CombinedOutput(); err != nil {
-			return fmt.Errorf("ip %s: %w: %s", c, err, out)
-		}
+func run(rounds int, coturn, sotto, only string, sessions int, apart bool) error {
+	if err := ip("link set lo up", "route add local "+othersIP+"0/24 dev lo"); err != nil {
+		return err
+	}
+	connect := func() error { return ip("addr add " + relayIP + "/32 dev lo") }
+	if apart {
+		connect = moveRelaysApart
+	}
+	if err := connect(); err != nil {
+		return err
 	}
 	var limit syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -57,6 +58,9 @@ func makeRelays(coturn, sotto string) ([]relay, error) {
 	turn := []string{sotto, "turn", "--relay-listen", listen, "--relay-allow", relayIP + "/32," + othersIP + "0/24",
 		"--relay-secret-file", secretFile, "--metrics", "off"}
 	relays := []relay{{name: "sotto", dir: dir, command: turn}}
+	if relayNet != 0 {
+		relays = append(relays, relay{name: "sotto, offload", dir: dir, command: append(slices.Clone(turn), "--offload", "required")})
+	}
 	for i, c := range strings.Split(coturn, ",") {
 		name, path, named := strings.Cut(c, "=")
 		if !named {
@@ -87,7 +91,7 @@ func (r relay) start() (*process, error) {
 	p := &process{cmd: exec.Command(r.command[0], r.command[1:]...), said: new(bytes.Buffer)}
 	p.cmd.Stdout, p.cmd.Stderr, p.cmd.Dir = p.said, p.said, r.dir
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	err := p.cmd.Start()
+	err := startApart(p.cmd)
 	if err := errors.Join(err, pin(generatorCPU)); err != nil {
 		return nil, err
 	}
@@ -117,10 +121,19 @@ func (p *process) stop() {
 	_ = p.cmd.Wait()
 }
 
-// cpu is the processor time that the relay has used: on loopback it pays for delivering what it sends, too.
+// cpu is the processor time that the relay has used: on loopback it pays for delivering what it sends, too, and apart for the kernel's thread that
+// receives for it.
 func (p *process) cpu() time.Duration {
+	used := cpuOf(p.cmd.Process.Pid)
+	if driver != 0 {
+		used += cpuOf(driver)
+	}
+	return used
+}
+
+func cpuOf(pid int) time.Duration {
 	var t unix.Timespec
-	if err := unix.ClockGettime(int32(^p.cmd.Process.Pid<<3|2), &t); err != nil { // CPUCLOCK_SCHED of the process
+	if err := unix.ClockGettime(int32(^pid<<3|2), &t); err != nil { // CPUCLOCK_SCHED of the process
 		panic(err)
 	}
 	return time.Duration(t.Nano())

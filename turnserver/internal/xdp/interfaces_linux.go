@@ -169,6 +169,22 @@ const reachable = unix.NUD_PERMANENT | unix.NUD_NOARP | unix.NUD_REACHABLE | uni
 func (o *Offload) Refresh() error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	return o.refresh()
+}
+
+// needs notes that a flow uses a neighbour. A new one is looked for at once: packets that change from the sockets to the driver half a second later
+// could overtake each other.
+func (o *Offload) needs(n neighbour) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.used[n] = time.Now()
+	if _, there := o.known[n]; !there && time.Since(o.looked) > 10*time.Millisecond {
+		_ = o.refresh() // the next Refresh tries again
+	}
+}
+
+func (o *Offload) refresh() error {
+	o.looked = time.Now()
 	now := make(map[neighbour]hardware)
 	for index := range o.attached {
 		l, err := netlink.LinkByIndex(index)

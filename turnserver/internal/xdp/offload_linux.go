@@ -47,6 +47,7 @@ type Offload struct {
 	changes  int                     // of attached
 	known    map[neighbour]hardware  // what near holds
 	used     map[neighbour]time.Time // when a flow last needed it
+	looked   time.Time               // for neighbours
 }
 
 // Key says which packets belong to a flow. Channel is 0 for what comes from a peer. Inside: it comes from another allocation of this relay, between
@@ -188,9 +189,7 @@ func (o *Offload) Put(k Key, f Flow) error {
 		value.Redirect = 1
 	}
 	if !f.Hairpin {
-		o.mu.Lock()
-		o.used[neighbour{value.Next, value.Interface}] = time.Now()
-		o.mu.Unlock()
+		o.needs(neighbour{value.Next, value.Interface})
 	}
 	key := k.bytes()
 	return o.flows.Put(&key, &value)

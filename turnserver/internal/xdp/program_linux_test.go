@@ -220,6 +220,32 @@ func TestForwarding(t *testing.T) {
 	}
 }
 
+// TestChecksumThatLooksUnfinished: a complete checksum that happens to be the sum of the pseudo-header is recognised as complete.
+func TestChecksumThatLooksUnfinished(t *testing.T) {
+	o := load(t, nil)
+	for _, size := range []int{4, 7, 1198, 1201} {
+		var found []byte
+		for i := 0; ; i++ {
+			if i == 1<<16 {
+				t.Fatal("there is none")
+			}
+			data := make([]byte, size)
+			binary.BigEndian.PutUint16(data[2:], uint16(i))
+			found = datagram(peer, relayed, string(data))
+			if ip, udp := parts(found); binary.BigEndian.Uint16(udp[6:]) == checksum(ip[12:20], 17+uint32(8+size)) {
+				break
+			}
+		}
+		verdict, out := o.run(t, found)
+		if verdict != sent {
+			t.Fatalf("%d bytes: verdict %d", size, verdict)
+		}
+		if ip, udp := parts(out); pseudo(ip, udp) != 0xFFFF {
+			t.Errorf("%d bytes: the checksum is wrong", size)
+		}
+	}
+}
+
 // TestLeftToTheSystem: everything else goes on as it came.
 func TestLeftToTheSystem(t *testing.T) {
 	o := load(t, nil)
