@@ -268,7 +268,8 @@ func TestIdleAnonymousLinkEnds(t *testing.T) {
 			if pause < s.t.idle {
 				t.Fatalf("after a pause of %v it ended: %v", pause, err)
 			}
-			t.Skip("this machine is too slow to tell") // what is not in use ends, as it did
+			t.Logf("the machine paused for %v: what is not in use ends, as it did", pause)
+			return
 		}
 		time.Sleep(s.t.idle / 10)
 	}

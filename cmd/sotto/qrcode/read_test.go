@@ -70,10 +70,10 @@ func TestPhotos(t *testing.T) {
 		{"large", image.Pt(1200, 1000), 700, 31, 20},
 		{"small in a large one", image.Pt(1600, 1200), 170, 20, 5},
 	} {
+		if test.size.X > 1000 && !*long {
+			continue // slow under the race detector
+		}
 		t.Run(test.name, func(t *testing.T) {
-			if test.size.X > 1000 && !*long {
-				t.Skip("with -long: slow under the race detector")
-			}
 			t.Parallel()
 			picture := photo(t, test.size, test.side, test.degrees, test.noise)
 			var data bytes.Buffer
