@@ -62,7 +62,7 @@ type Config struct {
 	DataPlane string
 
 	// Offload says whether the network driver carries packets of channels (XDP): "off" (the default); "auto", where the system can and permits it (Linux
-	// 5.12, CAP_BPF and CAP_NET_ADMIN), and otherwise not; or "required", and New fails where it cannot. Server.Offload tells what came of it. Quotas, policy
+	// 5.12, CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON), and otherwise not; or "required", and New fails where it cannot. Server.Offload tells what came of it. Quotas, policy
 	// and lifetimes hold alike. But the system's packet filter and tcpdump do not see what the driver carries, so it is for the operator to choose.
 	Offload string
 

@@ -190,9 +190,10 @@ func (o *offload) again() {
 	}
 }
 
-// open gives a relay of a UDP client its account; it has no permission yet.
+// open gives a relay its account; it has no permission yet. Without one nothing of it is ever offloaded: only clients that come by plain UDP have one, since the
+// driver knows neither TCP nor TLS nor DTLS, and would send in the clear what belongs inside.
 func (o *offload) open(r *relay) {
-	if _, ok := r.frontend.socket.(udpListener); !ok || o == nil {
+	if o == nil || !offloadable(r) {
 		return
 	}
 	o.mu.Lock()
@@ -207,6 +208,11 @@ func (o *offload) open(r *relay) {
 	a[toPeer].Store(0)
 	a[fromPeer].Store(0)
 	r.rate = (*[2]bucket)(unsafe.Pointer(a)) // a bucket is its word
+}
+
+func offloadable(r *relay) bool {
+	_, plainUDP := r.frontend.socket.(udpListener)
+	return plainUDP
 }
 
 // put opens a channel in the driver for as long as its permission lasts; r.mu is held for writing.

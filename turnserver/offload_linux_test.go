@@ -154,6 +154,18 @@ func testOffloadedBandwidth(t *testing.T, plane string) {
 	}
 }
 
+// TestOnlyPlainUDPIsOffloaded: the driver would send to a client of any other kind in the clear.
+func TestOnlyPlainUDPIsOffloaded(t *testing.T) {
+	for _, c := range []struct {
+		socket socket
+		want   bool
+	}{{&loop{}, true}, {&datagrams{}, true}, {&stream{}, false}, {&dtlsSession{}, false}} {
+		if got := offloadable(&relay{frontend: &frontend{socket: c.socket}}); got != c.want {
+			t.Errorf("%T: %v", c.socket, got)
+		}
+	}
+}
+
 // testOffloadTwoInterfaces: peers are behind another interface than clients are. In generic mode the driver carries packets across, in native mode, where not every
 // driver can, the sockets.
 func testOffloadTwoInterfaces(t *testing.T, plane string) {

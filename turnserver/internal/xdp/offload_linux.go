@@ -145,7 +145,7 @@ func Load(cfg Config) (*Offload, error) {
 func explain(err error) error {
 	switch {
 	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
-		return fmt.Errorf("xdp: the system does not permit it: grant CAP_BPF and CAP_NET_ADMIN (Linux before 5.8: CAP_SYS_ADMIN): %w", unix.EPERM)
+		return fmt.Errorf("xdp: the system does not permit it: grant CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON: %w", unix.EPERM)
 	case errors.Is(err, ebpf.ErrNotSupported):
 		return fmt.Errorf("xdp: this kernel cannot do it; Linux 5.12 can: %w", err)
 	}
