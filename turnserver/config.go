@@ -57,6 +57,11 @@ type Config struct {
 	// (default 256; of a /48 as above).
 	MaxConnections, MaxConnectionsPerAddress int
 
+	// Proxies are the addresses of TCP proxies in front, which name the client of each connection to the TCP and TLS listeners by the PROXY protocol (version 1 or 2).
+	// A connection from there without it is closed. Limits, and what clients are told of themselves, then go by the client's own address. Do not
+	// list an address from which others can connect. Default: none.
+	Proxies []netip.Prefix
+
 	// DataPlane says how packets of clients that come by UDP are carried: "auto" (the default), the fastest way that this system has, which on Linux is
 	// a loop for each core that moves packets in batches; or "portable", one system call for each packet, as on other systems.
 	DataPlane string

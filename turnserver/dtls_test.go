@@ -101,6 +101,7 @@ func TestDTLS(t *testing.T) {
 // TestDTLSLimits: what does not return the cookie gets one short answer each and is held in small number for a short time only; what has does no more than a TCP
 // connection may.
 func TestDTLSLimits(t *testing.T) {
+	t.Parallel()
 	s := startRelay(t, planeAuto, func(c *Config) {
 		overStreams(t, c)
 		c.tune.firstFrame = 2 * time.Second

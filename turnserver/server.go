@@ -31,6 +31,7 @@ type Server struct {
 	users       *quota[string] // allocations of each credential id, and in all
 	addresses   *addressQuota  // allocations of each client address
 	connections *addressQuota
+	headers     *quota[netip.Addr] // connections of proxies that have not named their client
 	strangers   *strangers
 	hellos      bucket // DTLS sessions begun, of all clients
 
@@ -69,6 +70,7 @@ func New(cfg Config) (*Server, error) {
 		users:       newQuota[string](cfg.MaxAllocations, cfg.MaxPerUser),
 		addresses:   newAddressQuota(math.MaxInt, cfg.MaxPerAddress),
 		connections: newAddressQuota(cfg.MaxConnections, cfg.MaxConnectionsPerAddress),
+		headers:     newQuota[netip.Addr](cfg.MaxConnections, cfg.MaxConnections),
 		strangers:   newStrangers(),
 		stop:        make(chan struct{}),
 		streams:     make(map[connection]struct{}),

@@ -44,26 +44,33 @@ func (s *Server) acceptStreams(l net.Listener, config *tls.Config) {
 			time.Sleep(50 * time.Millisecond)
 			continue
 		}
-		client := tcpAddrPort(conn.RemoteAddr())
-		if !s.connections.take(client.Addr()) {
-			s.metrics.refusedConnection.Inc()
-			_ = conn.Close()
-			continue
+		if client := tcpAddrPort(conn.RemoteAddr()); s.isProxy(client.Addr()) {
+			s.acceptProxied(conn, client, config)
+		} else {
+			s.admitStream(conn, client, config)
 		}
-		local := tcpAddrPort(conn.LocalAddr())
-		_ = conn.SetDeadline(time.Now().Add(s.cfg.tune.firstFrame))
-		if config != nil {
-			conn = tls.Server(conn, config)
-		}
-		st := &stream{s: s, conn: conn, client: client, r: bufio.NewReaderSize(conn, 2048)}
-		if !s.track(st) {
-			_ = conn.Close()
-			s.connections.give(client.Addr())
-			continue
-		}
-		s.metrics.connections.Inc()
-		go st.serve(local)
 	}
+}
+
+func (s *Server) admitStream(conn net.Conn, client netip.AddrPort, config *tls.Config) {
+	if !s.connections.take(client.Addr()) {
+		s.metrics.refusedConnection.Inc()
+		_ = conn.Close()
+		return
+	}
+	local := tcpAddrPort(conn.LocalAddr())
+	_ = conn.SetDeadline(time.Now().Add(s.cfg.tune.firstFrame))
+	if config != nil {
+		conn = tls.Server(conn, config)
+	}
+	st := &stream{s: s, conn: conn, client: client, r: bufio.NewReaderSize(conn, 2048)}
+	if !s.track(st) {
+		_ = conn.Close()
+		s.connections.give(client.Addr())
+		return
+	}
+	s.metrics.connections.Inc()
+	go st.serve(local)
 }
 
 // serve waits for the first message before it starts a pion server.

@@ -33,6 +33,7 @@ type relayFlags struct {
 	external   []string
 	ports      string
 	allow      []string
+	proxies    []string
 	secretFile string
 	bandwidth  int
 	quota      int
@@ -48,6 +49,7 @@ func (r *relayFlags) define(flags *pflag.FlagSet) {
 	flags.StringSliceVar(&r.external, "relay-address", nil, "the `IP` the internet knows this machine by, where it is not the machine's own")
 	flags.StringVar(&r.ports, "relay-ports", "49152-65535", "UDP ports for relayed traffic, as `FIRST-LAST`; open them in the firewall")
 	flags.StringSliceVar(&r.allow, "relay-allow", nil, "let the relay reach these ranges (`CIDR`) although they are not public, for instance 10.0.0.0/8")
+	flags.StringSliceVar(&r.proxies, "relay-proxy", nil, "connections from these ranges (`CIDR`) name their client by the PROXY protocol")
 	flags.StringVar(&r.secretFile, "relay-secret-file", "", "the secrets that credentials are made from, shared with whoever makes them, one a line, in `FILE`, which others must not read: credentials are made from the first, and good with any; SIGHUP reads it again")
 	flags.StringVar(&r.dataPlane, "relay-data-plane", "auto", "how packets are carried: `auto`, the fastest way that this system has, or portable")
 	flags.StringVar(&r.offload, "offload", "off", "let the network driver (XDP) carry packets of calls, past the packet filter: `auto`, where it can; required; or off")
@@ -97,6 +99,13 @@ func (r *relayFlags) start(secrets [][]byte, certificate *tls.Config, log *slog.
 			return nil, usagef("--relay-allow %q is not a range, for instance 10.0.0.0/8", text)
 		}
 		config.AllowPeers = append(config.AllowPeers, prefix)
+	}
+	for _, text := range r.proxies {
+		prefix, err := netip.ParsePrefix(text)
+		if err != nil {
+			return nil, usagef("--relay-proxy %q is not a range, for instance 192.0.2.10/32", text)
+		}
+		config.Proxies = append(config.Proxies, prefix)
 	}
 	server, err := turnserver.New(config)
 	if err != nil {
