@@ -123,7 +123,8 @@ func (c *Client) Close() error {
 	stop := c.life.stop
 	c.life.Unlock()
 
-	if c.calls.close() {
+	c.calls.close()
+	if stop != nil { // a call that ended a moment ago may have left its hangup in the outbox
 		ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 		c.waitCallsSent(ctx)
 		cancel()
