@@ -40,7 +40,7 @@ func TestBothCallAtOnce(t *testing.T) {
 	for p, other := range map[*person]*person{alice: bob, bob: alice} {
 		p.between(func(m *wire.CallMessage) *wire.CallMessage {
 			for m.GetOffer() != nil && !p.calls.with(other.Account()) && t.Context().Err() == nil {
-				time.Sleep(time.Millisecond) // until this one calls, too
+				time.Sleep(time.Millisecond) // between two looks whether this one calls, too: the offers cross then
 			}
 			for _, c := range m.GetCandidates().GetCandidates() {
 				if !isRelay(c) {
@@ -148,7 +148,7 @@ func silent(t testing.TB, ends ...*end) {
 		eventually(t, "the call is silent", func() bool {
 			before := heard
 			heard = e.speaker.heard()
-			time.Sleep(200 * time.Millisecond) // ten frames
+			time.Sleep(200 * time.Millisecond) // a call that goes on is heard ten times in that
 			return before == heard
 		})
 	}

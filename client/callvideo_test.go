@@ -90,7 +90,7 @@ func TestVideoOnAndOff(t *testing.T) {
 	}
 	eventually(t, "the screen stops", func() bool {
 		before := screen.seen.Load()
-		time.Sleep(300 * time.Millisecond) // three pictures
+		time.Sleep(300 * time.Millisecond) // a screen that goes on shows three pictures in that
 		return screen.seen.Load() == before
 	})
 	if err := caller.Hold(false); err != nil {
@@ -170,11 +170,13 @@ func TestPathsAreLimited(t *testing.T) {
 		}}}
 		bob.takes(callee.peer, proto.CloneOf(m))
 	}
-	time.Sleep(100 * time.Millisecond)
+	carriedOut := make(chan struct{})
+	bob.calls.box.post(func() { close(carriedOut) }) // behind them all
+	<-carriedOut
+	hear(t, caller, callee) // and what they began beside the loop has had its time
 	if opened := callee.session.Generation(); opened > 2*restartBurst {
 		t.Errorf("%d paths were opened", opened)
 	}
-	hear(t, caller, callee)
 	caller.Hangup()
 	awaitEnd(t, callee, Normal)
 }

@@ -267,6 +267,13 @@ func TestRetryInVain(t *testing.T) {
 	w := newWorld(t)
 	s := spied(t, w)
 	alice, bob := broken(t, w)
+	carol := w.online("carol") // has sessions with both
+	for _, p := range []*person{alice, bob} {
+		p.start(t)
+		carol.send(t, p.Username(), "hi")
+		p.hears(t, "hi")
+		p.reopen(t, w)
+	}
 	if err := bob.store.update(func(tx *tx) error { // no session that begins from here on can be read either
 		keys, err := readPreKeys(tx)
 		if err != nil {
@@ -302,13 +309,20 @@ func TestRetryInVain(t *testing.T) {
 		defer alice.mu.Unlock()
 		return len(alice.retries.mending)+len(alice.outbox.entries) == 0
 	})
-	time.Sleep(300 * time.Millisecond) // in which a circle would turn a few hundred times
+	// What somebody else sends arrives behind all that the two have sent each other so far: a circle would turn on in between.
+	const turns = 3
+	for turn := range turns {
+		for _, p := range []*person{bob, alice} {
+			carol.send(t, p.Username(), fmt.Sprint("turn ", turn))
+			p.hears(t, fmt.Sprint("turn ", turn))
+		}
+	}
 	if n := s.requests(t, alice); n > maxRetries {
 		t.Errorf("bob has asked %d times", n)
 	}
 	identified, unnamed := s.sends()
-	// Each text once, at most once anew, at most one content for each new session, and the requests.
-	if n := identified + unnamed; n > texts+texts+maxRetries+maxRetries {
+	// Each text once, at most once anew, at most one content for each new session, and the requests; and carol's.
+	if n := identified + unnamed; n > texts+texts+maxRetries+maxRetries+2*turns {
 		t.Errorf("%d envelopes", n)
 	}
 	quiet[*Message](t, bob)

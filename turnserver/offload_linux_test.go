@@ -210,6 +210,19 @@ func testOffloadTwoInterfaces(t *testing.T, plane string) {
 	}
 }
 
+// driverCarries gives alice a channel to other, and tells whether a packet on it arrives without the sockets' help.
+func driverCarries(t *testing.T, s *Server, alice *rawClient, other *net.UDPConn) func() bool {
+	alice.mustSucceed(stun.MethodAllocate, udpTransport)
+	alice.mustSucceed(stun.MethodChannelBind, channelAttr(0x4000), peerAttr(addrPort(other.LocalAddr())))
+	return func() bool {
+		before := s.offload.x.Carried()
+		_, _ = alice.conn.Write([]byte("\x40\x00\x00\x05hello"))
+		_ = other.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+		_, err := other.Read(make([]byte, 100))
+		return err == nil && s.offload.x.Carried()[toPeer].Packets == before[toPeer].Packets+1
+	}
+}
+
 // testOffloadNeighbours: a neighbour that the kernel has not heard of for a while is asked whether it is still there; one that moved is found where it is.
 func testOffloadNeighbours(t *testing.T, plane string) {
 	if err := theLab.connect("near4", "far4", []string{"198.18.10.1/24"}, []string{"198.18.10.3/24"}); err != nil {
@@ -221,15 +234,7 @@ func testOffloadNeighbours(t *testing.T, plane string) {
 		c.AllowPeers = append(c.AllowPeers, prefixes("198.18.10.0/24")...)
 	})
 	alice, other := newRawClient(t, s, "alice"), listenOn(t, "198.18.10.3")
-	alice.mustSucceed(stun.MethodAllocate, udpTransport)
-	alice.mustSucceed(stun.MethodChannelBind, channelAttr(0x4000), peerAttr(addrPort(other.LocalAddr())))
-	carries := func() bool {
-		before := s.offload.x.Carried()
-		_, _ = alice.conn.Write([]byte("\x40\x00\x00\x05hello"))
-		_ = other.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
-		_, err := other.Read(make([]byte, 100))
-		return err == nil && s.offload.x.Carried()[toPeer].Packets == before[toPeer].Packets+1
-	}
+	carries := driverCarries(t, s, alice, other)
 	eventually(t, "the driver carries", carries)
 	for setting, value := range map[string]string{"delay_first_probe_time": "1", "ucast_solicit": "1", "retrans_time_ms": "100"} { // seconds less to wait
 		if err := os.WriteFile("/proc/sys/net/ipv4/neigh/near4/"+setting, []byte(value), 0); err != nil {
@@ -263,15 +268,7 @@ func testOffloadInterfaceChange(t *testing.T, plane string) {
 		c.AllowPeers = append(c.AllowPeers, prefixes("198.18.9.0/24")...)
 	})
 	alice, other := newRawClient(t, s, "alice"), listenOn(t, "198.18.9.3")
-	alice.mustSucceed(stun.MethodAllocate, udpTransport)
-	alice.mustSucceed(stun.MethodChannelBind, channelAttr(0x4000), peerAttr(addrPort(other.LocalAddr())))
-	carries := func() bool {
-		before := s.offload.x.Carried()
-		_, _ = alice.conn.Write([]byte("\x40\x00\x00\x05hello"))
-		_ = other.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
-		_, err := other.Read(make([]byte, 100))
-		return err == nil && s.offload.x.Carried()[toPeer].Packets == before[toPeer].Packets+1
-	}
+	carries := driverCarries(t, s, alice, other)
 	eventually(t, "the driver carries", carries)
 	if err := commands("ip link delete near3"); err != nil {
 		t.Fatal(err)

@@ -13,7 +13,7 @@ import (
 func TestConsentModel(t *testing.T) {
 	spin, err := exec.LookPath("spin")
 	if err != nil {
-		t.Skip("spin is not installed")
+		t.Skip("spin is not installed (Debian package spin)")
 	}
 	model, err := os.ReadFile("consent.pml")
 	if err != nil {

@@ -26,7 +26,7 @@ type contest struct {
 // BenchmarkBesideLibrary does the same operations here and in Signal's library, turn by turn so that both see the same machine, and reports
 // medians of the CPU time, which is what they take on one core. The library is measured inside node, without the pipe:
 //
-//	go test -run XXX -bench BesideLibrary -benchtime 20x -cpu 1 ./test/interop
+//	go test -run '^$' -bench BesideLibrary -benchtime 20x -cpu 1 ./test/interop
 //
 // It reads and stores the session's record with every message; ours is timed without that, and with it.
 func BenchmarkBesideLibrary(b *testing.B) {
