@@ -14,11 +14,12 @@ import (
 // A delivery token is what keeps envelopes without a sender's name from being abused: the server takes them only from who shows the
 // recipient's token.
 //
-//  1. Each account draws one, and tells the server its hash at every link-up .
+//  1. Each account draws one, and tells the server its hash at every link-up.
 //  2. It goes inside every content to those whom the account's user has accepted, and to nobody else.
 //  3. Who gets one keeps it in the contact's record, and from then on seals what they send to that contact (sealed.go).
-//  4. RemoveContact and RemoveDevice draw a new one (owndevices.go says how an account's devices agree on it). The old one is void as soon as the server knows; whoever shows it is refused, and sends the ordinary
-//     way until the new one reaches them with the next content.
+//  4. RemoveContact and RemoveDevice draw a new one (owndevices.go says how an account's devices agree on it). The old one is void as
+//     soon as the server knows; whoever shows it is refused, and sends the ordinary way until the new one reaches them with the next
+//     content.
 
 // newToken draws a delivery token.
 func newToken() []byte {
