@@ -184,12 +184,73 @@ func TestCallRelayOnly(t *testing.T) {
 	}
 }
 
-// A caller who is no contact does not learn this device's address: the path leads over the relay although a direct one exists.
+// A caller who is no contact does not learn this device's address before its user accepts: until then only the relay's candidate leaves.
+// Then the call finds the direct path, unless the user wants none.
 func TestCallFromStrangerIsRelayed(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, withRelay(t))
-	alice, bob := w.online("alice"), w.online("bob")
-	wholeCall(t, alice, bob, CallOptions{}, "relay")
+	for always, path := range map[bool]string{false: "direct", true: "relay"} {
+		w := newWorld(t, withRelay(t))
+		alice, bob := w.online("alice"), w.online("bob")
+		bob.options.RelayOnly = always
+		var ofFirst, later atomic.Int32
+		alice.between(func(m *wire.CallMessage) *wire.CallMessage {
+			for _, c := range m.GetCandidates().GetCandidates() {
+				switch {
+				case m.GetCandidates().Generation > 0:
+					later.Add(1)
+				case !isRelay(c):
+					t.Errorf("candidate %q left before the accept", c)
+				default:
+					ofFirst.Add(1)
+				}
+			}
+			return m
+		})
+		wholeCall(t, alice, bob, CallOptions{}, path)
+		if ofFirst.Load() == 0 || later.Load() > 0 == always {
+			t.Errorf("relay-only always %v: %d candidates while it rang, %d after", always, ofFirst.Load(), later.Load())
+		}
+	}
+}
+
+// A device list that is another at each end, which the owner's stolen key may have signed, ends the call at whichever end learns of it.
+func TestCallBindsDeviceLists(t *testing.T) {
+	t.Parallel()
+	for name, fewer := range map[string]func(alice, bob *person) *person{
+		"of the caller's account, at the callee's end": func(alice, bob *person) *person { return bob },
+		"of the callee's account, at the caller's end": func(alice, bob *person) *person { return alice },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			alice, bob := friends(t, w)
+			misled, owner := fewer(alice, bob), bob
+			if misled == bob {
+				owner = alice
+			}
+			misled.mu.Lock()
+			other := *misled.contacts[owner.Account()]
+			other.List = []byte("a list that nobody else has seen")
+			misled.contacts[owner.Account()] = &other
+			misled.mu.Unlock()
+			call, err := alice.Call(patience(t), "bob", CallOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			caller := &end{Call: call}
+			awaitEnd(t, caller, Failed)
+			if misled == alice && caller.Err() != errListsDiffer {
+				t.Errorf("the caller hears %v", caller.Err())
+			}
+			if misled == bob {
+				callee := expect[IncomingCall](t, bob).Call
+				<-callee.Done()
+				if callee.Err() != errListsDiffer {
+					t.Errorf("the callee hears %v", callee.Err())
+				}
+			}
+		})
+	}
 }
 
 // Without a relay nothing of the callee's leaves before its user has accepted the stranger's call.
@@ -215,9 +276,7 @@ func wholeCall(t *testing.T, alice, bob *person, o CallOptions, path string) {
 	eventually(t, "both hear the tone", func() bool { return caller.speaker.heard() > 25 && callee.speaker.heard() > 25 })
 
 	for _, e := range []*end{caller, callee} {
-		if got := e.Stats().Path.Kind; got != path {
-			t.Errorf("path %q, want %q", got, path)
-		}
+		eventually(t, "the path is "+path, func() bool { return e.Stats().Path.Kind == path })
 		if e.Stats().Undecryptable != 0 {
 			t.Error("undecryptable packets")
 		}

@@ -84,7 +84,7 @@ func (s *calls) carryOut(effect callflow.Effect) error {
 	case callflow.Gather:
 		return s.leg(callflow.Leg(e)).session.GatherCandidates()
 	case callflow.Connect:
-		return s.leg(e.Leg).connect(s.c, e.Answer)
+		return s.leg(e.Leg).connect(s, e.Answer)
 	case callflow.AddCandidates:
 		s.leg(e.Leg).addCandidates(e.Candidates)
 	case callflow.AllowAddresses:
@@ -222,6 +222,7 @@ func (s *calls) tell(o *ongoing, notice callflow.Notice) {
 		o.call.emit(Interrupted{})
 	case callflow.NoticeFirstMedia:
 		o.call.emit(FirstMedia{})
+		s.goDirect(o)
 	case callflow.NoticeUndecryptable:
 		o.call.emit(MediaUndecryptable{callflow.ErrUndecryptable})
 	case callflow.NoticeHeld:

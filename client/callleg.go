@@ -57,6 +57,7 @@ type leg struct {
 	offer       []byte // exactly as sent
 	answer      []byte // the same
 	description media.Description
+	listed      []byte          // digest of the account's list that the peer's device holds
 	early       []pathCandidate // of the peer's
 	halves      map[uint32]callflow.Path
 	restarts    time.Duration // see mayRestart
@@ -79,7 +80,8 @@ func newLeg(o *ongoing, d peerDevice) *leg {
 
 // readOffer checks an offer's bytes, and begins the answer if it is well formed and fresh.
 func (s *calls) readOffer(from *contact, event callflow.Received, offer []byte) (*ongoing, callflow.Offer) {
-	description, sent, err := parseOffer(offer)
+	parsed, description, err := parseOffer(offer)
+	sent := fromTimestamp(parsed.GetTimestamp())
 	age := s.c.now().Sub(sent)
 	if err == nil && age.Abs() > callflow.MaxOfferAge {
 		s.c.log.Info("an offer was too old to ring")
@@ -97,7 +99,7 @@ func (s *calls) readOffer(from *contact, event callflow.Received, offer []byte) 
 	for _, d := range from.devices() {
 		if d.id == event.From.Device {
 			l := newLeg(o, d)
-			l.callee, l.offer, l.description = callee, offer, description
+			l.callee, l.offer, l.description, l.listed = callee, offer, description, parsed.DeviceList
 			o.legs = map[uint8]*leg{d.id: l}
 		}
 	}
@@ -170,7 +172,7 @@ func (l *leg) makeOffer(s *calls) (err error) {
 	if l.caller, err = callkey.NewCaller(); err != nil {
 		return err
 	}
-	offer := &wire.Offer{Timestamp: l.o.at}
+	offer := &wire.Offer{Timestamp: l.o.at, DeviceList: s.c.ownListDigest()}
 	offer.Ice, offer.Streams = toWire(l.session.Local())
 	l.caller.Fill(offer)
 	l.offer, err = proto.Marshal(offer)
@@ -185,16 +187,16 @@ func (s *calls) prepareCallee(o *ongoing, l *leg) {
 	made.relayOnly = relayOnly || stranger
 	s.running.Go(func() {
 		made.relays = s.c.fetchRelays(o.call.ctx)
-		var err error
+		err := s.c.sameList(o.call.ctx, o.peer, l.listed)
 		wait := stranger && len(made.relays.list) == 0 && !relayOnly
-		if !wait {
+		if err == nil && !wait {
 			err = made.makeSession(s, false)
 		}
 		ready := s.box.post(func() {
 			switch {
 			case s.table[o.id] != o:
 				s.closeBeside(made)
-			case wait:
+			case err == nil && wait:
 				s.step(callflow.NoRelay{Call: o.id})
 			default:
 				if err == nil {
@@ -217,7 +219,7 @@ func (s *calls) prepareCallee(o *ongoing, l *leg) {
 func (s *calls) answer(offered, l *leg) (err error) {
 	l.callee, l.offer, l.description = offered.callee, offered.offer, offered.description
 	l.o.legs[l.at.Device] = l
-	answer := new(wire.Answer)
+	answer := &wire.Answer{DeviceList: s.c.ownListDigest()}
 	answer.Ice, answer.Streams = toWire(l.session.Local())
 	l.callee.Fill(answer)
 	if l.answer, err = proto.Marshal(answer); err != nil {
@@ -233,7 +235,7 @@ func (l *leg) makeSession(s *calls, controlling bool) (err error) {
 		return errors.New("this call may use relays only, but the server offers none")
 	}
 	l.session, err = media.NewSession(media.Config{
-		Controlling: controlling, Relays: l.relays.list, RelayOnly: l.relayOnly, Loopback: s.c.options.Loopback && !l.relayOnly,
+		Controlling: controlling, Relays: l.relays.list, RelayOnly: l.relayOnly, Loopback: s.c.options.Loopback,
 		Video: l.o.video, Screen: l.o.video, VariableRate: s.c.options.VariableRate, Log: s.c.log,
 		InterruptedAfter: s.c.timing.interrupted,
 		OnCandidate:      func(candidate string) { l.onCandidate(s, 0, candidate) },
@@ -246,12 +248,12 @@ func (l *leg) makeSession(s *calls, controlling bool) (err error) {
 // onCandidate takes a candidate of this end's, and waits a moment for more. The session of a relay-only call finds none but the relay's;
 // that no other leaves is made sure of here again.
 func (l *leg) onCandidate(s *calls, generation uint32, candidate string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	if l.relayOnly && !isRelay(candidate) {
 		s.c.log.Error("a candidate other than the relay's was kept back from a relay-only call")
 		return
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	l.found[generation] = append(l.found[generation], candidate)
 	if len(l.found[generation]) == 1 {
 		time.AfterFunc(candidateBatch, func() { s.box.post(func() { s.sendFound(l, generation) }) })
@@ -280,13 +282,16 @@ func isRelay(candidate string) bool {
 }
 
 // connect derives the keys, from the bytes as they were sent, and starts the connectivity checks.
-func (l *leg) connect(c *Client, answer string) (err error) {
+func (l *leg) connect(s *calls, answer string) (err error) {
+	c := s.c
 	us := callkey.Party{Account: c.account.Account, Device: c.account.Device, Identity: [33]byte(c.identity.Public().Bytes())}
 	them := callkey.Party{Account: l.o.peer.Account, Device: l.device.id, Identity: [33]byte(l.device.identity)}
 	if l.o.caller {
-		if l.description, err = parseAnswer([]byte(answer)); err != nil {
+		var parsed *wire.Answer
+		if parsed, l.description, err = parseAnswer([]byte(answer)); err != nil {
 			return err
 		}
+		s.checkList(l, parsed.DeviceList)
 		l.keys, err = l.caller.Keys(callkey.Call{ID: l.at.Call, Caller: us, Callee: them}, l.offer, []byte(answer))
 	} else {
 		l.keys, err = l.callee.Keys(callkey.Call{ID: l.at.Call, Caller: them, Callee: us}, l.answer)
@@ -302,6 +307,20 @@ func (l *leg) connect(c *Client, answer string) (err error) {
 		return err
 	}
 	return l.session.Connect(l.description, keys)
+}
+
+// checkList ends the leg if the callee's device holds another list of its account than this end. That may take asking the server, beside
+// which the call goes on with the device: its key is known in any case.
+func (s *calls) checkList(l *leg, listed []byte) {
+	s.running.Go(func() {
+		if err := s.c.sameList(l.o.call.ctx, l.o.peer, listed); err != nil {
+			s.box.post(func() {
+				if s.legOf(l.at.Call, l.at.Device) == l {
+					s.step(callflow.Fault{Call: l.at.Call, Device: l.at.Device, Err: err})
+				}
+			})
+		}
+	})
 }
 
 // verify shows the verification code, if the part the peer revealed is the one it had committed to.

@@ -70,6 +70,24 @@ func (s *calls) restartPath(l *leg, generation uint32) {
 	})
 }
 
+// goDirect looks for a direct path once there is a call with a stranger, whose user had to accept it before this device's address may show.
+// The caller has opened the call, too, if its media comes: so it takes the message.
+func (s *calls) goDirect(o *ongoing) {
+	l := o.chosen
+	if !l.relayOnly || o.relayOnly || !o.allowed {
+		return
+	}
+	l.mu.Lock()
+	l.relayOnly = false
+	l.mu.Unlock()
+	l.session.AllowDirect()
+	s.box.post(func() {
+		if s.legOf(l.at.Call, l.at.Device) == l {
+			s.step(callflow.DirectAllowed(l.at))
+		}
+	})
+}
+
 // pathReady sends this end's half of a path, and joins it to the peer's if that came before.
 func (s *calls) pathReady(l *leg, used relays, ours callflow.Path) {
 	l.relays = used

@@ -1,8 +1,8 @@
 package client
 
 import (
+	"crypto/sha256"
 	"errors"
-	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -47,32 +47,33 @@ func fromCallMessage(m *wire.CallMessage) callflow.Message {
 	return nil
 }
 
-// parseOffer checks an offer's bytes before anything is made of them. It returns when the offer was sent, too.
-func parseOffer(b []byte) (media.Description, time.Time, error) {
+// parseOffer checks an offer's bytes before anything is made of them.
+func parseOffer(b []byte) (*wire.Offer, media.Description, error) {
 	offer := new(wire.Offer)
 	if proto.Unmarshal(b, offer) != nil || len(offer.KemPublicKey) != callkey.KEMPublicKeySize ||
-		len(offer.Secret) != callkey.SecretSize || len(offer.Commitment) != 32 || offer.Timestamp > maxTimestamp {
-		return media.Description{}, time.Time{}, errOffer
+		len(offer.Secret) != callkey.SecretSize || len(offer.Commitment) != 32 || len(offer.DeviceList) != sha256.Size ||
+		offer.Timestamp > maxTimestamp {
+		return nil, media.Description{}, errOffer
 	}
 	description, err := fromWire(offer.Ice, offer.Streams)
 	if err != nil {
-		return media.Description{}, time.Time{}, errOffer
+		return nil, media.Description{}, errOffer
 	}
-	return description, fromTimestamp(offer.Timestamp), nil
+	return offer, description, nil
 }
 
 // parseAnswer checks an answer's bytes before anything is made of them.
-func parseAnswer(b []byte) (media.Description, error) {
+func parseAnswer(b []byte) (*wire.Answer, media.Description, error) {
 	answer := new(wire.Answer)
 	if proto.Unmarshal(b, answer) != nil || len(answer.KemCiphertext) != callkey.KEMCiphertextSize ||
-		len(answer.Secret) != callkey.SecretSize || len(answer.Commitment) != 32 {
-		return media.Description{}, errAnswer
+		len(answer.Secret) != callkey.SecretSize || len(answer.Commitment) != 32 || len(answer.DeviceList) != sha256.Size {
+		return nil, media.Description{}, errAnswer
 	}
 	description, err := fromWire(answer.Ice, answer.Streams)
 	if err != nil {
-		return media.Description{}, errAnswer
+		return nil, media.Description{}, errAnswer
 	}
-	return description, nil
+	return answer, description, nil
 }
 
 func toWire(d media.Description) (*wire.IceParameters, []*wire.Stream) {

@@ -204,7 +204,7 @@ func testDescription() media.Description {
 }
 
 func FuzzOffer(f *testing.F) {
-	offer := &wire.Offer{Timestamp: timestamp(time.Now())}
+	offer := &wire.Offer{Timestamp: timestamp(time.Now()), DeviceList: make([]byte, 32)}
 	offer.Ice, offer.Streams = toWire(testDescription())
 	caller, err := callkey.NewCaller()
 	if err != nil {
@@ -221,26 +221,26 @@ func FuzzOffer(f *testing.F) {
 	f.Add(b)
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if d, _, err := parseOffer(b); err == nil && d.Validate() != nil {
+		if _, d, err := parseOffer(b); err == nil && d.Validate() != nil {
 			t.Error("an offer with an unusable description was accepted")
 		}
 	})
 }
 
 func FuzzAnswer(f *testing.F) {
-	answer := &wire.Answer{KemCiphertext: make([]byte, callkey.KEMCiphertextSize), Secret: make([]byte, 32), Commitment: make([]byte, 32)}
+	answer := &wire.Answer{KemCiphertext: make([]byte, callkey.KEMCiphertextSize), Secret: make([]byte, 32), Commitment: make([]byte, 32), DeviceList: make([]byte, 32)}
 	answer.Ice, answer.Streams = toWire(testDescription())
 	b, err := proto.Marshal(answer)
 	if err != nil {
 		f.Fatal(err)
 	}
-	if _, err := parseAnswer(b); err != nil {
+	if _, _, err := parseAnswer(b); err != nil {
 		f.Fatal(err)
 	}
 	f.Add(b)
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if d, err := parseAnswer(b); err == nil && d.Validate() != nil {
+		if _, d, err := parseAnswer(b); err == nil && d.Validate() != nil {
 			t.Error("an answer with an unusable description was accepted")
 		}
 	})

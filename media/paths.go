@@ -58,8 +58,9 @@ func (s *Session) newRoute(generation uint32, relays []Relay, onCandidate func(s
 		r.preferred = netchange.Preferred()
 	}
 	var err error
+	relayOnly := cfg.RelayOnly && !s.direct.Load()
 	r.path, err = path.New(path.Config{
-		Controlling: cfg.Controlling, Relays: relays, RelayOnly: cfg.RelayOnly, Loopback: cfg.Loopback, Avoid: s.left(r.preferred),
+		Controlling: cfg.Controlling, Relays: relays, RelayOnly: relayOnly, Loopback: cfg.Loopback && !relayOnly, Avoid: s.left(r.preferred),
 		InterruptedAfter: cfg.InterruptedAfter, ConsentTimeout: cfg.FailAfter,
 		OnCandidate: onCandidate, OnState: func(state path.State, reason error) { s.pathState(r, state, reason) },
 		Handle: s.handle, Log: cfg.Log, Net: cfg.Net,
@@ -131,6 +132,9 @@ func (s *Session) OpenPath(generation uint32, relays []Relay) (ufrag, password s
 	ufrag, password = r.path.Credentials()
 	return ufrag, password, r.path.Gather()
 }
+
+// AllowDirect ends Config.RelayOnly for the paths that are opened from now on.
+func (s *Session) AllowDirect() { s.direct.Store(true) }
 
 // ConnectPath takes the peer's credentials for a path that OpenPath began.
 func (s *Session) ConnectPath(generation uint32, ufrag, password string) error {

@@ -60,6 +60,7 @@ type Session struct {
 	video          *videoReceiver
 	screenIn       *videoReceiver
 	lowData        atomic.Bool
+	direct         atomic.Bool // see AllowDirect
 	budget         budget
 	quality        qualityWatch
 

@@ -672,7 +672,8 @@ type Offer struct {
 	Commitment    []byte                 `protobuf:"bytes,3,opt,name=commitment,proto3" json:"commitment,omitempty"`                           // [32] to the caller's part of the verification code, which Reveal opens
 	Ice           *IceParameters         `protobuf:"bytes,4,opt,name=ice,proto3" json:"ice,omitempty"`
 	Streams       []*Stream              `protobuf:"bytes,5,rep,name=streams,proto3" json:"streams,omitempty"`
-	Timestamp     uint64                 `protobuf:"varint,6,opt,name=timestamp,proto3" json:"timestamp,omitempty"` // as Content.timestamp; an offer older than 60 s does not ring
+	Timestamp     uint64                 `protobuf:"varint,6,opt,name=timestamp,proto3" json:"timestamp,omitempty"`                    // as Content.timestamp; an offer older than 60 s does not ring
+	DeviceList    []byte                 `protobuf:"bytes,7,opt,name=device_list,json=deviceList,proto3" json:"device_list,omitempty"` // [32] digest of the caller's account's list, as its device holds it
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -749,6 +750,13 @@ func (x *Offer) GetTimestamp() uint64 {
 	return 0
 }
 
+func (x *Offer) GetDeviceList() []byte {
+	if x != nil {
+		return x.DeviceList
+	}
+	return nil
+}
+
 type Answer struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	KemCiphertext []byte                 `protobuf:"bytes,1,opt,name=kem_ciphertext,json=kemCiphertext,proto3" json:"kem_ciphertext,omitempty"` // [1120]
@@ -756,6 +764,7 @@ type Answer struct {
 	Commitment    []byte                 `protobuf:"bytes,3,opt,name=commitment,proto3" json:"commitment,omitempty"`                            // [32] to the callee's part of the verification code, which Accept opens
 	Ice           *IceParameters         `protobuf:"bytes,4,opt,name=ice,proto3" json:"ice,omitempty"`
 	Streams       []*Stream              `protobuf:"bytes,5,rep,name=streams,proto3" json:"streams,omitempty"`
+	DeviceList    []byte                 `protobuf:"bytes,6,opt,name=device_list,json=deviceList,proto3" json:"device_list,omitempty"` // [32] digest of the callee's account's list, as its device holds it
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -821,6 +830,13 @@ func (x *Answer) GetIce() *IceParameters {
 func (x *Answer) GetStreams() []*Stream {
 	if x != nil {
 		return x.Streams
+	}
+	return nil
+}
+
+func (x *Answer) GetDeviceList() []byte {
+	if x != nil {
+		return x.DeviceList
 	}
 	return nil
 }
@@ -1636,7 +1652,7 @@ const file_content_proto_rawDesc = "" +
 	" \x01(\v2\x16.sotto.wire.MediaStateH\x00R\n" +
 	"mediaState\x12&\n" +
 	"\x04path\x18\v \x01(\v2\x10.sotto.wire.PathH\x00R\x04pathB\x06\n" +
-	"\x04body\"\xde\x01\n" +
+	"\x04body\"\xff\x01\n" +
 	"\x05Offer\x12$\n" +
 	"\x0ekem_public_key\x18\x01 \x01(\fR\fkemPublicKey\x12\x16\n" +
 	"\x06secret\x18\x02 \x01(\fR\x06secret\x12\x1e\n" +
@@ -1645,7 +1661,9 @@ const file_content_proto_rawDesc = "" +
 	"commitment\x12+\n" +
 	"\x03ice\x18\x04 \x01(\v2\x19.sotto.wire.IceParametersR\x03ice\x12,\n" +
 	"\astreams\x18\x05 \x03(\v2\x12.sotto.wire.StreamR\astreams\x12\x1c\n" +
-	"\ttimestamp\x18\x06 \x01(\x04R\ttimestamp\"\xc2\x01\n" +
+	"\ttimestamp\x18\x06 \x01(\x04R\ttimestamp\x12\x1f\n" +
+	"\vdevice_list\x18\a \x01(\fR\n" +
+	"deviceList\"\xe3\x01\n" +
 	"\x06Answer\x12%\n" +
 	"\x0ekem_ciphertext\x18\x01 \x01(\fR\rkemCiphertext\x12\x16\n" +
 	"\x06secret\x18\x02 \x01(\fR\x06secret\x12\x1e\n" +
@@ -1653,7 +1671,9 @@ const file_content_proto_rawDesc = "" +
 	"commitment\x18\x03 \x01(\fR\n" +
 	"commitment\x12+\n" +
 	"\x03ice\x18\x04 \x01(\v2\x19.sotto.wire.IceParametersR\x03ice\x12,\n" +
-	"\astreams\x18\x05 \x03(\v2\x12.sotto.wire.StreamR\astreams\",\n" +
+	"\astreams\x18\x05 \x03(\v2\x12.sotto.wire.StreamR\astreams\x12\x1f\n" +
+	"\vdevice_list\x18\x06 \x01(\fR\n" +
+	"deviceList\",\n" +
 	"\x06Reveal\x12\"\n" +
 	"\fverification\x18\x01 \x01(\fR\fverification\"A\n" +
 	"\rIceParameters\x12\x14\n" +

@@ -182,6 +182,8 @@ func (s *step) on(event Event) {
 
 	case NetworkChanged:
 		s.onNetworkChanged()
+	case DirectAllowed:
+		s.onLeg(Leg(ev), s.onDirectAllowed)
 	case DeviceRemoved:
 		s.onDeviceRemoved(ev.Address)
 	case Tick:

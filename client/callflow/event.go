@@ -88,6 +88,8 @@ type Leg struct {
 type (
 	// NetworkChanged says that this device has other addresses than before.
 	NetworkChanged struct{}
+	// DirectAllowed says that this device's address may show from now on, in a call that could only use relays.
+	DirectAllowed Leg
 	// DeviceRemoved says that a device is no longer on its account's list.
 	DeviceRemoved struct{ Address Address }
 	// Tick says that the time of Next has come.

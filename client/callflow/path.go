@@ -77,3 +77,10 @@ func (s *step) onNetworkChanged() {
 		}
 	}
 }
+
+// onDirectAllowed looks for a path that is shorter than the relay's.
+func (s *step) onDirectAllowed(c *call, l *leg) {
+	if c.opened {
+		s.restart(c, l)
+	}
+}

@@ -304,3 +304,12 @@ func TestRule11AStallLooksForAnotherPath(t *testing.T) {
 	b.on(Interrupted{id(5), 1}, "reconnecting RestartPath")
 	b.on(Stalled{id(5), 1}, "") // that is known
 }
+
+func TestAStrangersCallBecomesDirect(t *testing.T) {
+	b := newBench(t)
+	b.from(a1, 5, Offer{}, "Ringing→A1 Prepare Incoming")
+	b.on(Prepared{Call: id(5)}, "Answer→A1 Connect Gather")
+	b.on(DirectAllowed{id(5), 1}, "") // it rings yet
+	b = talking(t)
+	b.on(DirectAllowed{id(5), 1}, "RestartPath")
+}
