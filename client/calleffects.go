@@ -181,7 +181,7 @@ func (s *calls) leaveMissed(e callflow.LeaveMissed) {
 	for _, d := range o.peer.devices() {
 		content := s.c.newContent()
 		content.Body = &wire.Content_MissedCall{MissedCall: &wire.MissedCall{CallId: e.Call[:], Timestamp: o.at, Video: e.Video}}
-		if err := s.c.sendTo(o.peer.Account, d.id, content, outgoing{}); err != nil {
+		if err := s.c.sendTo(o.peer.Account, d.id, content, outgoing{ofCall: true}); err != nil {
 			s.c.log.Warn("a missed call was not left", "error", err)
 		}
 	}
@@ -189,11 +189,8 @@ func (s *calls) leaveMissed(e callflow.LeaveMissed) {
 
 // missed tells the program of a call that nobody took here.
 func (s *calls) missed(e callflow.Missed) {
-	s.c.mu.Lock()
-	p := s.c.contacts[uuid.UUID(e.From)]
-	s.c.mu.Unlock()
-	if p != nil {
-		s.c.events.offer(MissedCall{ID: CallID(e.Call), From: p.public(), Video: e.Video, At: fromTimestamp(e.At)})
+	if err := s.c.showMissed(e); err != nil {
+		s.c.log.Error("a missed call was not stored", "error", err)
 	}
 }
 

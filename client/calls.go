@@ -199,6 +199,10 @@ func (s *calls) step(event callflow.Event) (refused error) {
 // onCallContent hands what another device sent about a call to the loop. It must not wait: everything that arrives for this device
 // passes here.
 func (s *calls) onCallContent(from *contact, device uint8, content *wire.Content) {
+	if content.GetMissedCall() != nil { // the inbox, which is bounded, has it
+		s.box.post(func() { s.receiveMissed(from, device, content) })
+		return
+	}
 	_, spare := content.GetCall().GetBody().(*wire.CallMessage_Candidates)
 	s.box.fromPeer(from.Account, spare, func() { s.receive(from, device, content) }, func() {
 		id := callNamed(content)
@@ -213,15 +217,7 @@ func (s *calls) receive(from *contact, device uint8, content *wire.Content) {
 	if !slices.ContainsFunc(from.devices(), func(d peerDevice) bool { return d.id == device }) {
 		return
 	}
-	event := callflow.Received{
-		From: callflow.Address{Account: callflow.Account(from.Account), Device: device},
-		Call: callNamed(content), Sent: content.GetTimestamp(),
-	}
-	if m := content.GetMissedCall(); m != nil {
-		event.Message = callflow.MissedCall{Video: m.Video, At: m.Timestamp}
-		s.step(event)
-		return
-	}
+	event := received(from, device, content)
 	if body, ok := content.GetCall().GetBody().(*wire.CallMessage_Offer); ok {
 		s.onOffer(from, event, body.Offer)
 		return
@@ -234,6 +230,26 @@ func (s *calls) receive(from *contact, device uint8, content *wire.Content) {
 	}
 	if event.Message != nil {
 		s.step(event)
+	}
+}
+
+// receiveMissed lets the flow decide whether the user is told of a call that its caller says was missed (missed.go).
+func (s *calls) receiveMissed(from *contact, device uint8, content *wire.Content) {
+	m := content.GetMissedCall()
+	event := received(from, device, content)
+	event.Message = callflow.MissedCall{Video: m.Video, At: m.Timestamp}
+	if s.step(event) == ErrClosed {
+		return // it is shown after the next start
+	}
+	if err := s.c.eraseKnown(from.Account, CallID(event.Call)); err != nil {
+		s.c.log.Error("a missed call was not erased", "error", err)
+	}
+}
+
+func received(from *contact, device uint8, content *wire.Content) callflow.Received {
+	return callflow.Received{
+		From: callflow.Address{Account: callflow.Account(from.Account), Device: device},
+		Call: callNamed(content), Sent: content.GetTimestamp(),
 	}
 }
 

@@ -8,10 +8,11 @@
 //
 // How one message travels:
 //
-//  1. Send encrypts it in the session with each of the recipient's devices and stores sessions and envelopes in one transaction (outbox.go).
+//  1. Send encrypts it in the session with each of the recipient's devices, and stores sessions and envelopes in one transaction
+//     (outbox.go).
 //  2. The link carries the envelope to the server, again after every reconnection, until the server says Sent (link.go, reconnect.go).
 //  3. The recipient's client decrypts it, stores session, used pre-keys and text in one transaction, and acknowledges (inbox.go).
-//  4. The program gets a Message, and gets it again after a restart until it called Done.
+//  4. The program gets a Message, and gets it again after a restart until it called Done. So it is with a MissedCall.
 //
 // How one call is set up: package callflow draws and decides it, calls.go tells what runs it.
 //
@@ -19,7 +20,7 @@
 //
 //   - Everything is end-to-end encrypted: sessions by e2ee/ratchet, media with keys of e2ee/callkey. The directory is encrypted too.
 //   - Nothing leaves before the state that made it is on disk, and nothing is shown before the state it left is.
-//   - A message is shown once, however often the server brings it. A message that Send has taken survives a crash.
+//   - A message, or a missed call, is shown once, however often the server brings it. A message that Send has taken survives a crash.
 //   - What a contact's device cannot decrypt is sent anew, once, in a new session, and both programs hear of it (retry.go).
 //   - Nothing is sent to, or taken from, another device than those that a contact's first device has signed (contactdevices.go).
 //   - Identity keys and user names are pinned at first use. To another key nothing is sent, and what comes under it is held back, until
@@ -29,6 +30,6 @@
 //   - An error says what to do, and holds no key, token, address or content. Nothing of a user is logged.
 //
 // Goroutines: one keeps the link and, while it is up, one each reads it, takes what it delivers, sends the outbox and replenishes
-// pre-keys; one each shows texts, sends receipts, mends sessions and looks after lists of devices; one owns all calls, and one watches the network. Client.mu is held across every transaction on
-// sessions, contacts, outbox and inbox. Close ends them all.
+// pre-keys; one each shows texts and missed calls, sends receipts, mends sessions and looks after lists of devices; one owns all calls,
+// and one watches the network. Client.mu is held across every transaction on sessions, contacts, outbox and inbox. Close ends them all.
 package client

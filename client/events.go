@@ -87,13 +87,19 @@ type IncomingCall struct {
 }
 
 // MissedCall says that somebody called and nobody took the call: it stopped ringing here, or it came while this device was not
-// connected. It is said once for each call.
+// connected. Each call is told of once, in order with messages, and as they are: it is kept until Done is called, and delivered again
+// after a restart if it was not.
 type MissedCall struct {
 	ID    CallID
 	From  Contact
 	Video bool
 	At    time.Time // by the caller's clock
+
+	done func() error
 }
+
+// Done says that the program has dealt with the call, as Message.Done does.
+func (m *MissedCall) Done() error { return m.done() }
 
 // LinkUp says that the server is connected.
 type LinkUp struct {
@@ -119,6 +125,6 @@ func (SenderShown) event()      {}
 func (IdentityChanged) event()  {}
 func (DevicesChanged) event()   {}
 func (IncomingCall) event()     {}
-func (MissedCall) event()       {}
+func (*MissedCall) event()      {}
 func (LinkUp) event()           {}
 func (LinkDown) event()         {}

@@ -283,7 +283,7 @@ func (c *Client) openEnvelope(
 				return err
 			}
 		}
-		if entry, err = c.keepText(t, s, o.from, o.content); err != nil {
+		if entry, err = c.keepUnread(t, s, o.from, o.content); err != nil {
 			return err
 		}
 		if arrived, o.told, err = c.sent.arrived(t, sender, o.content.GetReceipt()); err != nil {

@@ -44,6 +44,7 @@ type outgoing struct {
 	delayed    time.Time // since then the server has refused it for the time being, sealed
 	identified bool      // the server does not take it sealed
 	refused    func(error)
+	ofCall     bool         // a missed call, left in this run: Client.Close waits for it too
 	kept       *sentContent // what is to be kept of it, nil if nothing
 }
 
@@ -298,7 +299,7 @@ func (c *Client) waitCallsSent(ctx context.Context) {
 		c.mu.Lock()
 		waiting, changed := false, c.outbox.changed
 		for _, entry := range c.outbox.entries {
-			waiting = waiting || !entry.Expires.IsZero()
+			waiting = waiting || entry.ofCall || !entry.Expires.IsZero()
 		}
 		c.mu.Unlock()
 		if !waiting || c.waitFor(ctx, changed) != nil {

@@ -12,9 +12,10 @@ import (
 	"sotto/wire"
 )
 
-// Texts that have arrived wait here until the program says that it is done with them, also across a restart.
+// Texts that have arrived, and calls that were missed (missed.go), wait here until the program says that it is done with them, also across
+// a restart.
 //
-// A program that does not deal with texts must not fill the disk. Beyond maxStrangersUnread the texts of those who are not accepted are
+// A program that does not deal with them must not fill the disk. Beyond maxStrangersUnread those of people who are not accepted are
 // dropped; beyond maxUnread nothing at all is taken, nor acknowledged, until the program has dealt with some: the server keeps it, and
 // its limits apply.
 
@@ -25,15 +26,17 @@ const (
 	maxStrangersUnread = 1024
 )
 
-// incoming is the record of a text nobody has dealt with yet.
+// incoming is the record of a text, or a missed call, that nobody has dealt with yet.
 type incoming struct {
 	From     uuid.UUID
 	ID       MessageID
 	Text     string
+	Missed   *missedCall `json:",omitempty"` // instead of a text
 	SentAt   time.Time
 	Received time.Time
 
-	record string
+	record    string
+	undecided bool // a missed call of which the user perhaps knows: it is not shown yet, nor what came after it
 }
 
 // inbox is what was not shown yet, oldest first. Client.mu guards it.
@@ -71,26 +74,39 @@ func (c *Client) loadInbox() error {
 	return nil
 }
 
-// keepText stores the text that content brings, if it does and it was not there before. c.mu is held.
-func (c *Client) keepText(t *tx, s *session, from *contact, content *wire.Content) (*incoming, error) {
-	text := content.GetText()
-	if text == nil || from.Account == c.account.Account || s.seenText(content.Id) { // sent anew although it had arrived
+// keepUnread stores the text or the missed call that content brings, if it does and it was not there before. c.mu is held.
+func (c *Client) keepUnread(t *tx, s *session, from *contact, content *wire.Content) (*incoming, error) {
+	if from.Account == c.account.Account {
 		return nil, nil
 	}
-	if !from.Accepted && c.inbox.unread >= maxStrangersUnread {
-		c.log.Warn("a stranger's message was dropped: too many were not dealt with by Message.Done")
+	if missed := content.GetMissedCall(); missed != nil {
+		return c.keepMissed(t, from, missed)
+	}
+	text := content.GetText()
+	if text == nil || s.seenText(content.Id) || !c.hasRoom(from) { // seen: sent anew although it had arrived
 		return nil, nil
 	}
 	s.seeText(content.Id)
-	entry := &incoming{
-		From: from.Account, ID: MessageID(content.Id), Text: text.GetBody(),
-		SentAt: fromTimestamp(content.Timestamp), Received: time.Now(),
-		record: fmt.Sprintf("%s%020d", recordInbox, c.inbox.next+1),
-	}
+	entry := c.inbox.entry(from)
+	entry.ID, entry.Text, entry.SentAt = MessageID(content.Id), text.GetBody(), fromTimestamp(content.Timestamp)
 	return entry, putJSON(t, entry.record, entry)
 }
 
-// add takes up what keepText has stored.
+// hasRoom tells whether something of somebody's may be stored. c.mu is held.
+func (c *Client) hasRoom(from *contact) bool {
+	if from.Accepted || c.inbox.unread < maxStrangersUnread {
+		return true
+	}
+	c.log.Warn("a stranger's message was dropped: too many were not dealt with by Message.Done")
+	return false
+}
+
+// entry is what comes next, of somebody's.
+func (i *inbox) entry(from *contact) *incoming {
+	return &incoming{From: from.Account, Received: time.Now(), record: fmt.Sprintf("%s%020d", recordInbox, i.next+1)}
+}
+
+// add takes up what was stored.
 func (i *inbox) add(entry *incoming) {
 	i.next++
 	i.unread++
@@ -123,22 +139,13 @@ func (c *Client) awaitRoom(ctx context.Context) bool {
 	}
 }
 
-// showInbox brings texts to the program as fast as it takes them.
+// showInbox brings texts and missed calls to the program as fast as it takes them.
 func (c *Client) showInbox(ctx context.Context) {
 	for {
 		c.mu.Lock()
-		changed := c.inbox.changed
-		var entry *incoming
-		var from Contact
-		if len(c.inbox.unshown) > 0 {
-			entry = c.inbox.unshown[0]
-			c.inbox.unshown = c.inbox.unshown[1:]
-			if p := c.contacts[entry.From]; p != nil {
-				from = p.public()
-			}
-		}
+		event, changed := c.nextUnshown(), c.inbox.changed
 		c.mu.Unlock()
-		if entry == nil {
+		if event == nil {
 			select {
 			case <-changed:
 				continue
@@ -146,19 +153,33 @@ func (c *Client) showInbox(ctx context.Context) {
 				return
 			}
 		}
-		message := &Message{
-			ID: entry.ID, From: from, Text: entry.Text, SentAt: entry.SentAt, Received: entry.Received,
-			done: func() error { return c.dealtWith(entry.record) },
-		}
 		select {
-		case c.events.ch <- message:
+		case c.events.ch <- event:
 		case <-ctx.Done():
 			return
 		}
 	}
 }
 
-// dealtWith erases a text from the inbox, once.
+// nextUnshown takes the oldest that was not shown, if there is one and it may be. c.mu is held.
+func (c *Client) nextUnshown() Event {
+	if len(c.inbox.unshown) == 0 || c.inbox.unshown[0].undecided {
+		return nil
+	}
+	entry := c.inbox.unshown[0]
+	c.inbox.unshown = c.inbox.unshown[1:]
+	var from Contact
+	if p := c.contacts[entry.From]; p != nil {
+		from = p.public()
+	}
+	done := func() error { return c.dealtWith(entry.record) }
+	if m := entry.Missed; m != nil {
+		return &MissedCall{ID: m.ID, From: from, Video: m.Video, At: entry.SentAt, done: done}
+	}
+	return &Message{ID: entry.ID, From: from, Text: entry.Text, SentAt: entry.SentAt, Received: entry.Received, done: done}
+}
+
+// dealtWith erases a text or missed call from the inbox, once.
 func (c *Client) dealtWith(record string) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -22,6 +22,7 @@ type typescript struct {
 	name  string
 	text  strings.Builder
 	lines chan string
+	never string // a pattern that no line may match
 }
 
 func read(t *testing.T, name string, from io.Reader) *typescript {
@@ -52,6 +53,9 @@ func (s *typescript) find(pattern string) string {
 				s.t.Fatalf("%s ended without %q:\n%s", s.name, pattern, s.text.String())
 			}
 			s.text.WriteString(line)
+			if s.never != "" && regexp.MustCompile(s.never).MatchString(line) {
+				s.t.Fatalf("%s says %s", s.name, line)
+			}
 			if match := regexp.MustCompile(pattern).FindStringSubmatch(line); match != nil {
 				return match[len(match)-1]
 			}
@@ -60,6 +64,9 @@ func (s *typescript) find(pattern string) string {
 		}
 	}
 }
+
+// refuse fails the test if a line that is read from now on matches.
+func (s *typescript) refuse(pattern string) { s.never = pattern }
 
 // sotto starts a command of this very binary (TestMain).
 func sotto(t *testing.T, home string, terminal *os.File, args ...string) (*exec.Cmd, *typescript) {

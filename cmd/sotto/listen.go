@@ -40,8 +40,10 @@ type peerDevicesLine struct {
 
 type missedLine struct {
 	Event string    `json:"event"` // "missed_call"
+	Call  string    `json:"call"`
 	Peer  string    `json:"peer"`
 	At    time.Time `json:"at"`
+	Video bool      `json:"video,omitempty"`
 }
 
 func listenCommand() *command {
@@ -167,22 +169,24 @@ func (l *listening) listen(ctx context.Context, out *output, c *client.Client) e
 	}
 }
 
-// showEvent prints everything but calls. A message is erased from the account directory once it is printed.
+// showEvent prints everything but calls. A message or missed call is erased from the account directory once it is printed.
 func showEvent(out *output, event client.Event) error {
 	switch event := event.(type) {
 	case *client.Message:
 		from := event.From.String()
-		out.say(messageLine{"message", event.ID.String(), from, event.Text, event.SentAt}, "%s  %s: %s",
-			event.SentAt.Local().Format("15:04"), from, printable(event.Text))
-		return event.Done()
+		err := out.say(messageLine{"message", event.ID.String(), from, event.Text, event.SentAt}, "%s  %s: %s",
+			when(event.SentAt), from, printable(event.Text))
+		return done(event, err)
 	case client.LinkUp:
 		warnOfClock(out, event)
 		out.say(linkLine{Event: "link_up"}, "connected; waiting for messages and calls (Ctrl-C ends)")
 	case client.LinkDown:
 		out.say(linkLine{"link_down", event.Err.Error()}, "the server is not reached: %s; trying again in %s", event.Err, event.Retry.Round(100*time.Millisecond))
-	case client.MissedCall:
+	case *client.MissedCall:
 		peer := event.From.String()
-		out.say(missedLine{"missed_call", peer, event.At}, "%s  %s called, and nobody answered", event.At.Local().Format("15:04"), peer)
+		err := out.say(missedLine{"missed_call", event.ID.String(), peer, event.At, event.Video}, "%s  %s called, and nobody answered",
+			when(event.At), peer)
+		return done(event, err)
 	case client.MessageDelivered:
 		out.say(sentLine{Event: "delivered", ID: event.ID.String(), To: event.To}, "delivered to %s", event.To)
 	case client.MessageFailed:
@@ -200,6 +204,23 @@ func showEvent(out *output, event client.Event) error {
 		showRetry(out, event)
 	}
 	return nil
+}
+
+// done erases what was printed. What was not is kept, and printed next time.
+func done(event interface{ Done() error }, printed error) error {
+	if printed != nil {
+		return printed
+	}
+	return event.Done()
+}
+
+// when is the time of day, and the date if it is another.
+func when(t time.Time) string {
+	t = t.Local()
+	if t.Format(time.DateOnly) == time.Now().Format(time.DateOnly) {
+		return t.Format("15:04")
+	}
+	return t.Format("2006-01-02 15:04")
 }
 
 // showRetry prints what becomes of messages that could not be decrypted, here or at a contact's.

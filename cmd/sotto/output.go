@@ -34,18 +34,22 @@ func newOutput(stdout, stderr io.Writer, asJSON bool) *output {
 // colour reports whether escape sequences are welcome (https://no-color.org).
 func (o *output) colour() bool { return o.terminal && os.Getenv("NO_COLOR") == "" }
 
-// say prints text for people, or event for scripts. An event is a struct or map; nil says nothing to scripts.
-func (o *output) say(event any, format string, args ...any) {
+// say prints text for people, or event for scripts. An event is a struct or map; nil says nothing to scripts. The error is for those who
+// must know that it was printed.
+func (o *output) say(event any, format string, args ...any) (err error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.clear()
-	if !o.json {
-		fmt.Fprintf(o.stdout, format+"\n", args...)
-		return
+	switch {
+	case !o.json:
+		_, err = fmt.Fprintf(o.stdout, format+"\n", args...)
+	case event != nil:
+		err = json.NewEncoder(o.stdout).Encode(event)
 	}
-	if event != nil { // nothing to say to scripts
-		json.NewEncoder(o.stdout).Encode(event)
+	if err != nil {
+		return fmt.Errorf("cannot print: %w", err)
 	}
+	return nil
 }
 
 // do lets write print what is more than a sentence or an event.
