@@ -48,7 +48,7 @@ type budget struct{ lost, twice, ticks, cuts, crashes uint8 }
 
 const (
 	maxDevices = 3
-	maxIDs     = 3 // ids in a model are 1 to maxIDs
+	maxIDs     = 7 // ids in a model are 1 to maxIDs; a ghost has a bit for each
 )
 
 // A world is a state of a model; comparable.
@@ -201,7 +201,11 @@ func (x *explorer) step(end uint32, event Event) stepped {
 
 // happen is one event at one device, with its effects carried out.
 func (x *explorer) happen(w world, device int, event Event) world {
+	done := x.step(w.ends[device], event)
 	g := &w.ghosts[device]
+	if slices.ContainsFunc(done.effects, refused) {
+		event = nil // it changed nothing, and its user knows
+	}
 	switch ev := event.(type) {
 	case Received:
 		if _, ok := ev.Message.(Hangup); ok {
@@ -225,13 +229,17 @@ func (x *explorer) happen(w world, device int, event Event) world {
 		*g = ghost{clock: g.clock}
 		w.forgot = true
 	}
-	done := x.step(w.ends[device], event)
 	w.ends[device] = done.end
 	for _, effect := range done.effects {
 		w = x.carryOut(w, device, effect)
 	}
 	x.checkEndpoint(device, &x.endpoints[done.end])
 	return w
+}
+
+func refused(e Effect) bool {
+	_, is := e.(Refused)
+	return is
 }
 
 func set(bits, n byte, on bool) byte {
@@ -378,6 +386,7 @@ type move struct {
 	what   string
 	device int
 	event  Event
+	beside bool // others of the same sender are under way: whichever was sent first, it is overtaken or overtakes
 }
 
 func (m move) String() string {
@@ -391,17 +400,17 @@ func (m move) String() string {
 	return strings.ReplaceAll(fmt.Sprintf("device %d: %s %s", m.device, m.what, name), "callflow.", "")
 }
 
-// moves calls do with everything that can happen, and what comes of it.
-func (x *explorer) moves(w world, do func(move, world)) {
+// moves calls do with everything that can happen. What comes of it is worked out when do asks.
+func (x *explorer) moves(w world, do func(m move, result func() world)) {
 	happens := func(w world, device int, event Event, what string) {
-		do(move{what, device, event}, x.happen(w, device, event))
+		do(move{what: what, device: device, event: event}, func() world { return x.happen(w, device, event) })
 	}
 	for at := 0; at < len(w.items); at += 2 {
 		if at > 0 && w.items[at:at+2] == w.items[at-2:at] {
 			continue
 		}
 		it := x.at(w, at)
-		happens(w.without(at), it.device, it.event, "gets")
+		do(move{"gets", it.device, it.event, x.beside(w, at)}, func() world { return x.happen(w.without(at), it.device, it.event) })
 		if it.network && w.left.twice > 0 {
 			again := w
 			again.left.twice--
@@ -411,14 +420,15 @@ func (x *explorer) moves(w world, do func(move, world)) {
 			lost := w.without(at)
 			lost.left.lost--
 			lost.lossy = true
-			do(move{"does not get", it.device, it.event}, lost)
+			do(move{what: "does not get", device: it.device, event: it.event}, func() world { return lost })
 		}
 	}
 	for i, p := range x.calls {
-		if w.users&(1<<i) == 0 {
+		place := PlaceCall{Call: id(p.id), Peer: p.peer, Video: true}
+		if w.users&(1<<i) == 0 && !slices.ContainsFunc(x.step(w.ends[p.device], place).effects, refused) {
 			placed := w
 			placed.users |= 1 << i
-			happens(placed, p.device, PlaceCall{Call: id(p.id), Peer: p.peer, Video: true}, "user:")
+			happens(placed, p.device, place, "user:")
 		}
 	}
 	for i, u := range x.inCall {
@@ -467,6 +477,18 @@ func (x *explorer) moves(w world, do func(move, world)) {
 			happens(down, device, crash{}, "")
 		}
 	}
+}
+
+// beside reports whether another message between the same two devices is under way.
+func (x *explorer) beside(w world, at int) bool {
+	message, ok := x.at(w, at).event.(Received)
+	for other := 0; other < len(w.items) && ok; other += 2 {
+		r, also := x.at(w, other).event.(Received)
+		if other != at && also && r.From == message.From && x.at(w, other).device == x.at(w, at).device {
+			return true
+		}
+	}
+	return false
 }
 
 // open is the calls of a device with an open microphone.
