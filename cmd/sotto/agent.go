@@ -1,17 +1,17 @@
 package main
 
 import (
-	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"runtime"
+	"strings"
 	"sync"
 	"time"
 
-	"sotto/client"
 	"sotto/media"
 	"sotto/media/file"
 )
@@ -19,140 +19,247 @@ import (
 const (
 	agentAhead    = 5               // frames of the agent's that wait: what it says faster than it is spoken waits in its pipe
 	agentBehind   = 50              // frames for the agent that wait: a second
-	agentPatience = 3 * time.Second // for it to end when the call has
+	agentPatience = 2 * time.Second // for it to end by itself when the call has
+	agentGrace    = 2 * time.Second // from SIGTERM to SIGKILL
 )
 
 // An agent is a program that speaks in one call:
 //
-//  1. It is started when the call is accepted, by the shell, with the caller's name in SOTTO_PEER. Its standard error is ours.
+//  1. It is started when the call is accepted, by the shell, in a process group of its own, with the other end's name in SOTTO_PEER. Its
+//     standard error is ours.
 //  2. What is heard comes to its standard input, and what it writes to its standard output is said: 48 kHz, mono, signed 16 bit, little
-//     endian. When it writes nothing, silence is sent; what it does not read in time is lost.
-//  3. When it ends, the call is hung up. When the call ends, its input does; if it goes on nevertheless it is killed.
+//     endian. When it writes nothing, silence is sent; what it does not read within a second is lost.
+//  3. On descriptor 3 it can read what happens to the call, as --json prints it.
+//  4. When it ends, the rest of what it said is spoken, and the call is hung up. When the call ends, its input does.
+//  5. Its process group is told to end (SIGTERM) when it has ended, or agentPatience after the call, and made to (SIGKILL) after
+//     agentGrace.
 //
-// If what arrives cannot be decrypted its input ends at once: it is never given silence in the place of what was said.
+// If what arrives cannot be decrypted descriptor 3 says so, its input ends at once and the call is hung up: it is never given silence in
+// the place of what was said.
 type agent struct {
 	command string
 	peer    string
 
-	hangUp func() error
-	begin  sync.Once
-	failed error // to start
-	said   chan []int16
-	heard  chan []int16
-	deaf   sync.Once // closes ended
-	ended  chan struct{}
-	done   chan error // its exit
-	ran    bool
+	begin   sync.Once     // by start, or never
+	fails   error         // to start
+	started chan struct{} // closed when it runs
+	said    chan []int16
+	heard   chan []int16
+	over    chan struct{} // closed by finish: there is no call any more
+	quit    sync.Once
+	gone    chan struct{} // closed when it has ended and was heard out
+	exit    error         // to be read when gone is closed
+
+	in            io.WriteCloser
+	news, newsEnd *os.File // descriptor 3, theirs and ours; nil where there is none
 }
 
-func newAgent(command, peer string, hangUp func() error) *agent {
-	return &agent{
-		command: command, peer: peer, hangUp: hangUp,
-		said: make(chan []int16, agentAhead), heard: make(chan []int16, agentBehind), ended: make(chan struct{}), done: make(chan error, 1),
+func newAgent(command, peer string) (*agent, error) {
+	a := &agent{
+		command: command, peer: peer, started: make(chan struct{}),
+		said: make(chan []int16, agentAhead), heard: make(chan []int16, agentBehind), over: make(chan struct{}), gone: make(chan struct{}),
 	}
+	if runtime.GOOS == "windows" { // descriptors are not handed on
+		return a, nil
+	}
+	var err error
+	a.news, a.newsEnd, err = os.Pipe()
+	return a, err
 }
 
-func (a *agent) options() client.MediaOptions {
-	return client.MediaOptions{
-		Speaker:    func(context.Context) (media.AudioSink, error) { return (*agentEar)(a), a.start() },
-		Microphone: func(context.Context) (media.AudioSource, error) { return (*agentMouth)(a), a.start() },
+// checkAgent finds out before a call whether the shell knows the program, if the command begins with the name of one.
+func checkAgent(command string) error {
+	name, _, _ := strings.Cut(strings.TrimSpace(command), " ")
+	if name == "" {
+		return usagef("--agent names no program")
 	}
+	if runtime.GOOS == "windows" || strings.ContainsAny(name, "=$`'\"\\|&;<>(){}*?[]~#!\n\t") {
+		return nil // the shell will see
+	}
+	if exec.Command("sh", "-c", `command -v "$1"`, "sh", name).Run() != nil {
+		return fmt.Errorf("there is no program %s to run as --agent: write its whole path, and make sure that it is executable", name)
+	}
+	return nil
 }
 
 // start is step 1, once.
 func (a *agent) start() error {
 	a.begin.Do(func() {
-		shell := []string{"sh", "-c", a.command}
-		if runtime.GOOS == "windows" {
-			shell = []string{"cmd", "/C", a.command}
+		if err := a.run(); err != nil {
+			a.fails = fmt.Errorf("the agent does not start: %w", err)
 		}
-		cmd := exec.Command(shell[0], shell[1:]...)
-		cmd.Env = append(os.Environ(), "SOTTO_PEER="+a.peer)
-		cmd.Stderr = os.Stderr
-		var in io.WriteCloser
-		var out io.ReadCloser
-		if in, a.failed = cmd.StdinPipe(); a.failed == nil {
-			out, a.failed = cmd.StdoutPipe()
-		}
-		if a.failed == nil {
-			a.failed = cmd.Start()
-		}
-		if a.failed != nil {
-			a.failed = fmt.Errorf("the agent does not start: %w", a.failed)
-			return
-		}
-		a.ran = true
-		go a.hear(in)
-		go a.run(cmd, out)
 	})
-	return a.failed
+	return a.fails
 }
 
-// hear brings frames to the agent until the call ends.
-func (a *agent) hear(in io.WriteCloser) {
-	defer in.Close()
-	pcm := file.NewPCMWriter(in)
+func (a *agent) run() error {
+	shell := []string{"sh", "-c", a.command}
+	if runtime.GOOS == "windows" {
+		shell = []string{"cmd", "/C", a.command}
+	}
+	cmd := exec.Command(shell[0], shell[1:]...)
+	cmd.Env = append(os.Environ(), "SOTTO_PEER="+a.peer)
+	cmd.Stderr = os.Stderr
+	ownGroup(cmd)
+	// No StdoutPipe: Wait would close it although a child may still write.
+	out, theirs, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer theirs.Close()
+	cmd.Stdout = theirs
+	if a.news != nil {
+		defer a.news.Close()
+		cmd.ExtraFiles = []*os.File{a.news}
+	}
+	if a.in, err = cmd.StdinPipe(); err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		out.Close()
+		return err
+	}
+	close(a.started)
+	go a.hear()
+	go a.live(cmd, out)
+	return nil
+}
+
+// hear brings frames to the agent until the call ends, and those that wait then.
+func (a *agent) hear() {
+	defer a.in.Close()
+	pcm := file.NewPCMWriter(a.in)
 	for {
 		select {
 		case frame := <-a.heard:
 			if pcm.WriteFrame(frame) != nil {
 				return // it does not listen
 			}
-		case <-a.ended:
+		case <-a.over:
+			for len(a.heard) > 0 {
+				if pcm.WriteFrame(<-a.heard) != nil {
+					return
+				}
+			}
 			return
 		}
 	}
 }
 
-// run takes what the agent says, and its exit.
-func (a *agent) run(cmd *exec.Cmd, out io.ReadCloser) {
-	kill := make(chan struct{})
+// live waits for the agent's end, or brings it about.
+func (a *agent) live(cmd *exec.Cmd, out *os.File) {
+	defer close(a.gone)
+	spoken := make(chan struct{})
 	go func() {
-		select {
-		case <-a.ended:
-		case <-kill:
-			return
-		}
-		select {
-		case <-time.After(agentPatience):
-			_ = cmd.Process.Kill() // it may have just ended
-			out.Close()            // which a child of its may hold
-		case <-kill:
-		}
+		defer close(spoken)
+		a.speak(out)
 	}()
+	exited := make(chan error, 1)
+	go func() { exited <- cmd.Wait() }()
+	var err error
+	ended := false
+	select {
+	case err = <-exited:
+		ended = true
+	case <-a.over:
+		select {
+		case err = <-exited:
+			ended = true
+		case <-time.After(agentPatience):
+		}
+	}
+	endGroup(cmd.Process, agentGrace)
+	if !ended {
+		<-exited // as we made it
+	}
+	a.exit = agentError(err)
+	select {
+	case <-spoken:
+	case <-time.After(agentGrace): // what left the group holds its output
+	}
+	out.Close()
+	<-spoken
+}
+
+// speak takes what the agent says until nobody says anything any more.
+func (a *agent) speak(out io.Reader) {
 	pcm := file.NewPCMReader(out)
 	for {
 		frame := make([]int16, media.FrameSamples)
 		if pcm.ReadFrame(frame) != nil {
-			break
+			return
 		}
 		select {
 		case a.said <- frame:
-		case <-a.ended: // nobody listens, and the agent may want to finish
+		case <-a.over: // nobody listens, and the agent may want to finish
 		}
 	}
-	err := cmd.Wait()
-	close(kill)
-	a.done <- err
-	a.hangUp()
 }
 
-// stop ends the agent's input, and waits for its exit. A status that is not 0 is an error.
-func (a *agent) stop() error {
-	a.close()
-	if !a.ran {
+// tell writes a line to descriptor 3. When an agent has left so much unread that no more fits, it ends.
+func (a *agent) tell(line any) {
+	if a == nil || a.newsEnd == nil || line == nil {
+		return
+	}
+	b, err := json.Marshal(line)
+	if err != nil {
+		return
+	}
+	_ = a.newsEnd.SetWriteDeadline(time.Now().Add(50 * time.Millisecond))
+	if _, err := a.newsEnd.Write(append(b, '\n')); err != nil {
+		a.newsEnd.Close()
+	}
+}
+
+// deafen ends its input at once, whatever waits there.
+func (a *agent) deafen() {
+	if a == nil {
+		return
+	}
+	select {
+	case <-a.started:
+		a.in.Close()
+	default:
+	}
+}
+
+// ended is closed when it has; never, if there is none.
+func (a *agent) ended() <-chan struct{} {
+	if a == nil {
 		return nil
 	}
-	err := <-a.done
-	a.done <- err // whoever asks again
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
-		return fmt.Errorf("the agent ended with %s", exit)
-	}
-	return err
+	return a.gone
 }
 
-func (a *agent) close() { a.deaf.Do(func() { close(a.ended) }) }
+// finish ends its input, and waits for its end. A status of its own that is not 0 is an error.
+func (a *agent) finish() error {
+	if a == nil {
+		return nil
+	}
+	a.quit.Do(func() { close(a.over) })
+	a.begin.Do(func() { a.fails = errors.New("the call is over") })
+	if a.news != nil {
+		a.newsEnd.Close()
+		a.news.Close()
+	}
+	if a.fails != nil {
+		return nil // who wanted it to start knows
+	}
+	<-a.gone
+	return a.exit
+}
+
+func agentError(err error) error {
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) {
+		return err
+	}
+	switch exit.ExitCode() {
+	case 126, 127: // POSIX, Shell Command Language, "Exit Status for Commands"
+		return fmt.Errorf("the agent ended with %s: the shell cannot run it; check --agent", exit)
+	}
+	return fmt.Errorf("the agent ended with %s", exit)
+}
 
 // agentEar is what the call plays to.
 type agentEar agent
@@ -165,7 +272,7 @@ func (e *agentEar) WriteFrame(pcm []int16) error {
 	return nil
 }
 
-// agentMouth is what the call sends. It never blocks.
+// agentMouth is what the call sends. It never waits: the network would see when the agent is silent.
 type agentMouth agent
 
 func (m *agentMouth) ReadFrame(pcm []int16) error {

@@ -28,9 +28,6 @@ type boardCall struct {
 	peer   string
 	answer chan byte // what is pressed while it rings; nil if that is not asked
 
-	onUndecryptable func() // nil: it is only said
-	failed          error  // what ended it from here
-
 	accepted, held, muted, video bool
 }
 

@@ -22,11 +22,26 @@ Calls USER and shows the call while it lasts: time, loss, round trip, path, and 
 to know that nobody is in between. On a terminal single keys steer it: m mutes, h puts on hold or goes back, v shows video or not,
 q hangs up, as Ctrl-C does, and ? says so.
 
+With --agent a program speaks. The shell starts CMD when the call is accepted. Samples are 48 kHz, mono, signed 16 bit, little endian:
+
+  standard input    what is heard. It ends with the call. What is not read within a second is lost
+  standard output   what to say. Silence is sent while nothing is written; what is written faster than it is spoken waits
+  descriptor 3      what happens, a JSON object a line as --json prints it, the last one with "event":"summary" (not on Windows)
+  SOTTO_PEER        the user name of the other end
+  standard error    goes where that of sotto does
+
+When CMD ends, what it wrote is spoken, then the call is hung up; a status other than 0 is an error. If what arrives cannot be decrypted
+descriptor 3 says {"event":"undecryptable",...}, standard input ends at once, the call is hung up, and sotto fails: silence is never given
+instead. When the call has ended, also because sotto is interrupted, CMD gets 2 s to end by itself. Then its process group, with whatever
+it has started, gets SIGTERM, and 2 s later SIGKILL; so does what CMD leaves behind when it ends.
+
 Examples:
   sotto call bob                               speak with the microphone and speaker of this machine
   sotto call bob --audio tone --for 10s        a tone, for ten seconds
   sotto call bob --audio hello.wav --video clip.ivf --record calls/
       play files (WAV or Ogg/Opus, VP8 in IVF), keep what is heard and seen
+  sotto call bob --agent ./reminder            a program speaks
+  sotto call bob --agent 'ffmpeg -nostdin -v error -i song.mp3 -ar 48000 -ac 1 -f s16le -'
   sotto call bob --relay-only                  do not let bob see this machine's address
 `,
 		flags: func(flags *pflag.FlagSet) {
@@ -63,10 +78,7 @@ Examples:
 			}
 			out.say(callLine{Event: "calling", Peer: args[0]}, "calling %s", args[0])
 			ended, err := follow(ctx, out, b, &boardCall{call: call, peer: args[0], video: m.video != ""}, m.limit, tracks)
-			if err != nil {
-				return err
-			}
-			return errors.Join(endError(ended, args[0]), tracks.Close())
+			return errors.Join(err, endError(ended, args[0]), tracks.Close())
 		},
 	}
 }

@@ -19,7 +19,9 @@ import (
 
 // mediaFlags say what a call's sound and pictures are, the same for "call" and "listen".
 type mediaFlags struct {
+	agent     string
 	audio     string
+	audioElse string // its default
 	video     string
 	loop      bool
 	record    string
@@ -28,6 +30,8 @@ type mediaFlags struct {
 }
 
 func (m *mediaFlags) define(flags *pflag.FlagSet, audio string) {
+	m.audioElse = audio
+	flags.StringVar(&m.agent, "agent", "", "let the program `CMD` speak and listen")
 	flags.StringVar(&m.audio, "audio", audio, "what you say: mic, tone, none, or a `FILE` (WAV, Ogg/Opus)")
 	flags.StringVar(&m.video, "video", "", "what you show: a `FILE` (VP8 in IVF)")
 	flags.BoolVar(&m.loop, "loop", false, "play the files again and again")
@@ -36,8 +40,16 @@ func (m *mediaFlags) define(flags *pflag.FlagSet, audio string) {
 	flags.DurationVar(&m.limit, "for", 0, "hang up so long after the call was accepted; 0 does not")
 }
 
-// check finds out before a call whether the files can be played.
+// check finds out before a call whether the files can be played, and the agent run.
 func (m *mediaFlags) check() error {
+	if m.agent != "" {
+		if m.audio != m.audioElse {
+			return usagef("--agent and --audio exclude each other: the agent speaks")
+		}
+		if err := checkAgent(m.agent); err != nil {
+			return err
+		}
+	}
 	t, err := m.open("nobody")
 	if err != nil {
 		return err
@@ -55,6 +67,7 @@ func (m *mediaFlags) check() error {
 type tracks struct {
 	flags *mediaFlags
 	peer  string
+	agent *agent // nil if none speaks
 	audio media.AudioSource
 	video media.VideoSource
 
@@ -65,9 +78,16 @@ type tracks struct {
 
 func (m *mediaFlags) open(peer string) (*tracks, error) {
 	t := &tracks{flags: m, peer: peer}
-	switch m.audio {
-	case "mic", "none", "":
-	case "tone":
+	switch {
+	case m.agent != "":
+		agent, err := newAgent(m.agent, peer)
+		if err != nil {
+			return nil, err
+		}
+		t.agent = agent
+		t.closers = append(t.closers, agent.finish)
+	case m.audio == "mic", m.audio == "none", m.audio == "":
+	case m.audio == "tone":
 		t.audio = file.Tone(440)
 	default:
 		audio, err := file.OpenAudio(m.audio)
@@ -98,6 +118,8 @@ func (m *mediaFlags) open(peer string) (*tracks, error) {
 func (t *tracks) options() client.MediaOptions {
 	o := client.MediaOptions{Speaker: t.speaker}
 	switch {
+	case t.agent != nil:
+		o.Microphone = func(context.Context) (media.AudioSource, error) { return (*agentMouth)(t.agent), t.agent.start() }
 	case t.flags.audio == "mic":
 		o.Microphone = func(context.Context) (media.AudioSource, error) { return device.OpenMicrophone() }
 	case t.audio != nil:
@@ -161,6 +183,12 @@ func (t *tracks) speaker(context.Context) (media.AudioSink, error) {
 		t.closeLater(recording.Close)
 		sinks = append(sinks, recording)
 	}
+	if t.agent != nil {
+		if err := t.agent.start(); err != nil {
+			return nil, err
+		}
+		return append(sinks, (*agentEar)(t.agent)), nil
+	}
 	if t.flags.audio == "mic" {
 		speaker, err := device.OpenSpeaker()
 		if err != nil {
@@ -197,7 +225,7 @@ func (t *tracks) closeLater(close func() error) {
 	t.closers = append(t.closers, close)
 }
 
-// Close finishes the recordings; what came too late for them is left out.
+// Close finishes the recordings, without what came too late for them, and waits for the agent.
 func (t *tracks) Close() error {
 	t.mu.Lock()
 	closers := t.closers

@@ -49,33 +49,33 @@ type missedLine struct {
 func listenCommand() *command {
 	var f clientFlags
 	var m mediaFlags
-	var l listening
+	l := listening{media: &m}
 	return &command{
 		name:    "listen",
 		summary: "Receive messages and calls",
 		help: `
 Prints messages as they come and says when somebody calls: press a to accept or d to decline, and the keys of "sotto call" in a call.
-A second call waits: a puts the other on hold, e ends it. Without a terminal and without --answer, calls are declined. With --answer
-every call is accepted at once, also a stranger's, for machines without a person; with --answer=contacts only those of people whom you
-have added, written to or called. The caller hears a tone, unless --audio says something else. A microphone is used only where you
-ask for it.
+A second call waits: a puts the other on hold, e ends it. Missed calls are kept until they were printed, as messages are.
 
-With --agent a program speaks: it is started for each call, gets what is heard on its standard input and says what it writes to its
-standard output, as raw samples: 48 kHz, mono, signed 16 bit, little endian. SOTTO_PEER is who calls. Its input ends with the call, and
-at once if what arrives cannot be decrypted; the call ends with it. It answers contacts only, unless --answer says otherwise.
+With --answer every call is accepted at once, also a stranger's, for machines without a person; with --answer=contacts only those of
+people whom you have added, written to or called. Others are declined. The caller hears a tone, unless --audio says something else. A
+microphone is used only where you ask for it. Without --answer and without a terminal calls ring for your other devices, if there are
+any, and are told of as missed.
+
+With --agent a program speaks in each call, and to your contacts only, unless --answer says otherwise: "sotto call --help" tells how.
 
 Examples:
   sotto listen
   sotto listen --answer --audio tone --record calls/      answer with a tone, keep what is heard and seen
   sotto listen --answer --audio hello.wav --once          answer one call, then end
   sotto listen --agent cat                                let your contacts hear themselves
+  sotto listen --agent ./receptionist --answer --record calls/      a program answers everybody
   sotto listen --json | jq -r 'select(.event=="message") | .from + ": " + .text'
 `,
 		flags: func(flags *pflag.FlagSet) {
 			flags.StringVar(&l.answer, "answer", "", "accept calls at once: `all`, or =contacts for those of your contacts only")
 			flags.Lookup("answer").NoOptDefVal = answerAll
 			flags.BoolVar(&l.once, "once", false, "end after the first call")
-			flags.StringVar(&l.agent, "agent", "", "let the program `CMD` speak in each call")
 			m.define(flags, "tone")
 			f.define(flags)
 		},
@@ -91,7 +91,6 @@ Examples:
 				return err
 			}
 			defer c.Close()
-			l.media = &m
 			return l.listen(ctx, out, c)
 		},
 	}
@@ -106,7 +105,6 @@ const (
 type listening struct {
 	answer string // answerAll, answerContacts, or empty: ask
 	once   bool
-	agent  string
 	media  *mediaFlags
 	board  *board
 }
@@ -117,7 +115,7 @@ func (l *listening) check() error {
 	default:
 		return usageError{fmt.Errorf("--answer is all or contacts, not %q", l.answer)}
 	}
-	if l.agent != "" && l.answer == "" {
+	if l.media.agent != "" && l.answer == "" {
 		l.answer = answerContacts
 	}
 	return nil
@@ -271,8 +269,9 @@ func (l *listening) receive(ctx context.Context, out *output, incoming client.In
 		out.say(peerLine{"incoming", peer}, "%s calls; declined, as they are not among your contacts", peer)
 		return l.decline(ctx, out, entry)
 	case l.board == nil:
-		out.say(peerLine{"incoming", peer}, "%s calls; declined, as nobody is here (--answer accepts calls)", peer)
-		return l.decline(ctx, out, entry)
+		out.say(peerLine{"incoming", peer}, "%s calls; it rings here, where nobody can answer (--answer accepts calls)", peer)
+		_, err := follow(ctx, out, nil, entry, 0, nil)
+		return err
 	default:
 		key := l.ask(ctx, out, entry, incoming.Waiting)
 		if key == 'd' {
@@ -282,24 +281,17 @@ func (l *listening) receive(ctx context.Context, out *output, incoming client.In
 			accept = call.AcceptInstead
 		}
 	}
-	if l.agent != "" {
-		return l.runAgent(ctx, out, entry)
-	}
 	tracks, err := l.media.open(peer)
 	if err != nil {
 		call.Decline()
 		return err
 	}
-	defer tracks.Close()
 	if err := accept(ctx, tracks.options()); err != nil && !errors.Is(err, client.ErrCallEnded) {
 		call.Decline()
-		return fmt.Errorf("cannot accept the call of %s: %w", peer, err)
+		return errors.Join(fmt.Errorf("cannot accept the call of %s: %w", peer, err), tracks.Close())
 	}
 	ended, err := follow(ctx, out, l.board, entry, l.media.limit, tracks)
-	if err != nil {
-		return err
-	}
-	return endError(ended, peer)
+	return errors.Join(err, endError(ended, peer), tracks.Close())
 }
 
 func (l *listening) decline(ctx context.Context, out *output, entry *boardCall) error {
@@ -325,18 +317,4 @@ func (l *listening) ask(ctx context.Context, out *output, entry *boardCall, wait
 	case <-ctx.Done():
 	}
 	return 'd'
-}
-
-// runAgent lets a program speak in a call.
-func (l *listening) runAgent(ctx context.Context, out *output, entry *boardCall) error {
-	speaker := newAgent(l.agent, entry.peer, entry.call.Hangup)
-	if err := entry.call.Accept(ctx, speaker.options()); err != nil && !errors.Is(err, client.ErrCallEnded) {
-		return errors.Join(fmt.Errorf("cannot accept the call of %s: %w", entry.peer, err), speaker.stop())
-	}
-	entry.onUndecryptable = func() {
-		speaker.close()
-		entry.call.Hangup()
-	}
-	ended, err := follow(ctx, out, l.board, entry, l.media.limit, nil)
-	return errors.Join(err, speaker.stop(), endError(ended, entry.peer), entry.failed)
 }

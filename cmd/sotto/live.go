@@ -63,8 +63,8 @@ type streamFields struct {
 	Jitter    float64 `json:"jitter_ms"`
 }
 
-// follow shows a call until it has ended. limit hangs it up so long after it was accepted; 0 does not. When ctx ends it is
-// hung up as well. The keys of b, which may be nil, steer it.
+// follow shows a call until it has ended. limit hangs it up so long after it was accepted; 0 does not. When ctx or the agent ends it is
+// hung up as well. The keys of b, which may be nil, steer it. The error is what ended the call from here.
 func follow(ctx context.Context, out *output, b *board, entry *boardCall, limit time.Duration, t *tracks) (client.Ended, error) {
 	call, peer := entry.call, entry.peer
 	defer b.add(entry)()
@@ -75,6 +75,16 @@ func follow(ctx context.Context, out *output, b *board, entry *boardCall, limit 
 	var overdue <-chan time.Time
 	interrupt := ctx.Done()
 	var state client.PeerState
+	var failed error
+	var program *agent
+	if t != nil {
+		program = t.agent
+	}
+	gone := program.ended()
+	say := func(line any, format string, args ...any) {
+		out.say(line, format, args...)
+		program.tell(line)
+	}
 	for {
 		select {
 		case event, ok := <-call.Events():
@@ -88,24 +98,26 @@ func follow(ctx context.Context, out *output, b *board, entry *boardCall, limit 
 				if limit > 0 {
 					overdue = time.After(limit)
 				}
-				out.say(callLine{Event: "accepted", Peer: peer}, "accepted")
+				say(callLine{Event: "accepted", Peer: peer}, "accepted")
 				if b != nil {
 					out.say(nil, keyHelp)
 				}
 			case client.PeerState:
 				showPeerState(out, peer, state, event)
+				program.tell(peerState(peer, event))
 				state = event
 			case client.Ended:
-				summarize(out, call, peer, event, accepted, t)
-				return event, nil
+				summarize(say, call, peer, event, accepted, t)
+				return event, failed
 			case client.MediaUndecryptable:
-				showCallEvent(out, peer, event)
-				if entry.onUndecryptable != nil {
-					entry.failed = event.Err
-					entry.onUndecryptable()
+				showCallEvent(say, peer, event)
+				if program != nil {
+					failed = event.Err
+					program.deafen()
+					call.Hangup()
 				}
 			default:
-				showCallEvent(out, peer, event)
+				showCallEvent(say, peer, event)
 			}
 		case <-tick.C:
 			if accepted.IsZero() {
@@ -120,6 +132,9 @@ func follow(ctx context.Context, out *output, b *board, entry *boardCall, limit 
 			}
 			lastLine = time.Now()
 			showProgress(out, stats, peer, time.Since(accepted))
+		case <-gone:
+			gone = nil
+			call.Hangup()
 		case <-overdue:
 			call.Hangup()
 		case <-interrupt:
@@ -129,40 +144,47 @@ func follow(ctx context.Context, out *output, b *board, entry *boardCall, limit 
 	}
 }
 
+// A sayer is output.say, and perhaps tells an agent too.
+type sayer func(line any, format string, args ...any)
+
 // showCallEvent prints what is no more than that.
-func showCallEvent(out *output, peer string, event client.CallEvent) {
+func showCallEvent(say sayer, peer string, event client.CallEvent) {
 	switch event := event.(type) {
 	case client.Ringing:
-		out.say(callLine{Event: "ringing", Peer: peer}, "%s's device rings", peer)
+		say(callLine{Event: "ringing", Peer: peer}, "%s's device rings", peer)
 	case client.Connected:
-		out.say(callLine{Event: "connected", Peer: peer, Path: event.Path}, "connected, %s", pathWords(event.Path))
+		say(callLine{Event: "connected", Peer: peer, Path: event.Path}, "connected, %s", pathWords(event.Path))
 	case client.FirstMedia:
-		out.say(callLine{Event: "first_media", Peer: peer}, "%s can be heard", peer)
+		say(callLine{Event: "first_media", Peer: peer}, "%s can be heard", peer)
 	case client.Verified:
-		out.say(callLine{Event: "verified", Peer: peer, Code: event.Code}, "verification code %s: nobody is in between if %s sees the same", event.Code, peer)
+		say(callLine{Event: "verified", Peer: peer, Code: event.Code}, "verification code %s: nobody is in between if %s sees the same", event.Code, peer)
 	case client.Interrupted:
-		out.say(callLine{Event: "interrupted", Peer: peer}, "nothing arrives; waiting for the network")
+		say(callLine{Event: "interrupted", Peer: peer}, "nothing arrives; waiting for the network")
 	case client.MediaUndecryptable:
-		out.say(callLine{Event: "undecryptable", Peer: peer}, "PACKETS ARRIVE THAT THIS CALL'S KEYS DO NOT OPEN: somebody tampers, or a device is broken")
+		say(callLine{Event: "undecryptable", Peer: peer}, "PACKETS ARRIVE THAT THIS CALL'S KEYS DO NOT OPEN: somebody tampers, or a device is broken")
 	case client.Held:
-		out.say(callLine{Event: "held", Peer: peer}, "the call with %s is on hold", peer)
+		say(callLine{Event: "held", Peer: peer}, "the call with %s is on hold", peer)
 	case client.Resumed:
-		out.say(callLine{Event: "resumed", Peer: peer}, "back in the call with %s", peer)
+		say(callLine{Event: "resumed", Peer: peer}, "back in the call with %s", peer)
 	case client.QualityChanged:
 		if event.Poor {
-			out.say(callLine{Event: "poor", Peer: peer}, "the connection with %s is poor", peer)
+			say(callLine{Event: "poor", Peer: peer}, "the connection with %s is poor", peer)
 		} else {
-			out.say(callLine{Event: "good", Peer: peer}, "the connection with %s is good again", peer)
+			say(callLine{Event: "good", Peer: peer}, "the connection with %s is good again", peer)
 		}
 	case client.DeviceFailed:
-		out.say(linkLine{"device_failed", event.Err.Error()}, "the camera cannot be opened: %s", event.Err)
+		say(linkLine{"device_failed", event.Err.Error()}, "the camera cannot be opened: %s", event.Err)
 	}
+}
+
+func peerState(peer string, is client.PeerState) peerStateLine {
+	return peerStateLine{"peer_state", peer, is.Muted, is.Held, is.Video, is.Screen}
 }
 
 // showPeerState says what the other end has changed.
 func showPeerState(out *output, peer string, was, is client.PeerState) {
 	if out.json {
-		out.say(peerStateLine{"peer_state", peer, is.Muted, is.Held, is.Video, is.Screen}, "")
+		out.say(peerState(peer, is), "")
 		return
 	}
 	for _, change := range []struct {
@@ -190,7 +212,7 @@ func showProgress(out *output, stats media.Stats, peer string, since time.Durati
 		"%s  %s  loss %.1f %%  round trip %.1f ms  %s  (Ctrl-C hangs up)", peer, clock(since), 100*loss, roundTrip, pathWords(stats.Path.Kind))
 }
 
-func summarize(out *output, call *client.Call, peer string, ended client.Ended, accepted time.Time, t *tracks) {
+func summarize(say sayer, call *client.Call, peer string, ended client.Ended, accepted time.Time, t *tracks) {
 	var recorded []string
 	if t != nil {
 		recorded = t.files()
@@ -205,7 +227,7 @@ func summarize(out *output, call *client.Call, peer string, ended client.Ended, 
 	}
 	if accepted.IsZero() {
 		line.Cipher, line.Path, line.Recorded = "", "", nil
-		out.say(line, "call with %s: %s", peer, ended.Reason)
+		say(line, "call with %s: %s", peer, ended.Reason)
 		return
 	}
 	duration := time.Since(accepted)
@@ -220,7 +242,7 @@ func summarize(out *output, call *client.Call, peer string, ended client.Ended, 
 	for _, file := range recorded {
 		text += fmt.Sprintf("\n  %-12s %s", "recorded", file)
 	}
-	out.say(line, "%s", text)
+	say(line, "%s", text)
 }
 
 func fields(s media.StreamStats) streamFields {

@@ -1,10 +1,13 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -17,12 +20,13 @@ func TestMain(m *testing.M) {
 }
 
 // TestTranscripts types what a user could type. Commands of its own: "waitfor FILE TEXT" waits until a background command's
-// output, written to FILE, holds TEXT; "capture NAME FILE PATTERN" sets NAME to what the pattern's group matches.
+// output, written to FILE, holds TEXT; "capture NAME FILE PATTERN" sets NAME to what the pattern's group matches; "gone FILE" fails if the
+// process whose number FILE holds is there.
 func TestTranscripts(t *testing.T) {
 	params := testscript.Params{
 		Dir:   "testdata",
 		Setup: setUp,
-		Cmds:  map[string]func(*testscript.TestScript, bool, []string){"waitfor": waitFor, "capture": capture},
+		Cmds:  map[string]func(*testscript.TestScript, bool, []string){"waitfor": waitFor, "capture": capture, "gone": gone},
 	}
 	if raceDetector {
 		// The other transcripts start dozens of processes, one after another: slow under the race detector, and nothing for it.
@@ -77,4 +81,21 @@ func capture(ts *testscript.TestScript, negated bool, args []string) {
 		ts.Fatalf("%s has no match for %s with one group", args[1], args[2])
 	}
 	ts.Setenv(args[0], match[1])
+}
+
+func gone(ts *testscript.TestScript, negated bool, args []string) {
+	if negated || len(args) != 1 {
+		ts.Fatalf("usage: gone FILE")
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(ts.ReadFile(args[0])))
+	ts.Check(err)
+	process, err := os.FindProcess(pid)
+	if err != nil || process.Signal(syscall.Signal(0)) != nil {
+		return
+	}
+	// Ended, but nobody has asked for its status: in a container the first process may not.
+	if stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid)); err == nil && strings.Contains(string(stat), ") Z ") {
+		return
+	}
+	ts.Fatalf("process %d is there", pid)
 }

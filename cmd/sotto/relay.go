@@ -35,11 +35,12 @@ type relayFlags struct {
 	allow      []string
 	proxies    []string
 	secretFile string
-	bandwidth  int
 	quota      int
-	drain      time.Duration
-	dataPlane  string
-	offload    string
+	bandwidth, userBandwidth, addressBandwidth,
+	userPackets, addressPackets int
+	drain     time.Duration
+	dataPlane string
+	offload   string
 }
 
 func (r *relayFlags) define(flags *pflag.FlagSet) {
@@ -56,6 +57,10 @@ func (r *relayFlags) define(flags *pflag.FlagSet) {
 	flags.IntVar(&r.quota, "relay-per-user", 0, "how many allocations one user may hold (default 32)")
 	flags.DurationVar(&r.drain, "drain", 5*time.Second, "how long running relayed calls may go on after the signal to stop, for instance 1h")
 	flags.IntVar(&r.bandwidth, "relay-bandwidth", 0, "bytes a second that one allocation may relay each way (default: any number)")
+	flags.IntVar(&r.userBandwidth, "relay-user-bandwidth", 0, "likewise all allocations of one user together")
+	flags.IntVar(&r.addressBandwidth, "relay-address-bandwidth", 0, "likewise those of one client address, of an IPv6 /64")
+	flags.IntVar(&r.userPackets, "relay-user-packets", 0, "packets a second that one user may relay each way (default: any number)")
+	flags.IntVar(&r.addressPackets, "relay-address-packets", 0, "likewise one client address, an IPv6 /64")
 }
 
 // onLoopback makes a relay for trials, unless told to listen elsewhere: on loopback, where the other end of a call is relayed too. Only the addresses it
@@ -75,7 +80,9 @@ func (r *relayFlags) onLoopback() {
 func (r *relayFlags) start(secrets [][]byte, certificate *tls.Config, log *slog.Logger) (*turnserver.Server, error) {
 	config := turnserver.Config{
 		UDP: r.listen, TCP: r.listen, TLS: r.tlsListen, DTLS: r.dtlsListen, TLSConfig: certificate,
-		Secrets: secrets, MaxPerUser: r.quota, Bandwidth: r.bandwidth, DataPlane: r.dataPlane, Offload: r.offload, Logger: log,
+		Secrets: secrets, MaxPerUser: r.quota, DataPlane: r.dataPlane, Offload: r.offload, Logger: log,
+		Bandwidth: r.bandwidth, UserBandwidth: r.userBandwidth, AddressBandwidth: r.addressBandwidth,
+		UserPackets: r.userPackets, AddressPackets: r.addressPackets,
 	}
 	if len(r.listen) == 0 {
 		config.UDP, config.TCP = []string{":3478"}, []string{":3478"}
