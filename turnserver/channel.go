@@ -146,10 +146,7 @@ func (r *relay) passes(d direction, peer netip.AddrPort, ch *channel, n int, now
 	if n >= maxDatagram {
 		return j, m.droppedSize
 	}
-	if !r.spend(d, n, now) {
-		return j, m.droppedBandwidth
-	}
-	return j, nil
+	return j, r.spend(d, n, now)
 }
 
 // sender is who sent a packet that came to the relayed port, and the channel it has. What has an address of this machine is another relay, which
@@ -165,12 +162,3 @@ func (r *relay) sender(from netip.AddrPort) (netip.AddrPort, *channel, bool) {
 	}
 	return other.public, r.channelTo(other.public), true
 }
-
-func (r *relay) spend(d direction, n int, now time.Time) bool {
-	if r.s.cfg.Bandwidth <= 0 {
-		return true
-	}
-	return r.rate[d].take(now, n, r.s.cfg.Bandwidth, perByte(r.s.cfg.Bandwidth))
-}
-
-func perByte(bandwidth int) time.Duration { return max(time.Second/time.Duration(bandwidth), 1) }

@@ -53,6 +53,11 @@ type Config struct {
 	// 1 Mbit/s of video is 125,000. Default: 0, no bound.
 	Bandwidth int
 
+	// UserBandwidth and AddressBandwidth bound likewise what all allocations of one user, and of one client address (an IPv4 address or an
+	// IPv6 /64), relay together; UserPackets and AddressPackets, how many packets a second, each way. A call with video is about 200
+	// packets a second each way. Default: 0, no bound.
+	UserBandwidth, AddressBandwidth, UserPackets, AddressPackets int
+
 	// MaxConnections and MaxConnectionsPerAddress bound TCP, TLS and DTLS connections: in all (default 10,000) and for one client address
 	// (default 256; of a /48 as above).
 	MaxConnections, MaxConnectionsPerAddress int

@@ -49,6 +49,7 @@ func (f *frontend) created(_, _ net.Addr, _, _, _ string, relayAddr net.Addr, _ 
 	r.frontend, r.client, r.credential, r.born = f, f.exchange.client, f.exchange.credential, f.s.now()
 	r.clientAddr = net.UDPAddrFromAddrPort(r.client)
 	f.exchange.relay, f.exchange.reserved = r, false
+	f.s.accounts.open(r)
 	f.s.offload.open(r)
 	f.mu.Lock()
 	f.relays[r.client] = r
@@ -65,6 +66,7 @@ func (f *frontend) release(r *relay) {
 	}
 	f.mu.Unlock()
 	f.s.offload.release(r)
+	f.s.accounts.release(r)
 	f.s.users.give(r.credential.id)
 	f.s.addresses.give(r.client.Addr())
 	f.s.metrics.allocations.Dec()

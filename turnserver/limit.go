@@ -26,6 +26,9 @@ func (b *bucket) take(now time.Time, n, burst int, interval time.Duration) bool 
 	}
 }
 
+// give returns n tokens.
+func (b *bucket) give(n int, interval time.Duration) { b.full.Add(-int64(n) * int64(interval)) }
+
 // has says whether take would give one.
 func (b *bucket) has(now time.Time, burst int, interval time.Duration) bool {
 	return max(b.full.Load(), now.UnixNano())+int64(interval)-now.UnixNano() <= int64(burst)*int64(interval)

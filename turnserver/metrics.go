@@ -17,7 +17,7 @@ type metrics struct {
 
 	refusedAuth, refusedQuota, refusedPeer, refusedPorts, refusedConnection, refusedDraining prometheus.Counter
 
-	droppedMalformed, droppedSilenced, droppedNoAllocation, droppedNoChannel, droppedPeer, droppedPermission, droppedBandwidth, droppedSize prometheus.Counter
+	droppedMalformed, droppedSilenced, droppedNoAllocation, droppedNoChannel, droppedPeer, droppedPermission, droppedBandwidth, droppedPackets, droppedSize prometheus.Counter
 }
 
 func newMetrics() *metrics {
@@ -58,6 +58,7 @@ func newMetrics() *metrics {
 	m.droppedPeer = dropped.WithLabelValues("peer")
 	m.droppedPermission = dropped.WithLabelValues("no_permission")
 	m.droppedBandwidth = dropped.WithLabelValues("bandwidth")
+	m.droppedPackets = dropped.WithLabelValues("packets")
 	m.droppedSize = dropped.WithLabelValues("size")
 	return m
 }

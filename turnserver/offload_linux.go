@@ -16,7 +16,7 @@ import (
 // offload has the network driver carry what needs no thought (package xdp), beside either data plane:
 //
 //  1. start puts the program on the interfaces of the listening and relayed addresses.
-//  2. open gives a new allocation its account: bandwidth that its client spends there is spent here too, and the other way round.
+//  2. open notes a new allocation whose packets it may carry. What they cost is paid from the same accounts (account.go).
 //  3. put: a permission was granted, and with it a channel is open until then. Policy is asked here, before the driver learns of it.
 //  4. drop: the channel is over. release: the allocation is.
 //  5. watch brings what changes by itself: time, neighbours, interfaces, routes, policy.
@@ -26,13 +26,12 @@ type offload struct {
 	s *Server
 	x *xdp.Offload
 
-	mu       sync.Mutex // held while x is used
-	over     bool       // x is closed
-	flows    map[*channel][2]xdp.Key
-	accounts []uint32 // that are free
-	of       map[*relay]uint32
-	counted  [2]xdp.Tally
-	full     bool
+	mu      sync.Mutex // held while x is used
+	over    bool       // x is closed
+	flows   map[*channel][2]xdp.Key
+	relays  map[*relay]struct{}
+	counted [2]xdp.Tally
+	full    bool
 }
 
 const (
@@ -42,19 +41,19 @@ const (
 
 // startOffload returns nil with the reason if the driver is not to be had.
 func (s *Server) startOffload() (*offload, error) {
-	cfg := xdp.Config{Accounts: s.cfg.MaxAllocations, Flows: 8 * s.cfg.MaxAllocations, LongestDatagram: maxDatagram}
-	if s.cfg.Bandwidth > 0 {
-		cfg.ByteTime = perByte(s.cfg.Bandwidth)
-		cfg.BurstTime = time.Duration(s.cfg.Bandwidth) * cfg.ByteTime
+	accounts := max(1, s.accounts.bounded()*s.cfg.MaxAllocations)
+	cfg := xdp.Config{Accounts: accounts, Flows: 8 * s.cfg.MaxAllocations, LongestDatagram: maxDatagram}
+	for i, r := range s.accounts.rates {
+		cfg.Rates[i] = xdp.Rate{
+			Byte: each(r.bytes), ByteBurst: time.Duration(r.bytes) * each(r.bytes),
+			Packet: each(r.packets), PacketBurst: time.Duration(r.packets) * each(r.packets),
+		}
 	}
 	x, err := xdp.Load(cfg)
 	if err != nil {
 		return nil, err
 	}
-	o := &offload{s: s, x: x, flows: make(map[*channel][2]xdp.Key), of: make(map[*relay]uint32)}
-	for n := range s.cfg.MaxAllocations {
-		o.accounts = append(o.accounts, uint32(n))
-	}
+	o := &offload{s: s, x: x, flows: make(map[*channel][2]xdp.Key), relays: make(map[*relay]struct{})}
 	err = o.attach()
 	if len(x.Attached()) == 0 {
 		x.Close()
@@ -63,6 +62,7 @@ func (s *Server) startOffload() (*offload, error) {
 	if err != nil {
 		s.log.Warn("offload: not on every interface", "error", err)
 	}
+	s.accounts.share(func(n uint32) *tokens { return (*tokens)(unsafe.Pointer(x.Account(n))) }, accounts) // a bucket is its word
 	o.tick()
 	s.tasks.Add(1)
 	go o.watch()
@@ -175,8 +175,8 @@ func (o *offload) counts() {
 // again puts every channel once more, by the routes and the policy of now.
 func (o *offload) again() {
 	o.mu.Lock()
-	relays := make([]*relay, 0, len(o.of))
-	for r := range o.of {
+	relays := make([]*relay, 0, len(o.relays))
+	for r := range o.relays {
 		relays = append(relays, r)
 	}
 	o.full = false
@@ -190,24 +190,15 @@ func (o *offload) again() {
 	}
 }
 
-// open gives a relay its account; it has no permission yet. Without one nothing of it is ever offloaded: only clients that come by plain UDP have one, since the
-// driver knows neither TCP nor TLS nor DTLS, and would send in the clear what belongs inside.
+// open notes a relay. Only of those are packets ever offloaded whose clients come by plain UDP: the driver knows neither TCP nor TLS nor DTLS, and
+// would send in the clear what belongs inside.
 func (o *offload) open(r *relay) {
 	if o == nil || !offloadable(r) {
 		return
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	last := len(o.accounts) - 1
-	if last < 0 {
-		return
-	}
-	n := o.accounts[last]
-	o.accounts, o.of[r] = o.accounts[:last], n
-	a := o.x.Account(n)
-	a[toPeer].Store(0)
-	a[fromPeer].Store(0)
-	r.rate = (*[2]bucket)(unsafe.Pointer(a)) // a bucket is its word
+	o.relays[r] = struct{}{}
 }
 
 func offloadable(r *relay) bool {
@@ -228,8 +219,8 @@ func (o *offload) put(r *relay, ch *channel) {
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	account, ok := o.of[r]
-	if !ok || o.over {
+	numbers, ok := r.numbers()
+	if _, known := o.relays[r]; !known || !ok || o.over {
 		return
 	}
 	toClient, near := o.x.Route(listener.Addr(), r.client.Addr())
@@ -237,8 +228,8 @@ func (o *offload) put(r *relay, ch *channel) {
 		o.delete(ch)
 		return
 	}
-	up := xdp.Flow{From: r.local, To: ch.peer, Until: until, Account: account}
-	down := xdp.Flow{From: listener, To: r.client, Channel: ch.number, Until: until, Account: account, Route: toClient}
+	up := xdp.Flow{From: r.local, To: ch.peer, Until: until, Payers: numbers}
+	down := xdp.Flow{From: listener, To: r.client, Channel: ch.number, Until: until, Payers: numbers, Route: toClient}
 	keys := [2]xdp.Key{{Remote: r.client, Local: listener, Channel: ch.number}, {Remote: ch.peer, Local: r.local}}
 	if j.own {
 		up.From, up.Hairpin = r.public, true
@@ -275,17 +266,13 @@ func (o *offload) delete(ch *channel) {
 	}
 }
 
-// release takes an account back.
 func (o *offload) release(r *relay) {
 	if o == nil {
 		return
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if n, ok := o.of[r]; ok {
-		delete(o.of, r)
-		o.accounts = append(o.accounts, n)
-	}
+	delete(o.relays, r)
 }
 
 func (o *offload) describe() string {

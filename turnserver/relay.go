@@ -32,14 +32,14 @@ type relay struct {
 	clientAddr *net.UDPAddr
 	credential credential
 	born       time.Time
+	accounts   [payers]*account // nil where nothing is bounded
 
 	mu          sync.RWMutex
 	permissions map[netip.Addr]*permission // kept until the relay closes
 	byNumber    map[uint16]*channel
 	byPeer      map[netip.AddrPort]*channel
 
-	stranger bucket     // answers to unauthenticated requests from the client's 5-tuple
-	rate     *[2]bucket // bytes, by direction
+	stranger bucket // answers to unauthenticated requests from the client's 5-tuple
 
 	live   sync.RWMutex // held for reading while another relay sends to ours
 	closed bool

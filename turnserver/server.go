@@ -30,6 +30,7 @@ type Server struct {
 	secrets     atomic.Pointer[[][]byte]
 	users       *quota[string] // allocations of each credential id, and in all
 	addresses   *addressQuota  // allocations of each client address
+	accounts    *accounts
 	connections *addressQuota
 	headers     *quota[netip.Addr] // connections of proxies that have not named their client
 	strangers   *strangers
@@ -69,6 +70,7 @@ func New(cfg Config) (*Server, error) {
 		table:       newTable(),
 		users:       newQuota[string](cfg.MaxAllocations, cfg.MaxPerUser),
 		addresses:   newAddressQuota(math.MaxInt, cfg.MaxPerAddress),
+		accounts:    newAccounts(cfg),
 		connections: newAddressQuota(cfg.MaxConnections, cfg.MaxConnectionsPerAddress),
 		headers:     newQuota[netip.Addr](cfg.MaxConnections, cfg.MaxConnections),
 		strangers:   newStrangers(),

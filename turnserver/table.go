@@ -76,7 +76,7 @@ func (t *table) open(s *Server, at relayAddr, want int, bind func(*relay) error)
 		}
 		r := &relay{
 			s: s, local: netip.AddrPortFrom(at.local, port), public: netip.AddrPortFrom(at.public, port),
-			permissions: make(map[netip.Addr]*permission), rate: new([2]bucket),
+			permissions: make(map[netip.Addr]*permission),
 		}
 		err := bind(r)
 		if portTaken(err) {

@@ -23,15 +23,20 @@ var object []byte
 // Config bounds what an Offload holds and carries.
 type Config struct {
 	Flows    int // two for each channel
-	Accounts int // allocations
+	Accounts int
 
-	// ByteTime and BurstTime are the limit of each account's token buckets, one for each direction: a byte costs ByteTime, and BurstTime may be spent in advance.
-	// ByteTime 0: no limit.
-	ByteTime, BurstTime time.Duration
+	// Rates are the limits of the accounts that a flow's packets are paid from, by their place in Flow.Payers.
+	Rates [Payers]Rate
 
 	// LongestDatagram: one of this length or more is left to the system.
 	LongestDatagram int
 }
+
+// Payers is how many accounts pay for a flow's packets, all of them or none.
+const Payers = 3
+
+// Rate is the limit of an account's token buckets: a byte costs Byte, a packet Packet, and as much as the bursts may be spent in advance. 0: no limit.
+type Rate struct{ Byte, ByteBurst, Packet, PacketBurst time.Duration }
 
 // Offload is the program in the kernel, with its tables. Its methods may be called from any goroutine.
 type Offload struct {
@@ -65,13 +70,13 @@ type Flow struct {
 	Channel  uint16
 	Hairpin  bool
 	Until    time.Time
-	Account  uint32
+	Payers   [Payers]uint32 // accounts; what has no Rate is not looked at
 	Route    Route
 }
 
-// Account is an allocation's two token buckets, to its peers and from them, in memory that the program shares: each word is the Unix time, in ns, at which its
-// bucket is full again.
-type Account [2]atomic.Int64
+// Account is two token buckets, of bytes and of packets, for what goes to peers and two for what comes from them, in memory that the program shares: each word
+// is the Unix time, in ns, at which its bucket is full again.
+type Account [2][2]atomic.Int64
 
 // Tally counts what the program carried.
 type Tally struct{ Packets, Bytes uint64 }
@@ -95,8 +100,8 @@ type flowBytes struct {
 	Until            int64
 	Next             address
 	Interface, MTU   uint32
-	Account          uint32
 	Redirect         uint32
+	Payers           [Payers]uint32
 }
 
 type neighbour struct {
@@ -118,7 +123,7 @@ func Load(cfg Config) (*Offload, error) {
 	spec.Maps["flows"].MaxEntries = uint32(cfg.Flows)
 	spec.Maps["accounts"].MaxEntries = uint32(cfg.Accounts)
 	for name, value := range map[string]any{
-		"byte_time": int64(cfg.ByteTime), "burst_time": int64(cfg.BurstTime), "longest_datagram": uint32(cfg.LongestDatagram),
+		"rates": cfg.Rates, "longest_datagram": uint32(cfg.LongestDatagram),
 	} {
 		if err := spec.Variables[name].Set(value); err != nil {
 			return nil, fmt.Errorf("xdp: %w", err)
@@ -182,7 +187,7 @@ func (o *Offload) SetClock(now time.Time) error {
 func (o *Offload) Put(k Key, f Flow) error {
 	value := flowBytes{
 		From: f.From.Addr().As16(), To: f.To.Addr().As16(), FromPort: portOf(f.From.Port()), ToPort: portOf(f.To.Port()),
-		Channel: portOf(f.Channel), Hairpin: bit(f.Hairpin), Until: f.Until.UnixNano(), Account: f.Account,
+		Channel: portOf(f.Channel), Hairpin: bit(f.Hairpin), Until: f.Until.UnixNano(), Payers: f.Payers,
 		Next: f.Route.next.As16(), Interface: uint32(f.Route.out), MTU: uint32(f.Route.mtu),
 	}
 	if f.Route.redirect {

@@ -68,7 +68,7 @@ func load(t testing.TB, change func(*Config)) *Offload {
 	put(t, o, Key{Remote: client, Local: listener, Channel: 0x4000}, Flow{From: relayed, To: peer, Until: until, Route: way})
 	put(t, o, Key{Remote: peer, Local: relayed}, Flow{From: listener, To: client, Channel: 0x4000, Until: until, Route: way})
 	put(t, o, Key{Remote: client, Local: listener, Channel: 0x4001}, Flow{From: outer, To: outer2, Hairpin: true, Until: until})
-	put(t, o, Key{Remote: outer, Local: outer2, Inside: true}, Flow{From: listener, To: second, Channel: 0x5002, Until: until, Account: 1, Route: way})
+	put(t, o, Key{Remote: outer, Local: outer2, Inside: true}, Flow{From: listener, To: second, Channel: 0x5002, Until: until, Payers: [Payers]uint32{1}, Route: way})
 	put(t, o, Key{Remote: client6, Local: listener6, Channel: 0x4000}, Flow{From: relayed6, To: peer6, Until: until, Route: way6})
 	put(t, o, Key{Remote: peer6, Local: relayed6}, Flow{From: listener6, To: client6, Channel: 0x4000, Until: until, Route: way6})
 	return o
@@ -328,7 +328,7 @@ func TestFlowsEnd(t *testing.T) {
 
 // TestBandwidth: buckets are those of the allocation, each direction has one, and between clients both ends pay or none.
 func TestBandwidth(t *testing.T) {
-	o := load(t, func(c *Config) { c.ByteTime, c.BurstTime = time.Hour, 100*time.Hour })
+	o := load(t, func(c *Config) { c.Rates[0] = Rate{Byte: time.Hour, ByteBurst: 100 * time.Hour} })
 	count := func(packet []byte) (n int) {
 		for range 30 {
 			if verdict, _ := o.run(t, packet); verdict == sent {
@@ -340,8 +340,8 @@ func TestBandwidth(t *testing.T) {
 	there, back := datagram(client, listener, header(0x4000, 10)+"0123456789"), datagram(peer, relayed, "0123456789")
 	across := datagram(client, listener, header(0x4001, 10)+"0123456789")
 	now := time.Now().UnixNano()
-	o.Account(0)[0].Store(now + int64(50*time.Hour)) // what the sockets have spent
-	o.Account(1)[1].Store(now + int64(80*time.Hour))
+	o.Account(0)[0][0].Store(now + int64(50*time.Hour)) // what the sockets have spent
+	o.Account(1)[1][0].Store(now + int64(80*time.Hour))
 	if n := count(across); n != 2 {
 		t.Errorf("%d between clients, want 2", n)
 	}
@@ -351,8 +351,68 @@ func TestBandwidth(t *testing.T) {
 	if n := count(back); n != 10 {
 		t.Errorf("%d from the peer, want 10", n)
 	}
-	if full := o.Account(0)[1].Load() - now; full < int64(99*time.Hour) || full > int64(101*time.Hour) {
+	if full := o.Account(0)[1][0].Load() - now; full < int64(99*time.Hour) || full > int64(101*time.Hour) {
 		t.Errorf("the account says %v", time.Duration(full))
+	}
+}
+
+// TestPayers: the accounts of a flow, with bounds of bytes and of packets, all pay for a packet or none does; and between clients neither do those of the other end.
+func TestPayers(t *testing.T) {
+	const start = 100 // bytes and packets in each account, a packet of 10 bytes for each
+	o := load(t, func(c *Config) {
+		for i := range c.Rates {
+			c.Rates[i] = Rate{Byte: time.Hour, ByteBurst: start * time.Hour, Packet: 10 * time.Hour, PacketBurst: start * time.Hour}
+		}
+		c.Accounts = 6
+	})
+	until, way := time.Now().Add(time.Minute), Route{next: gateway, out: 1, mtu: 1500}
+	payers, others := [Payers]uint32{0, 1, 2}, [Payers]uint32{3, 4, 5}
+	put(t, o, Key{Remote: client, Local: listener, Channel: 0x4000}, Flow{From: relayed, To: peer, Until: until, Route: way, Payers: payers})
+	put(t, o, Key{Remote: client, Local: listener, Channel: 0x4001}, Flow{From: outer, To: outer2, Hairpin: true, Until: until, Payers: payers})
+	put(t, o, Key{Remote: outer, Local: outer2, Inside: true}, Flow{From: listener, To: second, Channel: 0x5002, Until: until, Route: way, Payers: others})
+	there := datagram(client, listener, header(0x4000, 10)+"0123456789")
+	across := datagram(client, listener, header(0x4001, 10)+"0123456789")
+	for account := range uint32(6) {
+		for kind := range 2 {
+			direction, packet := 0, there
+			if account > 2 {
+				direction, packet = 1, across
+			}
+			now := time.Now().UnixNano()
+			for n := range uint32(6) {
+				for d := range 2 {
+					o.Account(n)[d][0].Store(now)
+					o.Account(n)[d][1].Store(now)
+				}
+			}
+			o.Account(account)[direction][kind].Store(now + int64(75*time.Hour)) // two packets are left
+			passed := 0
+			for range 5 {
+				if verdict, _ := o.run(t, packet); verdict == sent {
+					passed++
+				}
+			}
+			if passed != 2 {
+				t.Errorf("account %d, bucket %d: %d packets passed, want 2", account, kind, passed)
+			}
+			for n := range uint32(6) {
+				for d := range 2 {
+					for k := range 2 {
+						spent := time.Duration(o.Account(n)[d][k].Load() - now)
+						want := time.Duration(0)
+						if d == 0 && n < 3 || d == 1 && n >= 3 && account > 2 {
+							want = 20 * time.Hour
+						}
+						if n == account && d == direction && k == kind {
+							want += 75 * time.Hour
+						}
+						if spent < want || spent > want+time.Minute {
+							t.Errorf("account %d, bucket %d: of account %d, direction %d, bucket %d %v is spent, want %v", account, kind, n, d, k, spent, want)
+						}
+					}
+				}
+			}
+		}
 	}
 }
 

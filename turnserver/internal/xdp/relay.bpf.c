@@ -5,7 +5,7 @@
 //  1. forward reads it. Whatever is not a whole UDP datagram in an unfragmented IP packet without options goes on to the system.
 //  2. The flows map says what becomes of it: a client's ChannelData goes to the peer without its header, a peer's packet to the client with one, and
 //     between two clients of this relay the number in the header changes.
-//  3. What is over: permission (until), bandwidth (spend), route (the neighbours map), goes on to the system too. There the relay's
+//  3. What is over: permission (until), bandwidth and packets (spend), route (the neighbours map), goes on to the system too. There the relay's
 //     own process decides, in the same way as without this program.
 //  4. What passes gets new headers and leaves, with class of service, congestion marks and DF as they came.
 //
@@ -52,6 +52,8 @@ struct key {
 	u16 inside;  // 1: from another allocation of this relay. Such a packet never comes from outside
 };
 
+enum { PAYERS = 3 };
+
 struct flow {
 	struct address from, to; // of the packet that leaves
 	u16 from_port, to_port;
@@ -60,8 +62,8 @@ struct flow {
 	s64 until;   // Unix time, ns
 	struct address next; // the next hop, a neighbour on interface
 	u32 interface, mtu;
-	u32 allocation; // whose bandwidth it takes
-	u32 redirect;   // 1: the packet may leave by another interface than it came by
+	u32 redirect;      // 1: the packet may leave by another interface than it came by
+	u32 payer[PAYERS]; // accounts: of the allocation, its user and its client's address
 };
 
 struct neighbour {
@@ -73,8 +75,18 @@ struct link {
 	u8 to[6], from[6];
 };
 
+struct purse {
+	s64 bytes, packets; // the words of two buckets, as in turnserver's limit.go, which shares this memory
+};
+
 struct account {
-	s64 full[2]; // by direction: the bucket's word, as in turnserver's limit.go, which shares this memory
+	struct purse of[2]; // by direction
+};
+
+// What an account gains. The times are in ns; 0: no bound.
+struct rate {
+	s64 byte, byte_burst;     // in which it may send another byte, and how far ahead of time it may be
+	s64 packet, packet_burst; // likewise a packet
 };
 
 struct tally {
@@ -114,10 +126,9 @@ struct {
 	type_of(value, struct tally);
 } carried SEC(".maps");
 
-volatile s64 unix_offset;            // of Unix time to the monotonic clock
-volatile const s64 byte_time;        // in which an allocation may send another byte, ns; 0: no limit
-volatile const s64 burst_time;       // how far ahead of time it may be
-volatile const u32 longest_datagram; // a payload of this length or more is the system's
+volatile s64 unix_offset;                 // of Unix time to the monotonic clock
+volatile const struct rate rates[PAYERS]; // of the accounts of each kind
+volatile const u32 longest_datagram;      // a payload of this length or more is the system's
 
 struct ethernet {
 	u8 to[6], from[6];
@@ -186,20 +197,14 @@ static inline u64 sum_of_packet(void *from, void *to, void *limit)
 	return total;
 }
 
-// spend is bucket.take of limit.go, on the same word.
-static inline int spend(u32 allocation, int direction, u32 bytes, s64 now)
+// take is bucket.take of limit.go, on the same word.
+static inline int take(s64 *full, s64 cost, s64 burst, s64 now)
 {
-	if (!byte_time)
-		return 1;
-	struct account *account = bpf_map_lookup_elem(&accounts, &allocation);
-	if (!account)
-		return 0;
-	s64 *full = &account->full[direction];
 #pragma unroll
 	for (int i = 0; i < 4; i++) {
 		s64 old = *(volatile s64 *)full;
-		s64 next = (old > now ? old : now) + bytes * byte_time;
-		if (next - now > burst_time)
+		s64 next = (old > now ? old : now) + cost;
+		if (next - now > burst)
 			return 0;
 		if (__sync_val_compare_and_swap(full, old, next) == old)
 			return 1;
@@ -207,11 +212,44 @@ static inline int spend(u32 allocation, int direction, u32 bytes, s64 now)
 	return 0;
 }
 
-static inline void refund(u32 allocation, int direction, u32 bytes)
+static inline struct purse *purse_of(const struct flow *flow, int payer, int direction)
 {
-	struct account *account = byte_time ? bpf_map_lookup_elem(&accounts, &allocation) : 0;
-	if (account)
-		__sync_fetch_and_add(&account->full[direction], -(s64)(bytes * byte_time));
+	u32 number = flow->payer[payer];
+	struct account *account = bpf_map_lookup_elem(&accounts, &number);
+	return account ? &account->of[direction] : 0;
+}
+
+// refund gives back what the first so many payers have paid.
+static inline void refund(const struct flow *flow, int direction, u32 bytes, int payers)
+{
+#pragma unroll
+	for (int i = 0; i < PAYERS; i++) {
+		struct purse *purse;
+		if (i >= payers || !rates[i].byte && !rates[i].packet || !(purse = purse_of(flow, i, direction)))
+			continue;
+		__sync_fetch_and_add(&purse->bytes, -(s64)(bytes * rates[i].byte));
+		__sync_fetch_and_add(&purse->packets, -rates[i].packet);
+	}
+}
+
+// spend has every payer of a flow pay for a packet, or none (relay.spend in account.go).
+static inline int spend(const struct flow *flow, int direction, u32 bytes, s64 now)
+{
+#pragma unroll
+	for (int i = 0; i < PAYERS; i++) {
+		if (!rates[i].byte && !rates[i].packet)
+			continue;
+		struct purse *purse = purse_of(flow, i, direction);
+		s64 cost = bytes * rates[i].byte;
+		if (purse && (!cost || take(&purse->bytes, cost, rates[i].byte_burst, now))) {
+			if (!rates[i].packet || take(&purse->packets, rates[i].packet, rates[i].packet_burst, now))
+				continue;
+			__sync_fetch_and_add(&purse->bytes, -cost);
+		}
+		refund(flow, direction, bytes, i);
+		return 0;
+	}
+	return 1;
 }
 
 static inline void count(u32 direction, u32 bytes)
@@ -307,19 +345,18 @@ static inline int forward(struct xdp_md *ctx, const int v6)
 
 	// From here on the packet is ours, so it is paid for.
 	int to_peer = key.channel != 0, from_peer = !to_peer || flow->hairpin;
-	u32 payer = flow->allocation;
-	if (to_peer && !spend(payer, TO_PEER, size, now))
+	if (to_peer && !spend(flow, TO_PEER, size, now))
 		return XDP_PASS;
-	if (from_peer && !spend(out->allocation, FROM_PEER, size, now)) {
+	if (from_peer && !spend(out, FROM_PEER, size, now)) {
 		if (to_peer)
-			refund(payer, TO_PEER, size);
+			refund(flow, TO_PEER, size, PAYERS);
 		return XDP_PASS;
 	}
 	if (delta && bpf_xdp_adjust_head(ctx, -delta)) { // a driver without room before the packet
 		if (from_peer)
-			refund(out->allocation, FROM_PEER, size);
+			refund(out, FROM_PEER, size, PAYERS);
 		else
-			refund(payer, TO_PEER, size);
+			refund(flow, TO_PEER, size, PAYERS);
 		return XDP_PASS;
 	}
 	if (to_peer)
