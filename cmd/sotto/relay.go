@@ -36,11 +36,12 @@ type relayFlags struct {
 	proxies    []string
 	secretFile string
 	quota      int
-	bandwidth, userBandwidth, addressBandwidth,
-	userPackets, addressPackets int
-	drain     time.Duration
-	dataPlane string
-	offload   string
+	drain      time.Duration
+	dataPlane  string
+	offload    string
+
+	bandwidth, userBandwidth, addressBandwidth int // bytes a second
+	userPackets, addressPackets                int // a second
 }
 
 func (r *relayFlags) define(flags *pflag.FlagSet) {
