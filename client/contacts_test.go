@@ -252,3 +252,41 @@ func TestTooManyStrangers(t *testing.T) {
 		t.Errorf("%d contacts", n)
 	}
 }
+
+// Somebody calls under another key than the one that is pinned: that is said, and nothing rings; neither does anything when they are called.
+// Once the key is accepted the user is told of the call that was missed.
+func TestCallUnderAnotherKey(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	alice, bob := anotherBob(t, w)
+	bob.wait(func(w *timing) { w.Reach = 500 * time.Millisecond })
+	call, err := bob.Call(patience(t), "alice", CallOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	said := false
+	for ctx := patience(t); !said; {
+		select {
+		case e := <-alice.Events():
+			switch e := e.(type) {
+			case IncomingCall, *MissedCall:
+				t.Fatalf("%T", e)
+			case IdentityChanged:
+				said = e.Contact.Username == "bob" && e.Contact.Changed
+			}
+		case <-ctx.Done():
+			t.Fatal("nothing is said of the other key")
+		}
+	}
+	awaitEnd(t, &end{Call: call}, Unreachable) // no device of alice's has said that it rings
+	var changed *IdentityChangedError
+	if _, err := alice.Call(patience(t), "bob", CallOptions{}); !errors.As(err, &changed) {
+		t.Errorf("calling: %v", err)
+	}
+	quiet[IncomingCall](t, alice)
+	eventually(t, "offer, hangup and missed call are held back", func() bool { return len(alice.store.list(recordHeld)) >= 3 })
+	if err := alice.AcceptIdentity(patience(t), "bob", alice.number(t, "bob")); err != nil {
+		t.Fatal(err)
+	}
+	alice.misses(t, call.ID())
+}
