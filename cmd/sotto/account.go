@@ -164,8 +164,8 @@ func readPassphrase(file string) ([]byte, error) {
 	return bytes.TrimSuffix(line, []byte("\r")), nil
 }
 
-// open opens the account that the flags name, without connecting it.
-func (c *clientFlags) open(relayOnly bool) (*client.Client, error) {
+// open opens the account that the flags name, without connecting it. calls say what its calls are like.
+func (c *clientFlags) open(calls mediaFlags) (*client.Client, error) {
 	directory, err := c.account.find()
 	if err != nil {
 		return nil, err
@@ -174,6 +174,6 @@ func (c *clientFlags) open(relayOnly bool) (*client.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	options.RelayOnly = relayOnly
+	options.RelayOnly, options.VariableRate = calls.relayOnly, calls.variableRate
 	return client.Open(directory, options)
 }

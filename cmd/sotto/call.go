@@ -60,7 +60,7 @@ Examples:
 				return err
 			}
 			defer tracks.Close()
-			c, err := f.open(m.relayOnly)
+			c, err := f.open(m)
 			if err != nil {
 				return err
 			}

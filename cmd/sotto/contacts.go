@@ -58,7 +58,7 @@ Examples:
 			if number != "" && (len(args) == 0 || args[0] != "accept") {
 				return usagef("--number goes with \"accept USER\"")
 			}
-			c, err := f.open(false)
+			c, err := f.open(mediaFlags{})
 			if err != nil {
 				return err
 			}

@@ -77,7 +77,7 @@ Examples:
 			if adding && !f.yes && (out.json || !term.IsTerminal(int(os.Stdin.Fd()))) {
 				return usagef("there is no terminal to ask on: with --yes whoever has the code is added")
 			}
-			c, err := f.client.open(false)
+			c, err := f.client.open(mediaFlags{})
 			if err != nil {
 				return err
 			}

@@ -86,7 +86,7 @@ Examples:
 			if err := errors.Join(l.check(), m.check()); err != nil {
 				return err
 			}
-			c, err := f.open(m.relayOnly)
+			c, err := f.open(m)
 			if err != nil {
 				return err
 			}

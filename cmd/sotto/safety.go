@@ -60,7 +60,7 @@ Examples:
 			if f.compare != "" && (f.qr || f.png != "") {
 				return usagef("--compare reads what USER shows, --qr and --png show: use one at a time")
 			}
-			c, err := f.client.open(false)
+			c, err := f.client.open(mediaFlags{})
 			if err != nil {
 				return err
 			}

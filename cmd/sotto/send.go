@@ -56,7 +56,7 @@ Examples:
 			if text == "" {
 				return usagef("there is nothing to send")
 			}
-			c, err := f.open(false)
+			c, err := f.open(mediaFlags{})
 			if err != nil {
 				return err
 			}
