@@ -38,6 +38,10 @@ var realTiming = timing{
 	sealCall: 10 * time.Second, sealText: 30 * time.Second, unused: 5 * time.Minute,
 }
 
+// An offer from before this device was linked has waited at the server, and so may the hangup behind it have. It is looked at so much later:
+// then a call that is over does not ring for a moment.
+const waitedOffer = 500 * time.Millisecond
+
 var errFlooded = errors.New("the other end sent more messages than a call has")
 
 // calls are all calls of this device.
@@ -204,12 +208,19 @@ func (s *calls) onCallContent(from *contact, device uint8, content *wire.Content
 		return
 	}
 	_, spare := content.GetCall().GetBody().(*wire.CallMessage_Candidates)
-	s.box.fromPeer(from.Account, spare, func() { s.receive(from, device, content) }, func() {
-		id := callNamed(content)
-		if o := s.table[id]; o != nil && o.peer.Account == from.Account {
-			s.step(callflow.Fault{Call: id, Err: errFlooded})
-		}
-	})
+	take := func() {
+		s.box.fromPeer(from.Account, spare, func() { s.receive(from, device, content) }, func() {
+			id := callNamed(content)
+			if o := s.table[id]; o != nil && o.peer.Account == from.Account {
+				s.step(callflow.Fault{Call: id, Err: errFlooded})
+			}
+		})
+	}
+	if content.GetCall().GetOffer() != nil && content.GetTimestamp() < s.c.linked.Load() {
+		time.AfterFunc(waitedOffer, take)
+		return
+	}
+	take()
 }
 
 // receive lets the flow decide about what another device sent.
@@ -311,3 +322,20 @@ func (s *calls) with(peer uuid.UUID) bool {
 
 // networkChanged lets calls look for another path at once.
 func (s *calls) networkChanged() { s.box.post(func() { s.step(callflow.NetworkChanged{}) }) }
+
+// devicesRemoved ends what there is with devices that are no longer their account's.
+func (s *calls) devicesRemoved(gone []callflow.Address) {
+	for _, a := range gone {
+		s.box.post(func() { s.step(callflow.DeviceRemoved{Address: a}) })
+	}
+}
+
+// cutOff ends all calls when the server will have nothing more to do with this device: it was removed from its account, or another process
+// has taken its place.
+func (s *calls) cutOff(reason error) {
+	s.box.post(func() {
+		for id := range s.table {
+			s.step(callflow.Fault{Call: id, Err: reason})
+		}
+	})
+}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"sotto/client/callflow"
 	"sotto/e2ee/linking"
 	"sotto/e2ee/ratchet"
 	"sotto/wire"
@@ -135,6 +136,12 @@ func (c *Client) takeList(p *contact, v *verified, change func(*contact), also f
 		remote, err := p.remote(a.Device)
 		return err != nil || !bytes.Equal(v.list.IdentityOf(uint32(a.Device)), remote.Identity.Bytes())
 	})
+	var gone []callflow.Address
+	for _, d := range p.devices() {
+		if !bytes.Equal(v.list.IdentityOf(uint32(d.id)), d.identity) {
+			gone = append(gone, callflow.Address{Account: callflow.Account(p.Account), Device: d.id})
+		}
+	}
 	p, err := c.changeContact(p, func(p *contact) {
 		p.Epoch, p.List, p.Signature, p.listed = v.list.Epoch, v.signed.List, v.signed.Signature, v.list
 		change(p)
@@ -146,6 +153,7 @@ func (c *Client) takeList(p *contact, v *verified, change func(*contact), also f
 		return nil, err
 	}
 	c.forget(past, nil)
+	c.calls.devicesRemoved(gone)
 	if p.Account == c.account.Account {
 		c.epoch.Store(p.Epoch)
 		c.lists.wake()

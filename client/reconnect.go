@@ -82,6 +82,7 @@ func (c *Client) keepLinked(ctx context.Context) {
 		if errors.Is(err, ErrReplaced) || errors.Is(err, ErrUnauthenticated) {
 			c.link.set(nil, err)
 			c.log.Error("the link to the server ended for good", "reason", err)
+			c.calls.cutOff(err)
 			c.events.offer(LinkDown{Err: err, Final: true})
 			return
 		}
@@ -158,6 +159,7 @@ func (c *Client) serveLink(ctx context.Context) error {
 	if doubt != 0 {
 		c.log.Warn("the clocks of server and device disagree: one of them must be set", "difference", doubt)
 	}
+	c.linked.Store(timestamp(c.now()))
 	c.newServer()
 	serving.Go(func() { c.keepTold(ctx, l) })
 	serving.Go(func() { c.keepCertified(ctx, l) })
