@@ -20,16 +20,14 @@ import (
 	"sotto/turncred"
 )
 
-// TestStrangersGetLittle floods the relay with every request that somebody without a credential can make it answer, the shortest possible, and
+// testStrangersGetLittle floods the relay with every request that somebody without a credential can make it answer, the shortest possible, and
 // counts what comes back: never more than 3.2 times as much, and after a burst next to nothing. The client of an allocation at
 // the same address does not suffer.
-func TestStrangersGetLittle(t *testing.T) { forEachDataPlane(t, testStrangersGetLittle) }
-
 func testStrangersGetLittle(t *testing.T, plane string) {
 	s := startRelay(t, plane, func(c *Config) { c.Realm = strings.Repeat("r", maxRealm) })
 	alice := newRawClient(t, s, "alice")
 	alice.mustSucceed(stun.MethodAllocate, udpTransport)
-	conn, err := net.Dial("udp4", s.Addrs().UDP[0].String())
+	conn, err := world.dial(s.Addrs().UDP[0])
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -83,9 +81,7 @@ func testStrangersGetLittle(t *testing.T, plane string) {
 	}
 }
 
-// TestGuessingIsSilenced: wrong passwords are answered like any stranger.
-func TestGuessingIsSilenced(t *testing.T) { forEachDataPlane(t, testGuessingIsSilenced) }
-
+// testGuessingIsSilenced: wrong passwords are answered like any stranger.
 func testGuessingIsSilenced(t *testing.T, plane string) {
 	s := startRelay(t, plane, nil)
 	mallory := newRawClient(t, s, "alice")
@@ -120,9 +116,7 @@ func TestBucket(t *testing.T) {
 	}
 }
 
-// TestBandwidth: what exceeds the bound of an allocation is lost, each way.
-func TestBandwidth(t *testing.T) { forEachDataPlane(t, testBandwidth) }
-
+// testBandwidth: what exceeds the bound of an allocation is lost, each way.
 func testBandwidth(t *testing.T, plane string) {
 	frozen := time.Now()
 	s := startRelay(t, plane, func(cfg *Config) {
@@ -268,9 +262,7 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 	}
 }
 
-// TestPortsRunOut: the range is used up to its last port, and says so.
-func TestPortsRunOut(t *testing.T) { forEachDataPlane(t, testPortsRunOut) }
-
+// testPortsRunOut: the range is used up to its last port, and says so.
 func testPortsRunOut(t *testing.T, plane string) {
 	probe := listenOn(t, "127.0.0.1")
 	port := addrPort(probe.LocalAddr()).Port()
@@ -287,12 +279,8 @@ func testPortsRunOut(t *testing.T, plane string) {
 	newRawClient(t, s, "bob").mustSucceed(stun.MethodAllocate, udpTransport)
 }
 
-// TestOtherErrorsEndTheSearchForAPort: a port in use is passed over; any other error, here of an address that this machine has not, ends the search at
+// testOtherErrorsEndTheSearchForAPort: a port in use is passed over; any other error, here of an address that this machine has not, ends the search at
 // the first of 16,384 ports, for the goroutine that serves all clients is waiting.
-func TestOtherErrorsEndTheSearchForAPort(t *testing.T) {
-	forEachDataPlane(t, testOtherErrorsEndTheSearchForAPort)
-}
-
 func testOtherErrorsEndTheSearchForAPort(t *testing.T, plane string) {
 	s := startRelay(t, plane, func(c *Config) { c.RelayPorts = PortRange{} })
 	at := s.relays[0]
@@ -311,9 +299,7 @@ func testOtherErrorsEndTheSearchForAPort(t *testing.T, plane string) {
 	}
 }
 
-// TestMetrics: they obey Prometheus's conventions, and no series is named after anybody.
-func TestMetrics(t *testing.T) { forEachDataPlane(t, testMetrics) }
-
+// testMetrics: they obey Prometheus's conventions, and no series is named after anybody.
 func testMetrics(t *testing.T, plane string) {
 	s := startRelay(t, plane, nil)
 	newRawClient(t, s, "alice").mustSucceed(stun.MethodAllocate, udpTransport)

@@ -42,10 +42,26 @@ func (f *frontend) authenticate(a *turn.RequestAttributes) (userID string, key [
 	return "", nil, false
 }
 
-// judged counts the signatures that pion found wrong: those on a live allocation, whose key authenticate hands out unseen.
+// judged is told what pion found of a signature. It counts the wrong ones: those on a live allocation, whose key authenticate hands out unseen. And it answers
+// requests where pion is silent: to an allocation that is not there, such as that of a client which does not know that the relay was started anew, and to
+// somebody else's (RFC 8656 section 5).
 func (f *frontend) judged(_, _ net.Addr, _, _, _, _ string, ok bool) {
-	if !ok {
-		f.s.metrics.refusedAuth.Inc()
+	e, m := &f.exchange, f.s.metrics
+	code := stun.CodeAllocMismatch
+	switch {
+	case !ok:
+		m.refusedAuth.Inc()
+		return
+	case e.method == stun.MethodAllocate || e.relay != nil && e.relay.credential.id == e.credential.id:
+		return
+	case e.relay != nil:
+		code = stun.CodeWrongCredentials
+	}
+	m.refusedAllocation.Inc()
+	if b := f.refusal(code); f.mayAnswer(len(b)) {
+		f.socket.write(b, e.client)
+	} else {
+		m.droppedSilenced.Inc()
 	}
 }
 

@@ -10,9 +10,7 @@ import (
 	"sotto/turncred"
 )
 
-// TestCallOutlivesItsCredential: with the credential expired the allocation is refreshed and opens new peers; nothing new begins with it.
-func TestCallOutlivesItsCredential(t *testing.T) { forEachDataPlane(t, testCallOutlivesItsCredential) }
-
+// testCallOutlivesItsCredential: with the credential expired the allocation is refreshed and opens new peers; nothing new begins with it.
 func testCallOutlivesItsCredential(t *testing.T, plane string) {
 	c := &clock{}
 	s := startRelay(t, plane, func(cfg *Config) { cfg.tune.now = c.now })
@@ -50,11 +48,7 @@ func testCallOutlivesItsCredential(t *testing.T, plane string) {
 	}
 }
 
-// TestPionClientRefreshesAfterExpiry is the same with the client that ICE uses, its own timers and a short allocation.
-func TestPionClientRefreshesAfterExpiry(t *testing.T) {
-	forEachDataPlane(t, testPionClientRefreshesAfterExpiry)
-}
-
+// testPionClientRefreshesAfterExpiry is the same with the client that ICE uses, its own timers and a short allocation.
 func testPionClientRefreshesAfterExpiry(t *testing.T, plane string) {
 	c := &clock{}
 	s := startRelay(t, plane, func(cfg *Config) { cfg.tune.now, cfg.tune.lifetime = c.now, 2*time.Second })
@@ -66,9 +60,7 @@ func testPionClientRefreshesAfterExpiry(t *testing.T, plane string) {
 	exchangeBothWays(t, conn, other.LocalAddr(), other, conn.LocalAddr())
 }
 
-// TestSecretsRotate: both secrets are good while both are configured; a call set up with the old one survives its removal.
-func TestSecretsRotate(t *testing.T) { forEachDataPlane(t, testSecretsRotate) }
-
+// testSecretsRotate: both secrets are good while both are configured; a call set up with the old one survives its removal.
 func testSecretsRotate(t *testing.T, plane string) {
 	fresh := []byte("the secret that replaces it")
 	s := startRelay(t, plane, nil)
@@ -80,11 +72,22 @@ func testSecretsRotate(t *testing.T, plane string) {
 	if code := codeOf(withFresh().request(stun.MethodAllocate, udpTransport)); code != 400 {
 		t.Errorf("a secret nobody configured: code %d", code)
 	}
-	alice := newRawClient(t, s, "alice")
+	alice, other := newRawClient(t, s, "alice"), listenOn(t, "127.0.0.2")
 	alice.mustSucceed(stun.MethodAllocate, udpTransport)
+	alice.mustSucceed(stun.MethodChannelBind, channelAttr(0x4000), peerAttr(addrPort(other.LocalAddr())))
+	passes := func(when string) {
+		t.Helper()
+		_, _ = alice.conn.Write([]byte{0x40, 0, 0, 4, 'd', 'a', 't', 'a'})
+		_ = other.SetReadDeadline(time.Now().Add(3 * time.Second))
+		if _, err := other.Read(make([]byte, 100)); err != nil {
+			t.Errorf("%s nothing passes: %v", when, err)
+		}
+	}
+	passes("with the old secret")
 	if err := s.SetSecrets([][]byte{testSecret, fresh}); err != nil {
 		t.Fatal(err)
 	}
+	passes("with both")
 	withFresh().mustSucceed(stun.MethodAllocate, udpTransport)
 	newRawClient(t, s, "carol").mustSucceed(stun.MethodAllocate, udpTransport)
 	if err := s.SetSecrets([][]byte{fresh}); err != nil {
@@ -93,15 +96,16 @@ func testSecretsRotate(t *testing.T, plane string) {
 	if code := codeOf(newRawClient(t, s, "carol").request(stun.MethodAllocate, udpTransport)); code != 400 {
 		t.Errorf("the retired secret: code %d", code)
 	}
+	passes("with the new secret")
 	alice.mustSucceed(stun.MethodRefresh)
+	alice.mustSucceed(stun.MethodChannelBind, channelAttr(0x4000), peerAttr(addrPort(other.LocalAddr())))
+	passes("once refreshed")
 	if s.SetSecrets(nil) == nil || s.SetSecrets([][]byte{[]byte("short")}) == nil {
 		t.Error("no secret, or a short one, was accepted")
 	}
 }
 
-// TestQuotas: by user over several addresses, by address over several users, in all; and given back.
-func TestQuotas(t *testing.T) { forEachDataPlane(t, testQuotas) }
-
+// testQuotas: by user over several addresses, by address over several users, in all; and given back.
 func testQuotas(t *testing.T, plane string) {
 	for _, c := range []struct {
 		name   string

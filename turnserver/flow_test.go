@@ -15,9 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 )
 
-// TestEndsUnderTraffic ends what lets packets pass, while packets pass in both directions: then none does any more, at once, and what is renewed passes again.
-func TestEndsUnderTraffic(t *testing.T) { forEachDataPlane(t, testEndsUnderTraffic) }
-
+// testEndsUnderTraffic ends what lets packets pass, while packets pass in both directions: then none does any more, at once, and what is renewed passes again.
 func testEndsUnderTraffic(t *testing.T, plane string) {
 	for _, c := range []struct {
 		name       string
@@ -129,9 +127,7 @@ func settled(t *testing.T, s *Server) {
 	eventually(t, "packets are dropped", func() bool { return dropped() > before+20 })
 }
 
-// TestChannelRebinding: a channel is bound to one peer and a peer to one channel (RFC 8656 section 12.2), until the binding expires.
-func TestChannelRebinding(t *testing.T) { forEachDataPlane(t, testChannelRebinding) }
-
+// testChannelRebinding: a channel is bound to one peer and a peer to one channel (RFC 8656 section 12.2), until the binding expires.
 func testChannelRebinding(t *testing.T, plane string) {
 	s := startRelay(t, plane, func(cfg *Config) { cfg.tune.channel = 400 * time.Millisecond })
 	alice, first, second := newRawClient(t, s, "alice"), listenOn(t, "127.0.0.2"), listenOn(t, "127.0.0.2")
@@ -162,9 +158,7 @@ func testChannelRebinding(t *testing.T, plane string) {
 	}
 }
 
-// TestMixedTransports: clients of different listeners hear each other: by UDP on two addresses and on all of them, and by TCP.
-func TestMixedTransports(t *testing.T) { forEachDataPlane(t, testMixedTransports) }
-
+// testMixedTransports: clients of different listeners hear each other: by UDP on two addresses and on all of them, and by TCP.
 func testMixedTransports(t *testing.T, plane string) {
 	s := startRelay(t, plane, func(c *Config) {
 		overStreams(t, c)
@@ -208,9 +202,7 @@ func testMixedTransports(t *testing.T, plane string) {
 	}
 }
 
-// TestUnreachablePeer: errors that the network reports for one peer (ICMP) take nothing from the others.
-func TestUnreachablePeer(t *testing.T) { forEachDataPlane(t, testUnreachablePeer) }
-
+// testUnreachablePeer: errors that the network reports for one peer (ICMP) take nothing from the others.
 func testUnreachablePeer(t *testing.T, plane string) {
 	s := startRelay(t, plane, nil)
 	alice, other, gone := newRawClient(t, s, "alice"), listenOn(t, "127.0.0.2"), listenOn(t, "127.0.0.2")
@@ -229,9 +221,7 @@ func testUnreachablePeer(t *testing.T, plane string) {
 	}
 }
 
-// TestSizes: packets of every kind of length pass whole and in order, empty ones too; the longest that are dropped are the same in all data planes.
-func TestSizes(t *testing.T) { forEachDataPlane(t, testSizes) }
-
+// testSizes: packets of every kind of length pass whole and in order, empty ones too; the longest that are dropped are the same in all data planes.
 func testSizes(t *testing.T, plane string) {
 	s := startRelay(t, plane, nil)
 	alice, other := newRawClient(t, s, "alice"), listenOn(t, "127.0.0.2")
@@ -271,9 +261,7 @@ func testSizes(t *testing.T, plane string) {
 	eventually(t, "too long ones are counted", func() bool { return testutil.ToFloat64(s.metrics.droppedSize) == 3*(3+1) })
 }
 
-// TestDataIndications: without a channel the client gets what the peer sent in a Data indication.
-func TestDataIndications(t *testing.T) { forEachDataPlane(t, testDataIndications) }
-
+// testDataIndications: without a channel the client gets what the peer sent in a Data indication.
 func testDataIndications(t *testing.T, plane string) {
 	s := startRelay(t, plane, nil)
 	alice, other := newRawClient(t, s, "alice"), listenOn(t, "127.0.0.2")

@@ -125,7 +125,8 @@ func (f *frontend) admit(client netip.AddrPort, b []byte) (ok bool) {
 		return false
 	}
 	if r == nil {
-		if msg.method != stun.MethodBinding && msg.method != stun.MethodAllocate {
+		begins := msg.method == stun.MethodBinding || msg.method == stun.MethodAllocate
+		if !begins && (msg.integrity == 0 || msg.class != stun.ClassRequest) { // a signed request is answered: 437, see judged
 			m.droppedNoAllocation.Inc()
 			return false
 		}
@@ -146,7 +147,7 @@ func (f *frontend) WriteTo(b []byte, to net.Addr) (int, error) {
 	case stun.ClassSuccessResponse, stun.ClassErrorResponse:
 		f.settlePermission()
 		if f.exchange.forbidden && !authenticated {
-			b, authenticated = f.forbid(), true
+			b, authenticated = f.refusal(stun.CodeForbidden), true
 		}
 		if !authenticated && !f.mayAnswer(len(b)) {
 			f.s.metrics.droppedSilenced.Inc()
@@ -160,12 +161,12 @@ func (f *frontend) WriteTo(b []byte, to net.Addr) (int, error) {
 	return len(b), nil
 }
 
-// forbid is the answer to a peer that policy refuses: 403, signed (RFC 8656 section 12.2). pion says so to CreatePermission, but answers ChannelBind with
-// an unsigned 401, which would send a client looking for a better password.
-func (f *frontend) forbid() []byte {
+// refusal is a signed answer that pion does not give. To a peer that policy refuses it says 403 (RFC 8656 section 12.2) to CreatePermission, but answers
+// ChannelBind with an unsigned 401, which would send a client looking for a better password.
+func (f *frontend) refusal(code stun.ErrorCode) []byte {
 	e := &f.exchange
 	m, err := stun.Build(stun.NewTransactionIDSetter([stun.TransactionIDSize]byte(e.raw[8:headerSize])),
-		stun.NewType(e.method, stun.ClassErrorResponse), stun.CodeForbidden, stun.MessageIntegrity(e.credential.key))
+		stun.NewType(e.method, stun.ClassErrorResponse), code, stun.MessageIntegrity(e.credential.key))
 	if err != nil { // nothing of it comes from outside
 		f.s.log.Error("cannot write an answer", "error", err)
 		return nil

@@ -37,7 +37,7 @@ type lab struct {
 	far     int         // the other namespace
 	pass    []link.Link // programs at the far ends
 	s       atomic.Pointer[Server]
-	carries bool // the driver has something to carry in this test
+	carries bool // in this test
 }
 
 // theLab is nil in a normal run.
@@ -55,7 +55,17 @@ func init() {
 	}
 	theLab, world.client = l, labClient
 	world.dial, world.listen, world.relay, world.began, world.ending = l.dial, l.listen, l.relay, l.began, l.ending
-	world.moved = func() { l.s.Load().offload.tick() } // instead of waiting for its next one
+	world.moved = func() { // instead of waiting for the next time
+		l.s.Load().offload.tick()
+		l.s.Load().offload.again()
+	}
+	world.flows = func(s *Server) int { return s.offload.x.Flows() }
+	world.accounts = func(s *Server) int { return max(1, s.accounts.bounded()*s.cfg.MaxAllocations) }
+	world.carried = func(t *testing.T, s *Server, want uint64) {
+		if c := s.offload.x.Carried(); c[toPeer].Packets != want || c[fromPeer].Packets != want {
+			t.Errorf("of %d packets each way the driver carried %v", want, c)
+		}
+	}
 }
 
 func (l *lab) open() error {
@@ -199,6 +209,8 @@ func (l *lab) listen(ip string) (conn *net.UDPConn, err error) {
 		return conn, open(labRelay)()
 	case "127.0.0.2":
 		return conn, l.outside(open(labPeer))
+	case "::1":
+		return conn, l.outside(open(labPeer6))
 	}
 	return conn, l.outside(open(ip))
 }

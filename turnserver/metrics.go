@@ -15,7 +15,7 @@ type metrics struct {
 	toPeer, toPeerBytes     prometheus.Counter
 	fromPeer, fromPeerBytes prometheus.Counter
 
-	refusedAuth, refusedQuota, refusedPeer, refusedPorts, refusedConnection, refusedDraining prometheus.Counter
+	refusedAuth, refusedQuota, refusedPeer, refusedPorts, refusedConnection, refusedDraining, refusedAllocation prometheus.Counter
 
 	droppedMalformed, droppedSilenced, droppedNoAllocation, droppedNoChannel, droppedPeer, droppedPermission, droppedBandwidth, droppedPackets, droppedSize prometheus.Counter
 }
@@ -48,6 +48,7 @@ func newMetrics() *metrics {
 	m.refusedPeer = refused.WithLabelValues("peer")
 	m.refusedPorts = refused.WithLabelValues("ports")
 	m.refusedDraining = refused.WithLabelValues("draining")
+	m.refusedAllocation = refused.WithLabelValues("allocation")
 	m.refusedConnection = refused.WithLabelValues("connections")
 
 	dropped := counter("dropped_total", "Messages and packets dropped without an answer.", "reason")

@@ -2,11 +2,10 @@ package turnserver
 
 import (
 	"bufio"
-	"errors"
 	"net"
 	"os"
 	"os/exec"
-	"strconv"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -16,43 +15,24 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// inLab are the tests that run with the driver carrying packets: what of the common table makes sense away from loopback, and those of this file.
-var inLab = []struct {
-	name    string
-	carries bool // the driver has something to carry
-	test    func(t *testing.T, plane string)
-}{
-	{"paths", true, testOffloadedPaths},
-	{"client to peer", true, testClientToPeer},
-	{"relay to relay", true, testRelayToRelay},
-	{"relay to relay behind NAT", false, testRelayToRelayBehindNAT}, // one padded packet
-	{"sizes", true, testSizes},
-	{"Data indications", false, testDataIndications},
-	{"joined datagrams", true, func(t *testing.T, _ string) { TestJoinedDatagrams(t) }},
-	{"service class and congestion", true, func(t *testing.T, _ string) { TestServiceClassAndCongestion(t) }},
-	{"ends under traffic", true, testEndsUnderTraffic},
-	{"permissions expire", true, testPermissionsExpire},
-	{"channel rebinding", true, testChannelRebinding},
-	{"unreachable peer", true, testUnreachablePeer},
-	{"bandwidth of the sockets", false, testBandwidth},
-	{"bandwidth", true, testOffloadedBandwidth},
-	{"two interfaces", true, testOffloadTwoInterfaces},
-	{"neighbours", true, testOffloadNeighbours},
-	{"interface change", true, testOffloadInterfaceChange},
-	{"forbidden peers", false, testForbiddenPeers},
-	{"own services", false, testOwnServicesStayOutOfReach},
-	{"kill -9", false, testOffloadDiesWithItsProcess},
+// inLab are the tests that run in the lab alone.
+var inLab = []behaviour{
+	{"two interfaces", testOffloadTwoInterfaces, carries},
+	{"neighbours", testOffloadNeighbours, carries},
+	{"interface change", testOffloadInterfaceChange, carries},
+	{"kill -9", testOffloadDiesWithItsProcess, watches},
 }
 
-// TestOffload runs them, each kind of driver in a process and network of its own.
+// TestOffload runs the table of behaviours and these with the driver carrying packets, each kind of driver in a process and network of its own.
 func TestOffload(t *testing.T) {
 	if mode := os.Getenv(victimVariable); mode != "" {
 		offloadAndWait(t, mode)
 	}
 	if theLab != nil {
-		for _, c := range inLab {
-			theLab.carries = c.carries
-			t.Run(c.name, func(t *testing.T) { c.test(t, planeAuto) })
+		for _, b := range slices.Concat(behaviours, inLab) {
+			if theLab.carries = b.driver == carries; b.driver != absent {
+				t.Run(b.name, func(t *testing.T) { b.test(t, planeAuto) })
+			}
 		}
 		return
 	}
@@ -61,6 +41,7 @@ func TestOffload(t *testing.T) {
 	}
 	for _, mode := range []string{"generic", "native"} {
 		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
 			again := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.run=^TestOffload$", "-test.v")
 			again.Env = append(os.Environ(), labVariable+"="+mode)
 			again.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
@@ -68,89 +49,12 @@ func TestOffload(t *testing.T) {
 			if err != nil {
 				t.Errorf("%v\n%s", err, out)
 			}
-			for _, c := range inLab {
-				if !strings.Contains(string(out), "--- PASS: TestOffload/"+strings.ReplaceAll(c.name, " ", "_")+" ") {
-					t.Errorf("%q did not pass", c.name)
+			for _, b := range slices.Concat(behaviours, inLab) {
+				if b.driver != absent && !strings.Contains(string(out), "--- PASS: TestOffload/"+strings.ReplaceAll(b.name, " ", "_")+" ") {
+					t.Errorf("%q did not pass", b.name)
 				}
 			}
 		})
-	}
-}
-
-// testOffloadedPaths: both directions and the path between two clients are the driver's from the first packet on. Whoever receives checks the checksums.
-func testOffloadedPaths(t *testing.T, plane string) {
-	for _, family := range []struct{ name, relay, peer string }{{"IPv4", "127.0.0.1:0", labPeer}, {"IPv6", "[::1]:0", labPeer6}} {
-		t.Run(family.name, func(t *testing.T) {
-			s := startRelay(t, plane, func(c *Config) { c.UDP = []string{family.relay} })
-			alice, bob, other := newRawClient(t, s, "alice"), newRawClient(t, s, "bob"), listenOn(t, family.peer)
-			a := relayedAddr(t, alice.mustSucceed(stun.MethodAllocate, udpTransport))
-			b := relayedAddr(t, bob.mustSucceed(stun.MethodAllocate, udpTransport))
-			alice.mustSucceed(stun.MethodChannelBind, channelAttr(0x4000), peerAttr(addrPort(other.LocalAddr())))
-			alice.mustSucceed(stun.MethodChannelBind, channelAttr(0x4001), peerAttr(b))
-			bob.mustSucceed(stun.MethodChannelBind, channelAttr(0x5002), peerAttr(a))
-			buf := make([]byte, 2000)
-			var rounds uint64
-			for size := 4; size < 1400; size += 31 {
-				data := strings.Repeat(strconv.Itoa(size), 1400)[:size]
-				length := string([]byte{byte(size >> 8), byte(size)})
-				_, _ = alice.conn.Write([]byte("\x40\x00" + length + data))
-				_ = other.SetReadDeadline(time.Now().Add(3 * time.Second))
-				n, from, err := other.ReadFromUDPAddrPort(buf)
-				if err != nil || string(buf[:n]) != data || plain(from) != a {
-					t.Fatalf("to the peer, %d bytes: %d from %v, %v", size, n, from, err)
-				}
-				_, _ = other.WriteToUDPAddrPort([]byte(data), a)
-				if got := alice.next(); string(got) != "\x40\x00"+length+data {
-					t.Fatalf("to the client, %d bytes: % x", size, got)
-				}
-				_, _ = alice.conn.Write([]byte("\x40\x01" + length + data))
-				if got := bob.next(); string(got) != "\x50\x02"+length+data {
-					t.Fatalf("between clients, %d bytes: % x", size, got)
-				}
-				rounds++
-			}
-			if c := s.offload.x.Carried(); c[toPeer].Packets != 2*rounds || c[fromPeer].Packets != 2*rounds {
-				t.Errorf("of %d packets each way the driver carried %v", 2*rounds, c)
-			}
-			alice.mustSucceed(stun.MethodRefresh, lifetime(0))
-			bob.mustSucceed(stun.MethodRefresh, lifetime(0))
-			eventually(t, "no flow is left", func() bool { return s.offload.x.Flows() == 0 })
-		})
-	}
-}
-
-// testOffloadedBandwidth: what the driver and the sockets carry for an allocation counts against one bound, in each direction.
-func testOffloadedBandwidth(t *testing.T, plane string) {
-	const perSecond = 10
-	s := startRelay(t, plane, func(c *Config) { c.Bandwidth = perSecond * 1000 })
-	alice, other := newRawClient(t, s, "alice"), listenOn(t, labPeer)
-	a := relayedAddr(t, alice.mustSucceed(stun.MethodAllocate, udpTransport))
-	at := addrPort(other.LocalAddr())
-	alice.mustSucceed(stun.MethodChannelBind, channelAttr(0x4000), peerAttr(at))
-	data := strings.Repeat("x", 1000)
-	began := time.Now()
-	for range 3 * perSecond {
-		_, _ = alice.conn.Write([]byte("\x40\x00\x03\xe8" + data)) // by the driver
-		send(alice, at, data)                                      // by the sockets
-		_, _ = other.WriteToUDPAddrPort([]byte(data), a)
-	}
-	heard := func(c net.Conn) (n int) {
-		for buf := make([]byte, 2000); ; n++ {
-			_ = c.SetReadDeadline(time.Now().Add(300 * time.Millisecond))
-			if _, err := c.Read(buf); errors.Is(err, os.ErrDeadlineExceeded) {
-				return n
-			}
-		}
-	}
-	ways := map[string]net.Conn{"to the peer": other, "from the peer": alice.conn}
-	for way, c := range ways {
-		n, most := heard(c), perSecond+1+int(time.Since(began).Seconds()*perSecond)
-		if n < perSecond || n > most {
-			t.Errorf("%s: %d packets passed, want %d to %d", way, n, perSecond, most)
-		}
-	}
-	if c := s.offload.x.Carried(); c[toPeer].Packets == 0 || c[fromPeer].Packets < perSecond {
-		t.Errorf("the driver carried %v", c)
 	}
 }
 

