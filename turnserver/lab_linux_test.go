@@ -24,12 +24,11 @@ import (
 // at .2 and what stands for somebody else's machines at .3.
 
 const (
-	labVariable = "SOTTO_TEST_OFFLOAD" // native or generic, in the program that TestOffload runs
-	labRelay    = "198.18.7.1"
-	labRelay6   = "fd18:7::1"
-	labClient   = "198.18.7.2"
-	labPeer     = "198.18.7.3"
-	labPeer6    = "fd18:7::3"
+	labRelay  = "198.18.7.1"
+	labRelay6 = "fd18:7::1"
+	labClient = "198.18.7.2"
+	labPeer   = "198.18.7.3"
+	labPeer6  = "fd18:7::3"
 )
 
 type lab struct {
@@ -44,6 +43,14 @@ type lab struct {
 var theLab *lab
 
 func init() {
+	world.driver = func(s *Server) (n uint64) {
+		if s.offload != nil {
+			for _, c := range s.offload.x.Carried() {
+				n += c.Packets
+			}
+		}
+		return n
+	}
 	mode := os.Getenv(labVariable)
 	if mode == "" {
 		return
@@ -59,6 +66,7 @@ func init() {
 		l.s.Load().offload.tick()
 		l.s.Load().offload.again()
 	}
+	world.offloads = true
 	world.flows = func(s *Server) int { return s.offload.x.Flows() }
 	world.accounts = func(s *Server) int { return max(1, s.accounts.bounded()*s.cfg.MaxAllocations) }
 	world.carried = func(t *testing.T, s *Server, want uint64) {

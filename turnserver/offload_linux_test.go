@@ -1,7 +1,6 @@
 package turnserver
 
 import (
-	"bufio"
 	"net"
 	"os"
 	"os/exec"
@@ -25,9 +24,6 @@ var inLab = []behaviour{
 
 // TestOffload runs the table of behaviours and these with the driver carrying packets, each kind of driver in a process and network of its own.
 func TestOffload(t *testing.T) {
-	if mode := os.Getenv(victimVariable); mode != "" {
-		offloadAndWait(t, mode)
-	}
 	if theLab != nil {
 		for _, b := range slices.Concat(behaviours, inLab) {
 			if theLab.carries = b.driver == carries; b.driver != absent {
@@ -182,19 +178,6 @@ func testOffloadInterfaceChange(t *testing.T, plane string) {
 	eventually(t, "the driver carries again", carries)
 }
 
-// victimVariable is native or generic in the process that testOffloadDiesWithItsProcess kills.
-const victimVariable = "SOTTO_TEST_OFFLOAD_VICTIM"
-
-func offloadAndWait(t *testing.T, mode string) {
-	s, err := New(Config{UDP: []string{labRelay + ":0"}, Secrets: [][]byte{testSecret}, AllowPeers: prefixes(labRelay + "/32"), Offload: offloadRequired,
-		tune: tuning{offloadMode: mode}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, _ = os.Stdout.WriteString(s.Offload() + "\n")
-	select {}
-}
-
 // testOffloadDiesWithItsProcess: kill -9 leaves no program on the interface.
 func testOffloadDiesWithItsProcess(t *testing.T, _ string) {
 	attached := func() bool {
@@ -204,25 +187,13 @@ func testOffloadDiesWithItsProcess(t *testing.T, _ string) {
 		}
 		return l.Attrs().Xdp != nil && l.Attrs().Xdp.Attached
 	}
-	victim := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.run=^TestOffload$")
-	victim.Env = append(os.Environ(), labVariable+"=", victimVariable+"="+theLab.mode)
-	out, err := victim.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := victim.Start(); err != nil {
-		t.Fatal(err)
-	}
-	line, err := bufio.NewReader(out).ReadString('\n')
-	if want := "XDP on near (" + theLab.mode + ")\n"; line != want || err != nil {
-		t.Errorf("%q, %v, want %q", line, err, want)
+	p := startProcess(t, planeAuto, labRelay+":0", nil)
+	if want := "XDP on near (" + theLab.mode + ")"; p.offload != want {
+		t.Errorf("%q, want %q", p.offload, want)
 	}
 	if !attached() {
 		t.Error("no program is attached")
 	}
-	if err := victim.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	_ = victim.Wait()
+	p.kill()
 	eventually(t, "the program is gone", func() bool { return !attached() })
 }

@@ -16,12 +16,9 @@ import (
 
 	"github.com/pion/stun/v4"
 	"github.com/pion/turn/v5"
-	"go.uber.org/goleak"
 
 	"sotto/turncred"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var (
 	testSecret = []byte("a secret for the tests of a relay")
@@ -29,6 +26,9 @@ var (
 	// elsewhere is the address of loopback that stands for machines of somebody else. All others are this machine, as they are outside of tests.
 	elsewhere = prefixes("127.0.0.2/32")
 )
+
+// labVariable is native or generic in the program that TestOffload runs, on Linux.
+const labVariable = "SOTTO_TEST_OFFLOAD"
 
 // world is where clients and peers live: loopback, unless the lab moves them (lab_linux_test.go).
 var world = struct {
@@ -41,6 +41,8 @@ var world = struct {
 	carried       func(t *testing.T, s *Server, each uint64) // checks that the driver carried so many packets each way
 	flows         func(*Server) int                          // in the driver
 	accounts      func(*Server) int                          // that the driver shares
+	offloads      bool                                       // the driver carries
+	driver        func(*Server) (packets uint64)
 }{
 	client: "127.0.0.1",
 	dial:   func(to netip.AddrPort) (net.Conn, error) { return net.Dial("udp", to.String()) },
@@ -53,6 +55,7 @@ var world = struct {
 	carried:  func(*testing.T, *Server, uint64) {},
 	flows:    func(*Server) int { return 0 },
 	accounts: func(*Server) int { return 0 },
+	driver:   func(*Server) uint64 { return 0 },
 }
 
 // dataPlanes are the ways to carry packets that this system has. They behave alike.
@@ -107,13 +110,18 @@ func held(q *addressQuota) int { return q.holders.total + q.sites.total }
 // pionClient is a client as ICE agents use it.
 func pionClient(t testing.TB, s *Server, id string) *turn.Client {
 	t.Helper()
+	return pionClientOf(t, s.Addrs().UDP[0], id, s.now())
+}
+
+func pionClientOf(t testing.TB, at netip.AddrPort, id string, now time.Time) *turn.Client {
+	t.Helper()
 	conn, err := world.listen(world.client)
 	if err != nil {
 		t.Fatal(err)
 	}
-	username, password := turncred.Mint(testSecret, id, time.Minute, s.now())
+	username, password := turncred.Mint(testSecret, id, time.Minute, now)
 	c, err := turn.NewClient(&turn.ClientConfig{
-		TURNServerAddr: s.Addrs().UDP[0].String(), Conn: conn, Username: username, Password: password, LoggerFactory: silence{},
+		TURNServerAddr: at.String(), Conn: conn, Username: username, Password: password, LoggerFactory: silence{},
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -26,14 +26,21 @@ const (
 )
 
 type attachment struct {
-	link link.Link // the program stays as long as this is referred to
-	name string
-	mode Mode
+	link  link.Link // the program stays as long as this is referred to
+	name  string
+	mode  Mode
+	veth  bool
+	takes bool // what leaves by redirection: takesPackets
 }
 
 // Attach puts the program on an interface, until Close or until the interface or this process goes. Another program that is there already stays, and
 // is an error.
 func (o *Offload) Attach(index int, want Mode) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.attached[index] != nil {
+		return nil
+	}
 	l, err := netlink.LinkByIndex(index)
 	if err != nil {
 		return fmt.Errorf("xdp: %w", err)
@@ -42,17 +49,13 @@ func (o *Offload) Attach(index int, want Mode) error {
 	if len(l.Attrs().HardwareAddr) != 6 || l.Attrs().EncapType != "ether" {
 		return fmt.Errorf("xdp: %s is not an Ethernet interface", name)
 	}
+	veth, takes := l.Type() == "veth", takesPackets(index)
 	modes := []Mode{Native, Generic}
 	switch {
 	case want != Best:
 		modes = []Mode{want}
-	case l.Type() == "veth":
-		modes = []Mode{Generic} // sent in the driver, packets are lost unless the other end has a program too
-	}
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.attached[index] != nil {
-		return nil
+	case veth && !takes:
+		modes = []Mode{Generic} // sent in the driver, packets would be lost
 	}
 	for _, mode := range modes {
 		flags := link.XDPDriverMode
@@ -62,7 +65,7 @@ func (o *Offload) Attach(index int, want Mode) error {
 		var attached link.Link
 		attached, err = link.AttachXDP(link.XDPOptions{Program: o.program, Interface: index, Flags: flags})
 		if err == nil {
-			o.attached[index] = &attachment{attached, name, mode}
+			o.attached[index] = &attachment{attached, name, mode, veth, takes}
 			o.changes++
 			return nil
 		}
@@ -112,7 +115,7 @@ func (o *Offload) Attached() (names []string) {
 type Route struct {
 	next     netip.Addr
 	out, mtu int
-	redirect bool
+	leave    leave
 }
 
 // Route asks the system for the way from an address of ours. There is none that the program could take to this machine itself, through a tunnel, or over an
@@ -129,11 +132,11 @@ func (o *Offload) Route(from, to netip.Addr) (Route, bool) {
 	if r.Type != unix.RTN_UNICAST || r.Encap != nil || r.Via != nil || len(r.MultiPath) > 0 {
 		return Route{}, false
 	}
-	attached, redirect := o.serves(r.LinkIndex)
+	how, attached := o.leaves(r.LinkIndex)
 	if !attached {
 		return Route{}, false
 	}
-	way := Route{next: to, out: r.LinkIndex, mtu: r.MTU, redirect: redirect}
+	way := Route{next: to, out: r.LinkIndex, mtu: r.MTU, leave: how}
 	if gateway, ok := netip.AddrFromSlice(r.Gw); ok {
 		way.next = gateway.Unmap()
 	}
@@ -147,17 +150,35 @@ func (o *Offload) Route(from, to netip.Addr) (Route, bool) {
 	return way, true
 }
 
-// serves says whether an interface carries the program, and whether packets may come to it from the others that do. In native mode not every driver takes
-// them, and one that does not loses them silently.
-func (o *Offload) serves(index int) (attached, redirect bool) {
+// leave is how packets leave by an interface; struct flow of relay.bpf.c has the same numbers.
+type leave uint32
+
+const (
+	sentBack   leave = iota // XDP_TX: only those that came by it
+	sentAcross              // others too, which are redirected
+	redirected              // all are redirected
+)
+
+// leaves says how packets leave by an interface, and whether it carries the program at all.
+//
+// In native mode not every driver takes packets of other interfaces, and one that does not loses them silently. A veth loses what the program sends back as well (it
+// waits until something else wakes the other end) unless that has a program; what is redirected it wakes for.
+func (o *Offload) leaves(index int) (how leave, attached bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	for _, a := range o.attached {
-		if a.mode != Generic {
-			return o.attached[index] != nil, false
+	a := o.attached[index]
+	if a == nil {
+		return 0, false
+	}
+	if a.veth && a.mode == Native && a.takes {
+		return redirected, true
+	}
+	for _, other := range o.attached {
+		if other.mode != Generic && !a.takes {
+			return sentBack, true
 		}
 	}
-	return o.attached[index] != nil, true
+	return sentAcross, true
 }
 
 // reachable are the states in which the kernel itself sends to a neighbour without asking first.
@@ -194,6 +215,10 @@ func (o *Offload) refresh() error {
 		}
 		if err != nil {
 			return err
+		}
+		if a := o.attached[index]; a.veth && a.takes != takesPackets(index) {
+			o.detach(index) // the other end changed, and with it the best mode
+			continue
 		}
 		all, err := netlink.NeighList(index, netlink.FAMILY_ALL)
 		if err != nil {

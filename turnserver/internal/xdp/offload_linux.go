@@ -100,7 +100,7 @@ type flowBytes struct {
 	Until            int64
 	Next             address
 	Interface, MTU   uint32
-	Redirect         uint32
+	Leave            leave
 	Payers           [Payers]uint32
 }
 
@@ -188,10 +188,7 @@ func (o *Offload) Put(k Key, f Flow) error {
 	value := flowBytes{
 		From: f.From.Addr().As16(), To: f.To.Addr().As16(), FromPort: portOf(f.From.Port()), ToPort: portOf(f.To.Port()),
 		Channel: portOf(f.Channel), Hairpin: bit(f.Hairpin), Until: f.Until.UnixNano(), Payers: f.Payers,
-		Next: f.Route.next.As16(), Interface: uint32(f.Route.out), MTU: uint32(f.Route.mtu),
-	}
-	if f.Route.redirect {
-		value.Redirect = 1
+		Next: f.Route.next.As16(), Interface: uint32(f.Route.out), MTU: uint32(f.Route.mtu), Leave: f.Route.leave,
 	}
 	if !f.Hairpin {
 		o.needs(neighbour{value.Next, value.Interface})

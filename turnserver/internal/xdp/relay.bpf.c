@@ -54,6 +54,9 @@ struct key {
 
 enum { PAYERS = 3 };
 
+// How a packet leaves: by the interface that it came by and no other; by others too; or redirected in any case, as veth wants it.
+enum { SENT_BACK, SENT_ACROSS, REDIRECTED };
+
 struct flow {
 	struct address from, to; // of the packet that leaves
 	u16 from_port, to_port;
@@ -62,7 +65,7 @@ struct flow {
 	s64 until;   // Unix time, ns
 	struct address next; // the next hop, a neighbour on interface
 	u32 interface, mtu;
-	u32 redirect;      // 1: the packet may leave by another interface than it came by
+	u32 leave;         // SENT_BACK, SENT_ACROSS or REDIRECTED
 	u32 payer[PAYERS]; // accounts: of the allocation, its user and its client's address
 };
 
@@ -340,7 +343,8 @@ static inline int forward(struct xdp_md *ctx, const int v6)
 	u16 new_udp_size = udp_size + delta;
 	struct neighbour next = {.ip = out->next, .interface = out->interface};
 	struct link *link = bpf_map_lookup_elem(&neighbours, &next);
-	if (!link || new_udp_size + ip_size > out->mtu || out->interface != ctx->ingress_ifindex && !out->redirect)
+	int back = out->interface == ctx->ingress_ifindex;
+	if (!link || new_udp_size + ip_size > out->mtu || !back && out->leave == SENT_BACK)
 		return XDP_PASS;
 
 	// From here on the packet is ours, so it is paid for.
@@ -402,7 +406,7 @@ static inline int forward(struct xdp_md *ctx, const int v6)
 	__builtin_memcpy(ethernet->to, link->to, 6);
 	__builtin_memcpy(ethernet->from, link->from, 6);
 	ethernet->protocol = v6 ? swap16(0x86dd) : swap16(0x0800);
-	return out->interface == ctx->ingress_ifindex ? XDP_TX : bpf_redirect(out->interface, 0);
+	return back && out->leave != REDIRECTED ? XDP_TX : bpf_redirect(out->interface, 0);
 }
 
 SEC("xdp") int relay(struct xdp_md *ctx)
