@@ -1,6 +1,7 @@
 package turnserver
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/binary"
 	"net"
@@ -149,4 +150,87 @@ func flying() func() time.Time {
 		ticks <- d + time.Second/4
 		return start.Add(d)
 	}
+}
+
+// FuzzReply holds the reader of pion's answers to pion's own: what it calls authenticated is, and what is an answer it sees as one.
+func FuzzReply(f *testing.F) {
+	for _, b := range seeds() {
+		f.Add(b)
+	}
+	for _, setters := range [][]stun.Setter{
+		{stun.BindingSuccess},
+		{stun.NewType(stun.MethodAllocate, stun.ClassErrorResponse), stun.CodeUnauthorized, stun.NewRealm("sotto"), stun.NewNonce("nonce")},
+		{stun.NewType(stun.MethodRefresh, stun.ClassSuccessResponse), lifetime(600), stun.MessageIntegrity("key")},
+	} {
+		f.Add(stun.MustBuild(append([]stun.Setter{stun.TransactionID}, setters...)...).Raw)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		kind, authenticated := parseReply(b)
+		m := &stun.Message{Raw: bytes.Clone(b)}
+		if m.Decode() != nil { // not one of pion's
+			return
+		}
+		response := m.Type.Class == stun.ClassSuccessResponse || m.Type.Class == stun.ClassErrorResponse
+		if b[0]&0xC0 == 0 && response && kind != m.Type || authenticated && !response {
+			t.Fatalf("%v, %v, pion says %v", kind, authenticated, m.Type)
+		}
+		if b[0]&0xC0 == 0 && response && authenticated != m.Contains(stun.AttrMessageIntegrity) {
+			t.Fatalf("authenticated %v, pion says %v", authenticated, !authenticated)
+		}
+	})
+}
+
+// FuzzFrame holds the reader of connections to the framing of RFC 8656 section 12.5: messages follow one another, none longer than we take, and what is none ends it.
+func FuzzFrame(f *testing.F) {
+	var all []byte
+	for _, b := range seeds() {
+		f.Add(b)
+		all = append(all, b...)
+	}
+	f.Add(all)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		st := &stream{s: &Server{}, conn: nowhere{}, r: bufio.NewReaderSize(bytes.NewReader(b), 2048), holds: func() bool { return false }}
+		buf := make([]byte, maxDatagram)
+		for rest := b; ; {
+			n, _, err := st.read(buf)
+			if err != nil {
+				if len(rest) >= 4 && rest[0] < 0x80 {
+					size := headerSize + int(binary.BigEndian.Uint16(rest[2:]))
+					if rest[0] >= 0x40 {
+						size = 4 + (size-headerSize+3)/4*4
+					}
+					if size <= maxFrame && size <= len(rest) {
+						t.Fatalf("a message of %d bytes was refused: %v", size, err)
+					}
+				}
+				return
+			}
+			if n < 4 || n > maxFrame || !bytes.HasPrefix(rest, buf[:n]) {
+				t.Fatalf("%d bytes that are not the next", n)
+			}
+			rest = rest[n:]
+		}
+	})
+}
+
+// nowhere is a connection of which only the deadlines are used.
+type nowhere struct{ net.Conn }
+
+func (nowhere) SetReadDeadline(time.Time) error { return nil }
+
+// FuzzRecords holds both readers of DTLS records to what they may say of the same datagram.
+func FuzzRecords(f *testing.F) {
+	f.Add([]byte{22, 0xFE, 0xFD, 0, 0, 0, 0, 0, 0, 0, 0, 0, 12, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0})
+	f.Add([]byte{23, 0xFE, 0xFD, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 21, 0xFE, 0xFD, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 40})
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		hello := isClientHello(b)
+		some, strange := inTheClear(b)
+		if hello && !some || strange && !some {
+			t.Fatalf("a ClientHello %v, in the clear %v, strange %v", hello, some, strange)
+		}
+		if _, more := inTheClear(append(bytes.Clone(b), 0)); strange && !more {
+			t.Fatal("a byte more makes it harmless")
+		}
+	})
 }

@@ -251,3 +251,21 @@ func FuzzControl(f *testing.F) {
 		}
 	})
 }
+
+// FuzzSockaddr: an address is the same after the way through the kernel's form, by sockets of either family; and nothing that the kernel could say is misread.
+func FuzzSockaddr(f *testing.F) {
+	f.Add([]byte{2, 0, 1, 2, 127, 0, 0, 1}, true)
+	f.Add([]byte{10, 0, 1, 2, 0, 0, 0, 0, 0x20, 1, 0xd, 0xb8, 15: 0, 23: 1}, true)
+	f.Fuzz(func(t *testing.T, b []byte, v6 bool) {
+		var name, again [sockaddrSize]byte
+		copy(name[:], b)
+		a := readSockaddr(&name)
+		if !a.IsValid() || !v6 && a.Addr().Is6() {
+			return
+		}
+		writeSockaddr(&again, a, v6)
+		if got := readSockaddr(&again); got != a {
+			t.Fatalf("%v became %v", a, got)
+		}
+	})
+}
