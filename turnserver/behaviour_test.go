@@ -70,6 +70,7 @@ var behaviours = []behaviour{
 	{"ports run out", testPortsRunOut, watches},
 	{"other errors end the search for a port", testOtherErrorsEndTheSearchForAPort, absent},
 	{"metrics", testMetrics, watches},
+	{"flood", testFlood, carries},
 }
 
 func TestBehaviour(t *testing.T) {

@@ -26,10 +26,10 @@ func takesPackets(index int) bool {
 	request.AddData(&nl.Genlmsg{Command: cmdDevGet, Version: 1})
 	request.AddData(nl.NewRtAttr(attrIndex, nl.Uint32Attr(uint32(index))))
 	answer, err := request.Execute(unix.NETLINK_GENERIC, 0)
-	if err != nil || len(answer) != 1 || len(answer[0]) < nl.SizeofGenlmsg {
+	if err != nil || len(answer) != 1 || len(answer[0]) < unix.GENL_HDRLEN {
 		return false
 	}
-	attrs, err := nl.ParseRouteAttr(answer[0][nl.SizeofGenlmsg:])
+	attrs, err := nl.ParseRouteAttr(answer[0][unix.GENL_HDRLEN:])
 	if err != nil {
 		return false
 	}
