@@ -28,7 +28,7 @@ type AddDeviceOptions struct {
 	// Show gets the code that the user brings to the new device, for Link. Nobody else may see it.
 	Show func(code string)
 
-	// Confirm asks whether the device that shows these six digits may be added.
+	// Confirm asks whether the device that shows these ten digits may be added.
 	Confirm func(ctx context.Context, digits string) bool
 }
 
@@ -51,7 +51,7 @@ func (c *Client) AddDevice(ctx context.Context, o AddDeviceOptions) (Device, err
 		return Device{}, fmt.Errorf("an account has at most %d devices: remove one first", wire.MaxDevices)
 	}
 	a := &addition{c: c, o: o}
-	if a.code, err = linking.NewCode(c.account.Server); err != nil {
+	if a.code, err = linking.NewCode(c.account.Server, [33]byte(c.identity.Public().Bytes())); err != nil {
 		return Device{}, err
 	}
 	for {
@@ -154,20 +154,22 @@ func (a *addition) decide(ctx context.Context, blob []byte) error {
 	defer c.mu.Unlock()
 	own := c.ownContact()
 	list := own.nextList()
-	last := list.Devices[len(list.Devices)-1].Id
-	if last == wire.MaxDeviceID {
-		return errors.New("there are no numbers left for devices: remove the one with the highest first")
+	if list.LastId == wire.MaxDeviceID {
+		return errors.New("this account has had as many devices as an account can have in its life: register another one")
 	}
-	device.Id = last + 1
+	list.LastId++
+	device.Id = list.LastId
 	list.Devices = append(list.Devices, &wire.DeviceList_Device{Id: device.Id, IdentityKey: device.IdentityKey})
 	signed, err := c.signList(list)
 	if err != nil {
 		return err
 	}
+	private := [32]byte(c.account.Identity)
+	defer clear(private[:])
 	reply, err := a.code.SealReply(blob, &wire.Linked{
 		Account: own.Account[:], Username: own.Username, Device: device.Id, IdentityKey: own.Identity,
 		DeviceList: signed, DeliveryToken: c.sealing.Token, Contacts: c.linkedContacts(),
-	})
+	}, &private)
 	if err != nil {
 		return err
 	}

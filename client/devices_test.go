@@ -50,7 +50,7 @@ func (w *world) link(first *person) *person {
 	if err := <-a.result; err != nil {
 		w.t.Fatal(err)
 	}
-	if asked := <-a.digits; asked != shown || len(asked) != 6 {
+	if asked := <-a.digits; asked != shown || len(asked) != 11 {
 		w.t.Fatalf("the digits are %q on the first device and %q on the new one", asked, shown)
 	}
 	return p
@@ -241,8 +241,9 @@ func TestServerSlipsInADevice(t *testing.T) {
 	now := &wire.SignedDeviceList{List: p.List, Signature: p.Signature}
 	server := ratchet.GenerateKeyPair()
 	sign := func(by *ratchet.KeyPair, epoch uint32, ids ...uint8) *wire.SignedDeviceList {
-		list := &wire.DeviceList{Account: p.Account[:], Epoch: epoch}
+		list := &wire.DeviceList{Account: p.Account[:], Epoch: epoch, LastId: 2}
 		for _, id := range ids {
+			list.LastId = max(list.LastId, uint32(id))
 			key := map[uint8][]byte{1: alice.identity.Public().Bytes(), 2: phone.identity.Public().Bytes(), 3: server.Public().Bytes()}[id]
 			list.Devices = append(list.Devices, &wire.DeviceList_Device{Id: uint32(id), IdentityKey: key})
 		}
@@ -298,7 +299,7 @@ func TestServerSlipsInAnOwnDevice(t *testing.T) {
 	alice.mu.Lock()
 	defer alice.mu.Unlock()
 	key := mallory.identity.Public().Bytes()
-	list := &wire.DeviceList{Account: alice.account.Account[:], Epoch: 1, Devices: []*wire.DeviceList_Device{
+	list := &wire.DeviceList{Account: alice.account.Account[:], Epoch: 1, LastId: 2, Devices: []*wire.DeviceList_Device{
 		{Id: 1, IdentityKey: key}, {Id: 2, IdentityKey: ratchet.GenerateKeyPair().Public().Bytes()},
 	}}
 	private := [32]byte(mallory.identity.Marshal())
@@ -363,7 +364,7 @@ func TestLinkingIsRefused(t *testing.T) {
 	if err := <-a.result; err != errDeclined {
 		t.Errorf("the first device: %v", err)
 	}
-	code, err := linking.NewCode(w.url())
+	code, err := linking.NewCode(w.url(), [33]byte(alice.identity.Public().Bytes()))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -47,7 +47,7 @@ type LinkOptions struct {
 	// Code is what AddDevice shows on the account's first device.
 	Code string
 
-	// Show gets the six digits that the first device asks its user about. It may be nil.
+	// Show gets the ten digits that the first device asks its user about. It may be nil.
 	Show func(digits string)
 }
 

@@ -128,7 +128,7 @@ func (c *Client) ownList(ctx context.Context) (*contact, error) {
 
 // nextList is a list that may follow the contact's, with the same devices.
 func (p *contact) nextList() *wire.DeviceList {
-	list := &wire.DeviceList{Account: p.Account[:], Epoch: p.Epoch + 1}
+	list := &wire.DeviceList{Account: p.Account[:], Epoch: p.Epoch + 1, LastId: max(p.listed.GetLastId(), firstDevice)}
 	for _, d := range p.devices() {
 		list.Devices = append(list.Devices, &wire.DeviceList_Device{Id: uint32(d.id), IdentityKey: d.identity})
 	}

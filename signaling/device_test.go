@@ -119,6 +119,7 @@ type testDevice struct {
 	identity [33]byte
 	account  []byte
 	device   uint32
+	lastID   uint32 // the highest in a list that it has signed
 	conn     *websocket.Conn
 	welcome  *wire.Welcome
 	next     uint64

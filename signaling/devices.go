@@ -2,6 +2,7 @@ package signaling
 
 import (
 	"bytes"
+	"slices"
 
 	"github.com/gorilla/websocket"
 	"google.golang.org/protobuf/proto"
@@ -16,7 +17,7 @@ import (
 //  1. the form, that it is device 1's link, the limit of the account
 //  2. the list's signature by device 1's identity key, over this server's name
 //  3. a list that is held already: the answer to an earlier request was lost, and is given again
-//  4. the epoch is the next one, and the devices are those held but for the one that comes or goes
+//  4. the epoch is higher, no id is given again, and the devices are those held but for the one that comes or goes, if one does
 //  5. of a device that comes: that its request waits, its id, its signature, its pre-keys and theirs
 //  6. the store changes list and device together, if the list held is still the same
 
@@ -59,8 +60,12 @@ func (l *link) readChange(signed *wire.SignedDeviceList) (*change, error) {
 	if c.heldList, err = l.parseHeld(c.held); err != nil {
 		return nil, err
 	}
-	if !c.repeated() && c.nextList.Epoch != c.heldList.Epoch+1 {
+	switch {
+	case c.repeated():
+	case c.nextList.Epoch <= c.heldList.Epoch:
 		return nil, errListChanged
+	case !c.nextList.MayFollow(c.heldList):
+		return nil, errNotThisDevice
 	}
 	return c, nil
 }
@@ -89,6 +94,12 @@ func oneMore(a, b *wire.DeviceList) *wire.DeviceList_Device {
 		}
 	}
 	return nil
+}
+
+func sameDevices(a, b *wire.DeviceList) bool {
+	return slices.EqualFunc(a.Devices, b.Devices, func(a, b *wire.DeviceList_Device) bool {
+		return a.Id == b.Id && bytes.Equal(a.IdentityKey, b.IdentityKey)
+	})
 }
 
 func (l *link) addDevice(m *wire.AddDevice) (*wire.ServerFrame, error) {
@@ -168,7 +179,10 @@ func (l *link) removeDevice(m *wire.RemoveDevice) (*wire.ServerFrame, error) {
 		return done(nil)
 	}
 	gone := oneMore(c.nextList, c.heldList)
-	if gone == nil {
+	switch {
+	case gone == nil && sameDevices(c.nextList, c.heldList):
+		return done(s.store.RenewList(l.device.Address.Account, c.held, c.next))
+	case gone == nil:
 		return nil, errNotThisDevice
 	}
 	address := store.Address{Account: l.device.Address.Account, Device: uint8(gone.Id)}

@@ -19,7 +19,7 @@ import (
 // openLinking has device 1 show a code.
 func (d *testDevice) openLinking(t testing.TB) linking.Code {
 	t.Helper()
-	code, err := linking.NewCode(d.server.http.URL)
+	code, err := linking.NewCode(d.server.http.URL, d.identity)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,13 +132,15 @@ func wait(t testing.TB, c chan answered) answered {
 	}
 }
 
-// signList signs a list of these devices.
+// signList signs a list of these devices, with the highest id that it ever signed.
 func (d *testDevice) signList(t testing.TB, epoch uint32, devices ...*testDevice) *wire.SignedDeviceList {
 	t.Helper()
 	l := &wire.DeviceList{Account: d.account, Epoch: epoch}
 	for _, o := range devices {
 		l.Devices = append(l.Devices, &wire.DeviceList_Device{Id: o.device, IdentityKey: o.identity[:]})
+		d.lastID = max(d.lastID, o.device)
 	}
+	l.LastId = d.lastID
 	signed, err := linking.SignList(d.server.http.URL, &d.private, l)
 	if err != nil {
 		t.Fatal(err)
@@ -166,7 +168,7 @@ func (d *testDevice) accept(t testing.TB, code linking.Code, r *wire.LinkRequest
 	device.Id = id
 	reply, err := code.SealReply(r.Blob, &wire.Linked{
 		Account: d.account, Username: d.username, Device: id, IdentityKey: d.identity[:], DeviceList: list,
-	})
+	}, &d.private)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -283,7 +285,7 @@ func TestLinkingRefused(t *testing.T) {
 			t.Errorf("%s: %v, want %v", what, err, want)
 		}
 	}
-	unknown, err := linking.NewCode(s.http.URL)
+	unknown, err := linking.NewCode(s.http.URL, alice.identity)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -454,7 +456,7 @@ func TestLinkingLimits(t *testing.T) {
 	if err := bob.openSlot(first); code(err) != wire.Error_FORBIDDEN {
 		t.Errorf("another account's: %v", err)
 	}
-	other, err := linking.NewCode(s.http.URL)
+	other, err := linking.NewCode(s.http.URL, alice.identity)
 	if err != nil {
 		t.Fatal(err)
 	}

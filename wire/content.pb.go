@@ -1429,7 +1429,7 @@ func (x *MissedCall) GetVideo() bool {
 	return false
 }
 
-// Linked is what device 1 answers a new device, sealed with the secret of the linking code (package linking).
+// Linked is what device 1 answers a new device, signed, and sealed with the secret of the linking code (package linking).
 type Linked struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Account       []byte                 `protobuf:"bytes,1,opt,name=account,proto3" json:"account,omitempty"` // [16]

@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"bytes"
 	"errors"
 
 	"google.golang.org/protobuf/proto"
@@ -35,6 +36,9 @@ func ParseDeviceList(list []byte) (*DeviceList, error) {
 	if len(l.GetAccount()) != accountSize || l.GetEpoch() == 0 || len(devices) == 0 || len(devices) > MaxDevices || devices[0].GetId() != 1 {
 		return nil, errDeviceList
 	}
+	if l.GetLastId() < devices[len(devices)-1].GetId() || l.GetLastId() > MaxDeviceID {
+		return nil, errDeviceList
+	}
 	last, seen := uint32(0), map[string]bool{}
 	for _, d := range devices {
 		key := d.GetIdentityKey()
@@ -44,6 +48,22 @@ func ParseDeviceList(list []byte) (*DeviceList, error) {
 		last, seen[string(key)] = d.GetId(), true
 	}
 	return l, nil
+}
+
+// MayFollow tells whether a list, of the same account, may take the place of before: its epoch is higher, devices that are on both have kept
+// their keys, and no id is given again that a device had and lost. So an id stands for one device for ever. A nil before is an account whose
+// device 1 was alone.
+func (l *DeviceList) MayFollow(before *DeviceList) bool {
+	last := max(before.GetLastId(), 1)
+	if l.GetEpoch() <= before.GetEpoch() || l.GetLastId() < last {
+		return false
+	}
+	for _, d := range l.GetDevices() {
+		if d.GetId() <= last && d.GetId() != 1 && !bytes.Equal(before.IdentityOf(d.GetId()), d.GetIdentityKey()) {
+			return false
+		}
+	}
+	return before == nil || bytes.Equal(before.IdentityOf(1), l.IdentityOf(1))
 }
 
 // IdentityOf returns the identity key of a device, nil if it is not on the list. A nil list has none.

@@ -17,6 +17,7 @@ func listOf(ids ...uint32) *DeviceList {
 	l := &DeviceList{Account: bytes.Repeat([]byte{0xac}, accountSize), Epoch: 7}
 	for i, id := range ids {
 		l.Devices = append(l.Devices, &DeviceList_Device{Id: id, IdentityKey: identityKey(byte(i + 1))})
+		l.LastId = max(l.LastId, id)
 	}
 	return l
 }
@@ -33,7 +34,7 @@ func marshal(t testing.TB, m proto.Message) []byte {
 func TestParseDeviceList(t *testing.T) {
 	const golden = "0a10" + "acacacacacacacacacacacacacacacac" + "1007" +
 		"1a25" + "0801" + "1221" + "050101010101010101010101010101010101010101010101010101010101010101" +
-		"1a25" + "087f" + "1221" + "050202020202020202020202020202020202020202020202020202020202020202"
+		"1a25" + "087f" + "1221" + "050202020202020202020202020202020202020202020202020202020202020202" + "207f"
 	raw, err := hex.DecodeString(golden)
 	if err != nil {
 		t.Fatal(err)
@@ -64,6 +65,10 @@ func TestParseDeviceList(t *testing.T) {
 		{"a short key", listOf(1), func(l *DeviceList) { l.Devices[0].IdentityKey = identityKey(1)[:32] }, false},
 		{"a key of another type", listOf(1), func(l *DeviceList) { l.Devices[0].IdentityKey[0] = 6 }, false},
 		{"epoch 0", listOf(1), func(l *DeviceList) { l.Epoch = 0 }, false},
+		{"last id 0", listOf(1), func(l *DeviceList) { l.LastId = 0 }, false},
+		{"a device behind the last id", listOf(1, 3), func(l *DeviceList) { l.LastId = 2 }, false},
+		{"devices that are gone", listOf(1, 3), func(l *DeviceList) { l.LastId = 127 }, true},
+		{"last id 128", listOf(1), func(l *DeviceList) { l.LastId = 128 }, false},
 		{"no account", listOf(1), func(l *DeviceList) { l.Account = nil }, false},
 	} {
 		c.change(c.list)
@@ -73,6 +78,39 @@ func TestParseDeviceList(t *testing.T) {
 	}
 	if _, err := ParseDeviceList(append(raw, 0x07)); err == nil {
 		t.Error("a list with something unreadable behind it passed")
+	}
+}
+
+// TestMayFollow: a list is replaced only by a later one in which every id that was ever given is the same device's, or nobody's.
+func TestMayFollow(t *testing.T) {
+	before := listOf(1, 3)
+	before.LastId = 5
+	for _, c := range []struct {
+		name   string
+		change func(*DeviceList)
+		ok     bool
+	}{
+		{"the same devices", func(*DeviceList) {}, true},
+		{"many epochs later", func(l *DeviceList) { l.Epoch = 1<<32 - 1 }, true},
+		{"the same epoch", func(l *DeviceList) { l.Epoch-- }, false},
+		{"after the last epoch", func(l *DeviceList) { l.Epoch = 0 }, false},
+		{"a new device", func(l *DeviceList) { l.LastId, l.Devices = 6, listOf(1, 3, 6).Devices }, true},
+		{"one removed", func(l *DeviceList) { l.Devices = l.Devices[:1] }, true},
+		{"an id that was never listed, but given", func(l *DeviceList) { l.Devices = listOf(1, 3, 4).Devices }, false},
+		{"the last id once more", func(l *DeviceList) { l.Devices = listOf(1, 3, 5).Devices }, false},
+		{"an id forgotten", func(l *DeviceList) { l.LastId = 4 }, false},
+		{"another key for device 3", func(l *DeviceList) { l.Devices[1].IdentityKey = identityKey(9) }, false},
+		{"another key for device 1", func(l *DeviceList) { l.Devices[0].IdentityKey = identityKey(9) }, false},
+	} {
+		l := proto.CloneOf(before)
+		l.Epoch++
+		c.change(l)
+		if l.MayFollow(before) != c.ok {
+			t.Errorf("%s: %v", c.name, !c.ok)
+		}
+	}
+	if !listOf(1, 2).MayFollow(nil) || !listOf(1).MayFollow(nil) {
+		t.Error("no first list")
 	}
 }
 

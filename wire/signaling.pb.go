@@ -2104,9 +2104,10 @@ func (*Done) Descriptor() ([]byte, []int) {
 // DeviceList says which devices an account has. Without one, device 1 is the only one (epoch 0). Device 1's identity key is the account's.
 type DeviceList struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Account       []byte                 `protobuf:"bytes,1,opt,name=account,proto3" json:"account,omitempty"` // [16]
-	Epoch         uint32                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`    // from 1; one more with every change
-	Devices       []*DeviceList_Device   `protobuf:"bytes,3,rep,name=devices,proto3" json:"devices,omitempty"` // 1 to 4, by increasing id, device 1 first; no identity key twice
+	Account       []byte                 `protobuf:"bytes,1,opt,name=account,proto3" json:"account,omitempty"`              // [16]
+	Epoch         uint32                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`                 // from 1; higher with every change
+	Devices       []*DeviceList_Device   `protobuf:"bytes,3,rep,name=devices,proto3" json:"devices,omitempty"`              // 1 to 4, by increasing id, device 1 first; no identity key twice
+	LastId        uint32                 `protobuf:"varint,4,opt,name=last_id,json=lastId,proto3" json:"last_id,omitempty"` // the highest id that any device of the account ever had: ids are not given again
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2160,6 +2161,13 @@ func (x *DeviceList) GetDevices() []*DeviceList_Device {
 		return x.Devices
 	}
 	return nil
+}
+
+func (x *DeviceList) GetLastId() uint32 {
+	if x != nil {
+		return x.LastId
+	}
+	return 0
 }
 
 // SignedDeviceList is empty for an account without a list.
@@ -2492,7 +2500,7 @@ func (x *NewDevice) GetSignature() []byte {
 type AddDevice struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Slot          []byte                 `protobuf:"bytes,1,opt,name=slot,proto3" json:"slot,omitempty"`
-	DeviceList    *SignedDeviceList      `protobuf:"bytes,2,opt,name=device_list,json=deviceList,proto3" json:"device_list,omitempty"` // the one held, with this device, and an epoch one higher
+	DeviceList    *SignedDeviceList      `protobuf:"bytes,2,opt,name=device_list,json=deviceList,proto3" json:"device_list,omitempty"` // the one held, with this device, and a higher epoch
 	Device        *NewDevice             `protobuf:"bytes,3,opt,name=device,proto3" json:"device,omitempty"`
 	Reply         []byte                 `protobuf:"bytes,4,opt,name=reply,proto3" json:"reply,omitempty"` // LinkReply.blob
 	unknownFields protoimpl.UnknownFields
@@ -2602,10 +2610,11 @@ func (x *DeclineLinking) GetSlot() []byte {
 	return nil
 }
 
-// RemoveDevice erases a device with its keys and its mailbox, and ends its link. Sent again, it is answered with Done again.
+// RemoveDevice erases a device with its keys and its mailbox, and ends its link. Sent again, it is answered with Done again. A list of the
+// same devices removes none: it voids a list of a lower epoch that device 1 has signed, and of which it does not know who holds it.
 type RemoveDevice struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	DeviceList    *SignedDeviceList      `protobuf:"bytes,1,opt,name=device_list,json=deviceList,proto3" json:"device_list,omitempty"` // the one held, without that device, and an epoch one higher
+	DeviceList    *SignedDeviceList      `protobuf:"bytes,1,opt,name=device_list,json=deviceList,proto3" json:"device_list,omitempty"` // the one held, with at most one device less, and a higher epoch
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2910,12 +2919,13 @@ const file_signaling_proto_rawDesc = "" +
 	"SendSealed\x120\n" +
 	"\benvelope\x18\x01 \x01(\v2\x14.sotto.wire.EnvelopeR\benvelope\x12%\n" +
 	"\x0edelivery_token\x18\x02 \x01(\fR\rdeliveryToken\"\x06\n" +
-	"\x04Done\"\xb2\x01\n" +
+	"\x04Done\"\xcb\x01\n" +
 	"\n" +
 	"DeviceList\x12\x18\n" +
 	"\aaccount\x18\x01 \x01(\fR\aaccount\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\rR\x05epoch\x127\n" +
-	"\adevices\x18\x03 \x03(\v2\x1d.sotto.wire.DeviceList.DeviceR\adevices\x1a;\n" +
+	"\adevices\x18\x03 \x03(\v2\x1d.sotto.wire.DeviceList.DeviceR\adevices\x12\x17\n" +
+	"\alast_id\x18\x04 \x01(\rR\x06lastId\x1a;\n" +
 	"\x06Device\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12!\n" +
 	"\fidentity_key\x18\x02 \x01(\fR\videntityKey\"D\n" +

@@ -18,6 +18,7 @@ const (
 	authenticationLabel = "Sotto authenticate v1"
 	deviceListLabel     = "Sotto device list v1"
 	newDeviceLabel      = "Sotto new device v1"
+	linkedLabel         = "Sotto linked v1"
 	deliveryTokenLabel  = "Sotto delivery token v1\x00"
 )
 
@@ -80,6 +81,16 @@ func NewDeviceToSign(server string, slot []byte, d *NewDevice) []byte {
 	b = binary.BigEndian.AppendUint32(b, d.GetRegistrationId())
 	b = append(b, d.GetIdentityKey()...)
 	return append(b, preKeys[:]...)
+}
+
+// LinkedToSign returns the bytes that device 1 signs when it answers a new device:
+//
+//	"Sotto linked v1" 00 || server name || 00 || slot [16] || SHA-256(request as sent) [32] || Linked as sent
+func LinkedToSign(server string, slot, request, linked []byte) []byte {
+	answered := sha256.Sum256(request)
+	b := append(labelled(linkedLabel, server), slot...)
+	b = append(b, answered[:]...)
+	return append(b, linked...)
 }
 
 func labelled(label, server string) []byte {

@@ -41,7 +41,7 @@ An account has up to four devices. What is sent to you arrives on all of them; w
 first device, which registered, adds and removes others. Your contacts take no device that it has not signed.
 
 "sotto devices add" shows a code, as text and on a terminal as a QR code, and waits for ten minutes. Bring the code to the new device
-and run "sotto link CODE" there; let nobody else see it. Both show the same six digits: compare them before you agree. The new device
+and run "sotto link CODE" there; let nobody else see it. Both show the same ten digits: compare them before you agree. The new device
 begins with your contacts and what you have verified of them, and with no old messages.
 
 "sotto devices remove N" is for one that is lost: nobody sends to it or takes anything of it any more. What is on it stays there.
@@ -180,12 +180,12 @@ func linkCommand() *command {
 		args:    "CODE",
 		summary: "Make this another device of an account you have",
 		help: `
-Joins the account whose first device shows CODE with "sotto devices add", and waits until you agree there. Compare the six digits.
+Joins the account whose first device shows CODE with "sotto devices add", and waits until you agree there. Compare the ten digits.
 The account lives in a directory as after "sotto register"; name another with --account if this machine has that account already.
 "-" reads the code from standard input, so that it is in no shell's history.
 
 Examples:
-  sotto link 'https://sotto.example#ABCD-EFGH-IJKL-MNOP-QRST-UVWX-YZ23-4567' --account ~/sotto-phone
+  sotto link 'https://sotto.example#ABCD-EFGH-IJKL-MNOP-QRST-UVWX-YZ23-4567-ABCD-EFGH-IJKL-MNOP' --account ~/sotto-phone
   sotto link - --account ~/sotto-phone
 `,
 		flags: func(flags *pflag.FlagSet) { f.define(flags) },

@@ -6,7 +6,7 @@ import (
 )
 
 func TestParseCode(t *testing.T) {
-	const secret = "ABCD-EFGH-IJKL-MNOP-QRST-UVWX-YZ23-4567"
+	const secret = "ABCD-EFGH-IJKL-MNOP-QRST-UVWX-YZ23-4567-ABCD-EFGH-IJKL-4567"
 	const good = "https://chat.example#" + secret
 	for _, c := range []struct{ in, want string }{
 		{good, good},
@@ -31,6 +31,7 @@ func TestParseCode(t *testing.T) {
 		{"https://a b#" + secret, ""},
 		{"https://#" + secret, ""},
 		{good + "A", ""},
+		{"https://chat.example#ABCD-EFGH-IJKL-MNOP-QRST-UVWX-YZ23-4567", ""},
 		{good[:len(good)-1], ""},
 		{good[:len(good)-1] + "=", ""},
 		{good[:len(good)-1] + "1", ""},
@@ -43,15 +44,16 @@ func TestParseCode(t *testing.T) {
 			t.Errorf("ParseCode(%q) = %v, %v; want %q", c.in, got, err, c.want)
 		}
 	}
-	if a, b := newCode(t), newCode(t); a == b {
-		t.Error("two codes are the same")
+	first := newDevice(t)
+	if a, b := newCode(t, first), newCode(t, first); a.secret == b.secret || a.first != b.first {
+		t.Error("two codes of one device have a secret in common, or not the device")
 	}
 }
 
 // FuzzParseCode: what parses is shown in one form, which parses to the same.
 func FuzzParseCode(f *testing.F) {
-	f.Add("https://chat.example#ABCD-EFGH-IJKL-MNOP-QRST-UVWX-YZ23-4567")
-	f.Add("http://[::1]:1/a%20b/#abcdefghijklmnopqrstuvwxyz234567")
+	f.Add("https://chat.example#ABCD-EFGH-IJKL-MNOP-QRST-UVWX-YZ23-4567-ABCD-EFGH-IJKL-4567")
+	f.Add("http://[::1]:1/a%20b/#abcdefghijklmnopqrstuvwxyz234567abcdefghijklmnop")
 	f.Add("https://a//#ABCD")
 	f.Fuzz(func(t *testing.T, text string) {
 		c, err := ParseCode(text)

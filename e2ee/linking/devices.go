@@ -16,6 +16,7 @@ const (
 	accountSize       = 16
 	identityKeySize   = 33
 	identityKeyType   = 0x05
+	signatureSize     = 64
 	maxRegistrationID = 16380
 )
 
@@ -54,13 +55,15 @@ func (c Code) OpenRequest(blob []byte) (*wire.NewDevice, error) {
 	return d, nil
 }
 
-// SealReply answers a request, of which it takes the bytes as they came.
-func (c Code) SealReply(request []byte, l *wire.Linked) ([]byte, error) {
-	plaintext, err := proto.Marshal(l)
+// SealReply answers a request, of which it takes the bytes as they came. private is the first device's, which signs the answer: the new
+// device may rely on it even if somebody else knows the code.
+func (c Code) SealReply(request []byte, l *wire.Linked, private *[32]byte) ([]byte, error) {
+	linked, err := proto.Marshal(l)
 	if err != nil {
 		return nil, err
 	}
-	to := sha256.Sum256(request)
+	slot, to := c.Slot(), sha256.Sum256(request)
+	plaintext := append(sign(private, wire.LinkedToSign(c.name, slot[:], request, linked)), linked...)
 	blob := c.seal(replyInfo, to[:], plaintext, freshNonce())
 	if len(blob) > wire.MaxLinkReply {
 		return nil, errTooLarge
@@ -68,19 +71,23 @@ func (c Code) SealReply(request []byte, l *wire.Linked) ([]byte, error) {
 	return blob, nil
 }
 
-// OpenReply returns the account that a new device has joined: its list is signed by the account's first device and has the new device, with
-// its identity key, under the id that it was given. request is the blob that was sent.
+// OpenReply returns the account that a new device has joined: it is that of the first device which showed the code, and which has signed
+// all of it; its list has the new device, with its identity key, under the id that it was given. request is the blob that was sent.
 func (c Code) OpenReply(request, reply []byte, identity [33]byte) (*wire.Linked, error) {
 	if len(reply) > wire.MaxLinkReply {
 		return nil, ErrRefused
 	}
-	to := sha256.Sum256(request)
+	slot, to := c.Slot(), sha256.Sum256(request)
 	plaintext, err := c.open(replyInfo, to[:], reply)
-	if err != nil {
-		return nil, err
+	if err != nil || len(plaintext) < signatureSize {
+		return nil, ErrRefused
 	}
-	l := &wire.Linked{}
-	if proto.Unmarshal(plaintext, l) != nil || len(l.GetUsername()) == 0 || !tokenOrNone(l.GetDeliveryToken()) || l.GetDevice() < 2 {
+	signature, linked, l := plaintext[:signatureSize], plaintext[signatureSize:], &wire.Linked{}
+	if proto.Unmarshal(linked, l) != nil || c.fingerprint(l.GetIdentityKey()) != c.first ||
+		!verify(l.GetIdentityKey(), wire.LinkedToSign(c.name, slot[:], request, linked), signature) {
+		return nil, ErrRefused
+	}
+	if len(l.GetUsername()) == 0 || !tokenOrNone(l.GetDeliveryToken()) || l.GetDevice() < 2 {
 		return nil, ErrRefused
 	}
 	list, err := OpenList(c.server, l.GetAccount(), l.GetIdentityKey(), l.GetDeviceList())
@@ -90,7 +97,7 @@ func (c Code) OpenReply(request, reply []byte, identity [33]byte) (*wire.Linked,
 	seen := map[string]bool{}
 	for _, contact := range l.GetContacts() {
 		id := string(contact.GetAccount())
-		if len(id) != accountSize || seen[id] || len(contact.GetUsername()) == 0 || !validIdentityKey(contact.GetIdentityKey()) || !tokenOrNone(contact.GetDeliveryToken()) {
+		if len(id) != accountSize || seen[id] || !validIdentityKey(contact.GetIdentityKey()) || !tokenOrNone(contact.GetDeliveryToken()) {
 			return nil, ErrRefused
 		}
 		seen[id] = true

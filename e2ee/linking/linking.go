@@ -1,11 +1,11 @@
 // Package linking is the key material of adding a device to an account.
 //
 // An account's first device shows a code, as text or as a QR code, which the user brings to the new device. In it is a secret that the
-// server never sees. From it come
+// server never sees, and by what the new device knows the first one's identity key when it gets it. From the secret come
 //
 //	slot    SHA-256("Sotto linking slot v1" 00 || secret), the first 16 bytes: where the two meet on the server
 //	keys    HKDF-SHA-256(ikm: secret, info: "Sotto linking request v1" or "Sotto linking reply v1"), one for each direction
-//	digits  six, of the new device's identity key, for the user to compare on both screens
+//	digits  ten, Argon2id of the new device's identity key and the slot, for the user to compare on both screens
 //
 // and a blob in either direction is
 //
@@ -17,14 +17,18 @@
 //
 //  1. First device: NewCode; open_linking with its Slot; show Code.String.
 //  2. New device: ParseCode; Code.SealRequest with its public keys, which it signs; POST it.
-//  3. First device: Code.OpenRequest; ask the user, who may compare Code.Digits; SignList with the new device; Code.SealReply; add_device.
+//  3. First device: Code.OpenRequest; ask the user, who may compare Code.Digits; SignList with the new device; Code.SealReply, which signs
+//     all that it says; add_device.
 //  4. New device: Code.OpenReply, which checks all of it.
 //
 // Guarantees:
 //
 //   - Who does not know the secret (the server, the network) learns nothing of what is sealed but its size to a kilobyte, and can
-//     neither add a device nor have a new device join another account. The secret has 160 random bits.
-//   - The account that a new device joins is the one whose first device showed the code, and the list it gets names it, signed.
+//     neither add a device nor have a new device join another account. The secret has 128 random bits.
+//   - The account that a new device joins is the one whose first device showed the code, and what it is told of it and of contacts comes
+//     from there: even if somebody else knows the code, and the server is theirs.
+//   - Who knows the code can be added in the new device's place if the user agrees without comparing the digits. To find a key with the
+//     same digits they would have to compute Argon2id ten thousand million times while the code is shown.
 //
 // The secret protects what was sealed for as long as nobody sees the code: the code is shown for ten minutes at most, works once, and is
 // not kept.
@@ -39,6 +43,7 @@ import (
 	"errors"
 	"fmt"
 
+	"golang.org/x/crypto/argon2"
 	"golang.org/x/crypto/chacha20poly1305"
 
 	"sotto/wire"
@@ -46,14 +51,18 @@ import (
 
 const (
 	slotLabel   = "Sotto linking slot v1\x00"
-	digitsLabel = "Sotto linking digits v1\x00"
+	firstLabel  = "Sotto linking account v1\x00"
 	requestInfo = "Sotto linking request v1"
 	replyInfo   = "Sotto linking reply v1"
 )
 
+const padTo = 1024
+
+// Argon2id (RFC 9106) for the digits: 50 ms on a desktop computer.
 const (
-	secretSize = 20
-	padTo      = 1024
+	digitsTime   = 1
+	digitsMemory = 32 << 10 // KiB
+	digitsLanes  = 1
 )
 
 // ErrRefused is all that is said of a blob or a list that is not what it should be.
@@ -65,12 +74,14 @@ func (c Code) Slot() [wire.SlotSize]byte {
 	return [wire.SlotSize]byte(sum[:])
 }
 
-// Digits are what both devices show of the new device's identity key. Somebody who saw the code and was faster than the new device has a
-// key with other digits, but for one chance in a million.
+// Digits are what both devices show of the new device's identity key, "12345 67890". Whoever is faster than the new device has a key with
+// other digits. Somebody who saw the code, and to whom the server shows the new device's request before it passes on their own, could try
+// keys until one has the same digits; so each try costs time and memory.
 func (c Code) Digits(identity [33]byte) string {
 	slot := c.Slot()
-	sum := sha256.Sum256(append(append([]byte(digitsLabel), slot[:]...), identity[:]...))
-	return fmt.Sprintf("%06d", binary.BigEndian.Uint64(sum[:])%1_000_000)
+	sum := argon2.IDKey(identity[:], slot[:], digitsTime, digitsMemory, digitsLanes, 8)
+	n := binary.BigEndian.Uint64(sum)
+	return fmt.Sprintf("%05d %05d", n/100_000%100_000, n%100_000)
 }
 
 func (c Code) seal(info string, data, plaintext []byte, nonce [chacha20poly1305.NonceSize]byte) []byte {

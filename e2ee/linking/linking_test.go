@@ -39,9 +39,9 @@ func deviceOf(t testing.TB, private []byte) device {
 
 const server = "https://chat.example:8443"
 
-func newCode(t testing.TB) Code {
+func newCode(t testing.TB, first device) Code {
 	t.Helper()
-	c, err := NewCode(server)
+	c, err := NewCode(server, first.identity)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -64,6 +64,7 @@ func list(epoch uint32, devices ...device) *wire.DeviceList {
 	l := &wire.DeviceList{Account: account, Epoch: epoch}
 	for i, d := range devices {
 		l.Devices = append(l.Devices, &wire.DeviceList_Device{Id: uint32(i + 1), IdentityKey: d.identity[:]})
+		l.LastId = uint32(i + 1)
 	}
 	return l
 }
@@ -94,7 +95,7 @@ func linked(t testing.TB, first, second device) *wire.Linked {
 // The main job: a code goes from screen to keyboard, keys one way, the account the other way.
 func TestLinking(t *testing.T) {
 	first, second := newDevice(t), newDevice(t)
-	code := newCode(t)
+	code := newCode(t, first)
 	typed := shown(t, code)
 	if typed.Slot() != code.Slot() || typed.Server() != server {
 		t.Fatal("the two do not meet")
@@ -109,12 +110,12 @@ func TestLinking(t *testing.T) {
 	if err != nil || !proto.Equal(got, asks) {
 		t.Fatal(got, err)
 	}
-	if a, b := code.Digits([33]byte(got.IdentityKey)), typed.Digits(second.identity); a != b || len(a) != 6 {
+	if a, b := code.Digits([33]byte(got.IdentityKey)), typed.Digits(second.identity); a != b || len(a) != len("12345 67890") {
 		t.Errorf("digits %q and %q", a, b)
 	}
 
 	answer := linked(t, first, second)
-	reply, err := code.SealReply(request, answer)
+	reply, err := code.SealReply(request, answer, &first.private)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -135,7 +136,7 @@ func TestLinking(t *testing.T) {
 // TestBlobsFitOnceAndOnly: neither another code, nor the other direction, nor another request, nor a changed bit.
 func TestBlobsFitOnceAndOnly(t *testing.T) {
 	first, second := newDevice(t), newDevice(t)
-	code, other := newCode(t), newCode(t)
+	code, other := newCode(t, first), newCode(t, first)
 	asks := &wire.NewDevice{IdentityKey: second.identity[:], RegistrationId: 1, PreKeys: []byte("pre-keys")}
 	seal := func() []byte {
 		b, err := code.SealRequest(asks, &second.private)
@@ -145,7 +146,7 @@ func TestBlobsFitOnceAndOnly(t *testing.T) {
 		return b
 	}
 	request, again := seal(), seal()
-	reply, err := code.SealReply(request, linked(t, first, second))
+	reply, err := code.SealReply(request, linked(t, first, second), &first.private)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -182,8 +183,8 @@ func TestBlobsFitOnceAndOnly(t *testing.T) {
 
 // TestRequestsRefused are sealed with the right secret, by somebody who saw the code or whose program is wrong.
 func TestRequestsRefused(t *testing.T) {
-	second, third := newDevice(t), newDevice(t)
-	code := newCode(t)
+	first, second, third := newDevice(t), newDevice(t), newDevice(t)
+	code := newCode(t, first)
 	good := func() *wire.NewDevice {
 		return &wire.NewDevice{IdentityKey: second.identity[:], RegistrationId: 1, PreKeys: []byte("pre-keys")}
 	}
@@ -195,7 +196,7 @@ func TestRequestsRefused(t *testing.T) {
 		change func(*wire.NewDevice) // after it was signed
 	}{
 		{"signed for another server", elsewhere, func(*wire.NewDevice) {}},
-		{"signed for another slot", newCode(t), func(*wire.NewDevice) {}},
+		{"signed for another slot", newCode(t, first), func(*wire.NewDevice) {}},
 		{"other pre-keys", code, func(d *wire.NewDevice) { d.PreKeys = []byte("others") }},
 		{"another identity key", code, func(d *wire.NewDevice) { d.IdentityKey = third.identity[:] }},
 		{"no identity key", code, func(d *wire.NewDevice) { d.IdentityKey = nil }},
@@ -236,18 +237,22 @@ func sealed(c Code, info string, data []byte, m proto.Message) []byte {
 
 func TestRepliesRefused(t *testing.T) {
 	first, second, third := newDevice(t), newDevice(t), newDevice(t)
-	code := newCode(t)
+	code := newCode(t, first)
 	request := []byte("the request")
 	open := func(l *wire.Linked) error {
-		reply, err := code.SealReply(request, l)
+		reply, err := code.SealReply(request, l, &first.private)
 		if err != nil {
 			t.Fatal(err)
 		}
 		_, err = code.OpenReply(request, reply, second.identity)
 		return err
 	}
-	if err := open(linked(t, first, second)); err != nil {
-		t.Fatal(err)
+	nameless := linked(t, first, second)
+	nameless.Contacts[0].Username = "" // somebody whose name the server has not confirmed
+	for _, good := range []*wire.Linked{linked(t, first, second), nameless} {
+		if err := open(good); err != nil {
+			t.Fatal(err)
+		}
 	}
 	for _, c := range []struct {
 		name   string
@@ -264,7 +269,6 @@ func TestRepliesRefused(t *testing.T) {
 		{"no name", func(l *wire.Linked) { l.Username = "" }},
 		{"a token of 15 bytes", func(l *wire.Linked) { l.DeliveryToken = make([]byte, 15) }},
 		{"a contact without a key", func(l *wire.Linked) { l.Contacts[0].IdentityKey = nil }},
-		{"a contact without a name", func(l *wire.Linked) { l.Contacts[0].Username = "" }},
 		{"a contact twice", func(l *wire.Linked) { l.Contacts = append(l.Contacts, l.Contacts[0]) }},
 	} {
 		l := linked(t, first, second)
@@ -275,8 +279,54 @@ func TestRepliesRefused(t *testing.T) {
 	}
 	big := linked(t, first, second)
 	big.Username = strings.Repeat("a", wire.MaxLinkReply)
-	if _, err := code.SealReply(request, big); !errors.Is(err, errTooLarge) {
+	if _, err := code.SealReply(request, big, &first.private); !errors.Is(err, errTooLarge) {
 		t.Errorf("too many contacts: %v", err)
+	}
+}
+
+// TestThiefOfTheCode: somebody knows the code, and the server is theirs. They cannot answer in the first device's place: neither with an
+// account of their own, nor with the true one and contacts of theirs, nor with what the first device has answered to somebody else.
+func TestThiefOfTheCode(t *testing.T) {
+	first, second, thief := newDevice(t), newDevice(t), newDevice(t)
+	code := newCode(t, first)
+	seen := shown(t, code)
+	request, err := seen.SealRequest(&wire.NewDevice{IdentityKey: second.identity[:], RegistrationId: 1}, &second.private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stolen, err := seen.SealRequest(&wire.NewDevice{IdentityKey: thief.identity[:], RegistrationId: 1}, &thief.private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	theirs, tampered := linked(t, thief, second), linked(t, first, second)
+	tampered.Contacts[0].IdentityKey = thief.identity[:]
+	truly, err := code.SealReply(stolen, linked(t, first, thief), &first.private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	answered, err := seen.open(replyInfo, sha256Of(stolen), truly)
+	if err != nil {
+		t.Fatal("who knows the code cannot read: the test proves nothing")
+	}
+	signed := func(l *wire.Linked) []byte {
+		reply, err := seen.SealReply(request, l, &thief.private)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return reply
+	}
+	for name, reply := range map[string][]byte{
+		"an account of theirs":                signed(theirs),
+		"the account with contacts of theirs": signed(tampered),
+		"an unsigned answer":                  sealed(seen, replyInfo, sha256Of(request), linked(t, first, second)),
+		"what somebody else was answered":     seen.seal(replyInfo, sha256Of(request), answered, freshNonce()),
+	} {
+		if l, err := seen.OpenReply(request, reply, second.identity); !errors.Is(err, ErrRefused) {
+			t.Errorf("%s: %v, %v", name, l, err)
+		}
+	}
+	if code.Digits(thief.identity) == code.Digits(second.identity) {
+		t.Error("two devices have the same digits")
 	}
 }
 

@@ -37,7 +37,7 @@ type vector struct {
 	NewDevice    hexBytes `json:"new_device"`
 	RequestNonce hexBytes `json:"request_nonce"`
 	Request      hexBytes `json:"request"`
-	Linked       hexBytes `json:"linked"`
+	Linked       hexBytes `json:"signed_linked"` // signature [64] || Linked
 	ReplyNonce   hexBytes `json:"reply_nonce"`
 	Reply        hexBytes `json:"reply"`
 	Refused      []struct {
@@ -90,11 +90,9 @@ func TestVectors(t *testing.T) {
 }
 
 func writeVectors(t *testing.T) {
-	c, err := ParseCode("https://chat.example:8443#ABCD-EFGH-IJKL-MNOP-QRST-UVWX-YZ23-4567")
-	if err != nil {
-		t.Fatal(err)
-	}
 	first, second := deviceOf(t, bytes.Repeat([]byte{1}, 32)), deviceOf(t, bytes.Repeat([]byte{2}, 32))
+	c := newCode(t, first)
+	c.secret = [secretSize]byte(bytes.Repeat([]byte{5}, secretSize))
 	d := &wire.NewDevice{IdentityKey: second.identity[:], RegistrationId: 4711, PreKeys: []byte("pre-keys")}
 	if _, err := c.SealRequest(d, &second.private); err != nil {
 		t.Fatal(err)
@@ -111,7 +109,7 @@ func writeVectors(t *testing.T) {
 	}
 	v.NewDevice = marshal(d)
 	v.Request = c.seal(requestInfo, nil, v.NewDevice, [12]byte(v.RequestNonce))
-	v.Linked = marshal(linked(t, first, second))
+	v.Linked = signedLinked(c, v.Request, marshal(linked(t, first, second)), first)
 	v.Reply = c.seal(replyInfo, sha256Of(v.Request), v.Linked, [12]byte(v.ReplyNonce))
 	refuse := func(comment string, request []byte) {
 		v.Refused = append(v.Refused, struct {
@@ -132,6 +130,11 @@ func writeVectors(t *testing.T) {
 	}
 }
 
+func signedLinked(c Code, request, linked []byte, by device) []byte {
+	slot := c.Slot()
+	return append(sign(&by.private, wire.LinkedToSign(c.name, slot[:], request, linked)), linked...)
+}
+
 func sha256Of(b []byte) []byte {
 	sum := sha256.Sum256(b)
 	return sum[:]
@@ -139,8 +142,8 @@ func sha256Of(b []byte) []byte {
 
 // FuzzOpen gives arbitrary plaintexts the right seal: whatever opens has what its reader relies on.
 func FuzzOpen(f *testing.F) {
-	c := newCode(f)
 	first, second := newDevice(f), newDevice(f)
+	c := newCode(f, first)
 	d := &wire.NewDevice{IdentityKey: second.identity[:], RegistrationId: 1, PreKeys: []byte("pre-keys")}
 	if _, err := c.SealRequest(d, &second.private); err != nil {
 		f.Fatal(err)
@@ -157,7 +160,7 @@ func FuzzOpen(f *testing.F) {
 			t.Error("somebody else's signature")
 		}
 		request := []byte("request")
-		l, err := c.OpenReply(request, c.seal(replyInfo, sha256Of(request), b, freshNonce()), second.identity)
+		l, err := c.OpenReply(request, c.seal(replyInfo, sha256Of(request), signedLinked(c, request, b, first), freshNonce()), second.identity)
 		if err == nil && (len(l.Account) != accountSize || len(l.IdentityKey) != identityKeySize || l.Device < 2) {
 			t.Errorf("accepted %v", l)
 		}

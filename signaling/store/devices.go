@@ -59,6 +59,10 @@ func (p *Pebble) RemoveDevice(a Address, held, list DeviceList) error {
 	})
 }
 
+func (p *Pebble) RenewList(account UUID, held, list DeviceList) error {
+	return p.changeList(Address{account, 1}, held, list, func(*pebble.Batch) error { return nil })
+}
+
 // changeList puts a list in place of the held one, together with what change adds to the batch, and returns when that is durable.
 func (p *Pebble) changeList(a Address, held, list DeviceList, change func(*pebble.Batch) error) error {
 	p.lists.Lock()

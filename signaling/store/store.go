@@ -141,6 +141,9 @@ type Store interface {
 	// be put into that mailbox afterwards. Error: ErrListChanged.
 	RemoveDevice(a Address, held, list DeviceList) error
 
+	// RenewList puts a list of the same devices in place of the held one. Error: ErrListChanged.
+	RenewList(account UUID, held, list DeviceList) error
+
 	// SetDeliveryToken keeps the hash of an account's delivery token in place of the one before, and writes nothing if it is that one.
 	SetDeliveryToken(account UUID, hash [32]byte) error
 

@@ -85,6 +85,12 @@ func furtherDevices(t *testing.T, s store.Store, reopen func() store.Store) {
 		t.Errorf("%d changes were made", made.Load())
 	}
 	holds(t, s, account, listOf("three"), alice, second)
+
+	// Or only the list changes.
+	want(t, s.RenewList(account, two, listOf("four")), store.ErrListChanged)
+	want(t, s.RenewList(account, listOf("three"), listOf("four")), nil)
+	s = reopen()
+	holds(t, s, account, listOf("four"), alice, second)
 }
 
 func removedDevice(t *testing.T, s store.Store, reopen func() store.Store) {
