@@ -27,6 +27,7 @@ type boardCall struct {
 	call   *client.Call
 	peer   string
 	answer chan byte // what is pressed while it rings; nil if that is not asked
+	asked  string    // the question
 
 	accepted, held, muted, video bool
 }
@@ -40,6 +41,7 @@ func keyboard(ctx context.Context, out *output) (b *board, restore func()) {
 	if err != nil {
 		return nil, func() {}
 	}
+	context.AfterFunc(ctx, restore) // a second Ctrl-C kills, and must not leave a terminal without echo
 	b = &board{out: out}
 	go func() {
 		key := make([]byte, 1)
@@ -96,22 +98,71 @@ func (b *board) press(key byte) {
 		b.calls[i].answer = nil
 		return
 	}
+	if key == '?' {
+		b.help()
+		return
+	}
 	c := b.current()
 	if c == nil {
 		return
 	}
 	switch key {
-	case '?':
-		b.out.say(nil, keyHelp)
 	case 'q':
 		c.call.Hangup()
 	case 'm':
-		b.turn(c, &c.muted, c.call.Mute, "muted", "not muted any more")
+		b.turn(c, &c.muted, c.call.Mute, "muted in the call with %s", "not muted any more in the call with %s")
 	case 'v':
-		b.turn(c, &c.video, c.call.ShowVideo, "video is on", "video is off")
+		b.turn(c, &c.video, c.call.ShowVideo, "video is shown in the call with %s", "no video is shown any more in the call with %s")
 	case 'h':
 		b.hold(c)
 	}
+}
+
+// help says what may be pressed now.
+func (b *board) help() {
+	ring, said := slices.IndexFunc(b.calls, func(c *boardCall) bool { return c.answer != nil }), false
+	if ring >= 0 {
+		b.out.say(nil, "%s calls: %s", b.calls[ring].peer, b.calls[ring].asked)
+		said = true
+	}
+	if c := b.current(); c != nil {
+		b.out.say(nil, keyHelp)
+		if other := b.otherHeld(c); other != nil {
+			b.out.say(nil, "h goes over to the call with %s", other.peer)
+		}
+		said = true
+	}
+	if !said {
+		b.out.say(nil, "there is no call; Ctrl-C ends")
+	}
+}
+
+// has tells whether the keys are for this call.
+func (b *board) has(c *boardCall) bool {
+	if b == nil {
+		return false
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.current() == c
+}
+
+// own is what this end has turned on.
+func (b *board) own(c *boardCall) (muted, video bool) {
+	if b == nil {
+		return false, false
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return c.muted, c.video
+}
+
+// hint says how to go on.
+func (b *board) hint() string {
+	if b == nil {
+		return "Ctrl-C hangs up"
+	}
+	return "? for keys"
 }
 
 // current is the call that is being had, or else the last one that there is.
@@ -138,18 +189,25 @@ func (b *board) turn(c *boardCall, state *bool, set func(bool) error, on, off st
 	if *state {
 		off = on
 	}
-	b.out.say(nil, "%s: %s", c.peer, off)
+	b.out.say(nil, off, c.peer)
 }
 
 // hold puts the call on hold, or goes back to the one that is.
 func (b *board) hold(c *boardCall) {
 	on := !c.held
-	for _, other := range b.calls {
-		if other != c && other.held {
-			c, on = other, false
-		}
+	if other := b.otherHeld(c); other != nil {
+		c, on = other, false
 	}
 	if err := c.call.Hold(on); err != nil {
 		b.out.say(nil, "%s", err)
 	}
+}
+
+func (b *board) otherHeld(c *boardCall) *boardCall {
+	for _, other := range b.calls {
+		if other != c && other.held {
+			return other
+		}
+	}
+	return nil
 }

@@ -120,18 +120,24 @@ func pseudoTerminal(t *testing.T) (ours, theirs *os.File) {
 	return ours, theirs
 }
 
-// Single keys steer a call, and the terminal is afterwards as it was.
-func TestKeys(t *testing.T) {
-	ours, theirs := pseudoTerminal(t)
-	home := t.TempDir()
-	_, server := sotto(t, home, nil, "serve", "--listen", "127.0.0.1:0", "--metrics", "off", "--data", filepath.Join(home, "server"), "--json")
+// registered starts a server, and registers people.
+func registered(t *testing.T, names ...string) (home string) {
+	t.Helper()
+	home = t.TempDir()
+	_, server := sotto(t, home, nil, "serve", "--listen", "127.0.0.1:0", "--metrics", "off", "--data", filepath.Join(home, "server"), "--json", "--open")
 	url := server.find(`"url":"([^"]+)"`)
-	token := server.find(`"token":"([^"]+)"`)
-	for _, name := range []string{"alice", "bob"} {
-		if cmd, _ := sotto(t, home, nil, "register", name, "--server", url, "--invitation", token); cmd.Wait() != nil {
+	for _, name := range names {
+		if cmd, _ := sotto(t, home, nil, "register", name, "--server", url); cmd.Wait() != nil {
 			t.Fatalf("%s cannot register", name)
 		}
 	}
+	return home
+}
+
+// Single keys steer a call, and the terminal is afterwards as it was.
+func TestKeys(t *testing.T) {
+	ours, theirs := pseudoTerminal(t)
+	home := registered(t, "alice", "bob")
 	_, bob := sotto(t, home, nil, "listen", "--as", "bob", "--answer", "--json")
 	bob.find("link_up")
 
@@ -144,10 +150,10 @@ func TestKeys(t *testing.T) {
 	press := func(key string) { ours.WriteString(key) }
 	screen.find("m mutes, h puts on hold")
 	press("m")
-	screen.find("bob: muted")
+	screen.find("muted in the call with bob")
 	bob.find(`"peer_state".*"muted":true,"held":false`)
 	press("m")
-	screen.find("bob: not muted")
+	screen.find("not muted any more in the call with bob")
 	press("h")
 	screen.find("the call with bob is on hold")
 	bob.find(`"peer_state".*"muted":false,"held":true`)
@@ -166,4 +172,70 @@ func TestKeys(t *testing.T) {
 	if err != nil || *after != *before {
 		t.Errorf("the terminal is left otherwise (%v)", err)
 	}
+}
+
+// A second call waits, and keys go to one call or the other.
+func TestKeysOfTwoCalls(t *testing.T) {
+	t.Parallel()
+	ours, theirs := pseudoTerminal(t)
+	home := registered(t, "alice", "bob", "carol")
+	press := func(key string) { ours.WriteString(key) }
+	last := map[string]*exec.Cmd{}
+	call := func(name string) (script *typescript) {
+		if last[name] != nil {
+			last[name].Wait() // one process at a time has an account
+		}
+		last[name], script = sotto(t, home, nil, "call", "bob", "--as", name, "--audio", "tone", "--json")
+		return script
+	}
+	if cmd, _ := sotto(t, home, nil, "contacts", "add", "carol", "--as", "bob"); cmd.Wait() != nil {
+		t.Fatal("carol is no contact")
+	}
+	sotto(t, home, theirs, "listen", "--as", "bob")
+	screen := read(t, "listen", ours)
+	screen.find("connected; waiting")
+	press("?")
+	screen.find("there is no call")
+
+	alice := call("alice")
+	screen.find("alice, who is not among your contacts, calls: a accepts, d declines")
+	press("?")
+	screen.find("alice calls: a accepts, d declines")
+	press("a")
+	screen.find("alice can be heard")
+	carol := call("carol")
+	screen.find("carol calls: a holds the other call and accepts, e ends the other and accepts, d declines")
+	press("d")
+	screen.find("call with carol: declined")
+	carol.find(`"summary".*"reason":"declined"`)
+
+	carol = call("carol")
+	screen.find("carol calls: a holds")
+	press("a")
+	screen.find("the call with alice is on hold")
+	screen.find("carol can be heard")
+	alice.find(`"peer_state".*"held":true`)
+	press("m") // in the call that is being had
+	screen.find("muted in the call with carol")
+	carol.find(`"peer_state".*"muted":true`)
+	press("?")
+	screen.find("h goes over to the call with alice")
+	press("h")
+	screen.find("back in the call with alice")
+	carol.find(`"peer_state".*"held":true`)
+	alice.find(`"peer_state".*"held":false`)
+	press("q")
+	screen.find("call with alice: hung up")
+	press("h")
+	screen.find("back in the call with carol")
+	carol.find(`"peer_state".*"held":false`)
+
+	alice = call("alice")
+	screen.find("alice, who is not among your contacts, calls: a holds")
+	press("e")
+	screen.find("call with carol: hung up")
+	carol.find(`"summary".*"reason":"hung up"`)
+	alice.find(`"first_media"`)
+	press("q")
+	alice.find(`"summary".*"reason":"hung up"`)
 }

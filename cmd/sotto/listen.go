@@ -32,6 +32,15 @@ type peerLine struct {
 	Peer  string `json:"peer"`
 }
 
+type incomingLine struct {
+	Event    string `json:"event"` // "incoming"
+	Peer     string `json:"peer"`
+	Accepted bool   `json:"accepted"` // among the contacts
+	Verified bool   `json:"verified"`
+	Changed  bool   `json:"changed,omitempty"` // another identity key has appeared
+	Waiting  bool   `json:"waiting,omitempty"` // beside another call
+}
+
 type peerDevicesLine struct {
 	Event   string `json:"event"`
 	Peer    string `json:"peer"`
@@ -259,21 +268,29 @@ func printable(text string) string {
 // receive asks, or answers by itself, and follows the call to its end.
 func (l *listening) receive(ctx context.Context, out *output, incoming client.IncomingCall) error {
 	call := incoming.Call
-	peer := call.Peer().String()
+	from := call.Peer()
+	peer := from.String()
 	entry := &boardCall{call: call, peer: peer, video: l.media.video != ""}
+	say := func(format string, args ...any) {
+		out.say(incomingLine{"incoming", peer, from.Accepted, from.Verified, from.Changed, incoming.Waiting}, whoCalls(from)+format, args...)
+	}
 	accept := call.Accept
 	switch {
-	case l.answer == answerAll, l.answer == answerContacts && call.Peer().Accepted:
-		out.say(peerLine{"incoming", peer}, "%s calls", peer)
+	case l.answer == answerAll, l.answer == answerContacts && from.Accepted:
+		say("")
 	case l.answer == answerContacts:
-		out.say(peerLine{"incoming", peer}, "%s calls; declined, as they are not among your contacts", peer)
+		say("; declined, as only contacts are answered")
 		return l.decline(ctx, out, entry)
 	case l.board == nil:
-		out.say(peerLine{"incoming", peer}, "%s calls; it rings here, where nobody can answer (--answer accepts calls)", peer)
+		say("; it rings here, where nobody can answer (--answer accepts calls)")
 		_, err := follow(ctx, out, nil, entry, 0, nil)
 		return err
 	default:
-		key := l.ask(ctx, out, entry, incoming.Waiting)
+		entry.asked = "a accepts, d declines"
+		if incoming.Waiting {
+			entry.asked = "a holds the other call and accepts, e ends the other and accepts, d declines"
+		}
+		key := l.ask(ctx, entry, func() { say(": %s", entry.asked) })
 		if key == 'd' {
 			return l.decline(ctx, out, entry)
 		}
@@ -300,16 +317,26 @@ func (l *listening) decline(ctx context.Context, out *output, entry *boardCall) 
 	return err
 }
 
-// ask waits for a key of the user's, or the end of the call.
-func (l *listening) ask(ctx context.Context, out *output, entry *boardCall, waiting bool) byte {
-	if waiting {
-		out.say(peerLine{"incoming", entry.peer}, "%s calls: a holds the other call and accepts, e ends the other and accepts, d declines", entry.peer)
-	} else {
-		out.say(peerLine{"incoming", entry.peer}, "%s calls: a accepts, d declines", entry.peer)
+// whoCalls says how well the caller is known.
+func whoCalls(from client.Contact) string {
+	switch peer := from.String(); {
+	case from.Changed:
+		return peer + ", WHOSE IDENTITY KEY HAS CHANGED, calls under the old one"
+	case from.Verified:
+		return peer + " (verified) calls"
+	case !from.Accepted:
+		return peer + ", who is not among your contacts, calls"
+	default:
+		return peer + " calls"
 	}
+}
+
+// ask waits for a key of the user's, or the end of the call.
+func (l *listening) ask(ctx context.Context, entry *boardCall, say func()) byte {
 	answer := make(chan byte, 1)
 	entry.answer = answer
 	defer l.board.add(entry)()
+	say()
 	select {
 	case key := <-answer:
 		return key
