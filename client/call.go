@@ -71,7 +71,7 @@ type Connected struct {
 	Path string // "direct" or "relay"
 }
 
-// FirstMedia says that the first authenticated packet of the peer's arrived.
+// FirstMedia says that the first authenticated packet of the peer's arrived; after MediaUndecryptable, that media can be decrypted again.
 type FirstMedia struct{}
 
 // Verified yields the code which both people can compare: equal on both ends, nobody sits in between.
@@ -82,10 +82,12 @@ type Verified struct {
 // Interrupted says that nothing has arrived for some seconds; Connected or Ended follows.
 type Interrupted struct{}
 
-// MediaUndecryptable says that packets arrive which this call's keys do not open: what the other end says is not heard. If none was
-// opened before, and none is soon, the call ends.
+// MediaUndecryptable says that packets arrive which this call's keys do not open: somebody on the way tampers, or the other end uses other
+// keys. Of some packets among others it says so once; Stats counts them. If the call is Deaf, FirstMedia follows, or within 30 s its end;
+// if nothing was heard yet, that comes within 5 s.
 type MediaUndecryptable struct {
-	Err error // in a sentence
+	Err  error // in a sentence
+	Deaf bool  // for two seconds nothing that arrived could be decrypted, of an end that was heard
 }
 
 // PeerState says what the other end sends now.

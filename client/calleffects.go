@@ -221,7 +221,9 @@ func (s *calls) tell(o *ongoing, notice callflow.Notice) {
 		o.call.emit(FirstMedia{})
 		s.goDirect(o)
 	case callflow.NoticeUndecryptable:
-		o.call.emit(MediaUndecryptable{callflow.ErrUndecryptable})
+		o.call.emit(MediaUndecryptable{Err: callflow.ErrUndecryptable})
+	case callflow.NoticeDeaf:
+		o.call.emit(MediaUndecryptable{Err: callflow.ErrUndecryptable, Deaf: true})
 	case callflow.NoticeHeld:
 		o.call.emit(Held{})
 	case callflow.NoticeResumed:
@@ -250,8 +252,10 @@ func (s *calls) onMedia(l *leg, event media.Event) {
 		s.step(callflow.Interrupted(l.at))
 	case media.EventFirstMedia:
 		s.step(callflow.FirstMedia(l.at))
-	case media.EventUndecryptable, media.EventPeerKeyChanged:
+	case media.EventUndecryptable:
 		s.step(callflow.Undecryptable(l.at))
+	case media.EventPeerKeyChanged:
+		s.step(callflow.KeyChanged(l.at))
 	case media.EventQualityPoor, media.EventQualityGood:
 		if o := s.table[l.at.Call]; o.chosen == l {
 			o.call.emit(QualityChanged{event == media.EventQualityPoor})

@@ -18,10 +18,10 @@ type Event int
 const (
 	EventConnected      Event = iota + 1 // a path is there; again after EventInterrupted
 	EventInterrupted                     // nothing arrived for some seconds, on any path
-	EventFirstMedia                      // the first authenticated packet of the peer's
+	EventFirstMedia                      // the first authenticated packet of the peer's; again the first one after EventPeerKeyChanged
 	EventUndecryptable                   // a packet could not be decrypted; reported once, Stats counts on
 	EventFailed                          // for good; Failed says why
-	EventPeerKeyChanged                  // media was heard, and since then nothing could be decrypted for a second
+	EventPeerKeyChanged                  // media was heard, and since then nothing could be decrypted for two seconds
 	EventPathChanged                     // another path was connected while one stood
 	EventQualityPoor                     // by loss, delay or jitter; see Stats.Quality
 	EventQualityGood                     // again

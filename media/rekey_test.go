@@ -12,6 +12,8 @@ import (
 
 	"github.com/pion/stun/v4"
 	"github.com/pion/transport/v4/vnet"
+
+	"sotto/media/path"
 )
 
 // long makes the tests that repeat something repeat it as often as the figures in docs/benchmarks.md say.
@@ -109,6 +111,84 @@ func testPeerChangesItsKey(t *testing.T) {
 	if stats := p.callee.Stats(); stats.ReceiveEpoch != 2 || stats.Undecryptable < 100 {
 		t.Errorf("epoch %d, undecryptable %d", stats.ReceiveEpoch, stats.Undecryptable)
 	}
+}
+
+// A peer that is heard again is told, too.
+func TestPeerIsHeardAgain(t *testing.T) { synctest.Test(t, testPeerIsHeardAgain) }
+
+func testPeerIsHeardAgain(t *testing.T) {
+	network := newNetwork(t, 5*time.Millisecond)
+	p := newPair(t, Config{Net: network.hosts[0], RekeyEvery: 4 * time.Second}, Config{Net: network.hosts[1]})
+	good, evil, n := p.callerKeys.NextSend, keyChain(9), 0
+	p.callerKeys.NextSend = func() (key, salt []byte, err error) {
+		n++
+		key, salt, err = good()
+		if n == 2 {
+			return evil()
+		}
+		return key, salt, err
+	}
+	p.connect(t)
+	if err := p.caller.StartSending(&tone{n: 700}, nil); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(13 * time.Second)
+	if want := []Event{EventFirstMedia, EventUndecryptable, EventPeerKeyChanged, EventFirstMedia}; !slices.Equal(p.mediaEvents(p.callee), want) {
+		t.Errorf("events %v", p.mediaEvents(p.callee))
+	}
+}
+
+// Somebody on the way changes a bit of each packet of media and lets reports pass: it is told, once, and again when it is over.
+func TestEveryPacketIsChanged(t *testing.T) { synctest.Test(t, testEveryPacketIsChanged) }
+
+func testEveryPacketIsChanged(t *testing.T) {
+	network := newNetwork(t, 5*time.Millisecond)
+	p := newPair(t, Config{Net: network.hosts[0]}, Config{Net: network.hosts[1]})
+	p.connect(t)
+	if err := p.caller.StartSending(&tone{n: 1000}, nil); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(time.Second)
+	network.filter(func(c vnet.Chunk) bool {
+		if b := c.UserData(); b[0]&0xc0 == 0x80 && (b[1] < 192 || b[1] > 223) { // RFC 5761 section 4
+			b[len(b)/2] ^= 1
+		}
+		return false
+	})
+	time.Sleep(5 * time.Second)
+	network.filter(func(vnet.Chunk) bool { return false })
+	time.Sleep(time.Second)
+	if want := []Event{EventFirstMedia, EventUndecryptable, EventPeerKeyChanged, EventFirstMedia}; !slices.Equal(p.mediaEvents(p.callee), want) {
+		t.Errorf("events %v", p.mediaEvents(p.callee))
+	}
+}
+
+// An end that is silent cannot be made to look deaf by packets of somebody else's.
+func TestForgeriesInASilence(t *testing.T) { synctest.Test(t, testForgeriesInASilence) }
+
+func testForgeriesInASilence(t *testing.T) {
+	network := newNetwork(t, 5*time.Millisecond)
+	p := newPair(t, Config{Net: network.hosts[0]}, Config{Net: network.hosts[1]})
+	p.connect(t)
+	if err := p.caller.StartSending(&tone{n: 1000}, nil); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(time.Second)
+	p.caller.SetHeld(true)
+	for range 500 {
+		time.Sleep(10 * time.Millisecond)
+		p.callee.handle(path.RTP, append([]byte{0x80, 111}, make([]byte, 100)...))
+	}
+	if want := []Event{EventFirstMedia, EventUndecryptable}; !slices.Equal(p.mediaEvents(p.callee), want) {
+		t.Errorf("events %v", p.mediaEvents(p.callee))
+	}
+}
+
+// mediaEvents are those about what can be decrypted.
+func (p *pair) mediaEvents(s *Session) []Event {
+	return slices.DeleteFunc(p.eventsOf(s), func(e Event) bool {
+		return e != EventFirstMedia && e != EventUndecryptable && e != EventPeerKeyChanged
+	})
 }
 
 // When the call's keys are erased under a session, it sends no more.

@@ -49,10 +49,11 @@ type Session struct {
 	opening    sync.Mutex            // held by OpenPath
 	events     sync.Mutex            // one event at a time
 	counts     counters
-	sending    atomic.Bool  // media and RTCP may leave
-	handling   sync.Mutex   // held while a datagram is taken
-	deaf       deafness     // guarded by handling
-	heardAt    atomic.Int64 // when a packet was opened last, in Unix nanoseconds; 0: never
+	sending    atomic.Bool       // media and RTCP may leave
+	handling   sync.Mutex        // held while a datagram is taken
+	deaf       deafness          // guarded by handling
+	sent       map[uint32]uint32 // packets that the peer reported, by SSRC; guarded by handling
+	heardAt    atomic.Int64      // when a packet was opened last, in Unix nanoseconds; 0: never
 
 	microphone     *audioSender
 	camera, screen *videoSender
@@ -106,7 +107,7 @@ func NewSession(cfg Config) (*Session, error) {
 		cfg.RekeyEvery = rekeyEvery
 	}
 	s := &Session{
-		cfg: cfg, log: cfg.Log, local: localStreams(cfg.Video, cfg.Screen),
+		cfg: cfg, log: cfg.Log, local: localStreams(cfg.Video, cfg.Screen), sent: map[uint32]uint32{},
 		connected: make(chan struct{}), ready: make(chan struct{}), failed: make(chan error, 1), firstMedia: make(chan struct{}),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())

@@ -25,7 +25,7 @@ func attackerEvents() []Event {
 	}
 	for call := byte(1); call <= 2; call++ {
 		at := Leg{id(call), 1}
-		events = append(events, Prepared{Call: id(call)}, NoRelay{id(call)}, Connected(at), FirstMedia(at), Undecryptable(at), Interrupted(at), DirectAllowed(at),
+		events = append(events, Prepared{Call: id(call)}, NoRelay{id(call)}, Connected(at), FirstMedia(at), Undecryptable(at), KeyChanged(at), Interrupted(at), DirectAllowed(at),
 			PathReady{id(call), 1, Path{Generation: 1}})
 	}
 	return append(events, NetworkChanged{}, Tick{}, DeviceRemoved{a1})

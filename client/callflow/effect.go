@@ -110,6 +110,7 @@ const (
 	NoticeReconnecting                    // there is none: NoticeConnected or End follows
 	NoticeFirstMedia                      // something of the peer's was decrypted
 	NoticeUndecryptable                   // something could not be
+	NoticeDeaf                            // nothing that comes can be, any more: NoticeFirstMedia or End follows
 	NoticeHeld                            // the local user put it on hold, if only by taking another call
 	NoticeResumed
 )

@@ -179,6 +179,8 @@ func (s *step) on(event Event) {
 		s.onLeg(Leg(ev), s.onFirstMedia)
 	case Undecryptable:
 		s.onLeg(Leg(ev), s.onUndecryptable)
+	case KeyChanged:
+		s.onLeg(Leg(ev), s.onKeyChanged)
 
 	case NetworkChanged:
 		s.onNetworkChanged()

@@ -77,6 +77,7 @@ type (
 	Interrupted   Leg // nothing has arrived for some seconds, or the path failed
 	FirstMedia    Leg // something of the peer's was decrypted
 	Undecryptable Leg // something of the peer's could not be
+	KeyChanged    Leg // the peer was heard, and now nothing that comes can be decrypted; FirstMedia follows if that ends
 )
 
 // A Leg is a call with one device of the other end.

@@ -131,11 +131,20 @@ func (s *step) onFirstMedia(c *call, l *leg) {
 	}
 }
 
+// onUndecryptable ends nothing that was heard: one packet may be anybody's.
 func (s *step) onUndecryptable(c *call, l *leg) {
-	if !l.deciphers {
+	if !l.deciphers && l.decipherBy == 0 {
 		l.decipherBy = s.now + s.timing.Decipher
 	}
 	if c.opened {
 		s.do(Tell{c.id, NoticeUndecryptable})
+	}
+}
+
+// onKeyChanged gives a call that was heard as long as one whose path is lost: whoever can replace packets can drop them as well.
+func (s *step) onKeyChanged(c *call, l *leg) {
+	l.deciphers, l.decipherBy = false, s.now+s.timing.Lost
+	if c.opened {
+		s.do(Tell{c.id, NoticeDeaf})
 	}
 }

@@ -55,7 +55,7 @@ func names(effects []Effect) string {
 			}
 			name = fmt.Sprintf("%s→%v", what, e.To)
 		case Tell:
-			name = [...]string{"", "alerting", "accepted", "connected", "reconnecting", "first-media", "undecryptable", "held", "resumed"}[e.Notice]
+			name = [...]string{"", "alerting", "accepted", "connected", "reconnecting", "first-media", "undecryptable", "deaf", "held", "resumed"}[e.Notice]
 		case End:
 			name = "End(" + e.Reason.String() + ")"
 		case Incoming:
@@ -264,6 +264,16 @@ func TestRule12Undecryptable(t *testing.T) {
 	b.on(FirstMedia{id(5), 1}, "first-media")
 	b.after(time.Hour, "")
 	later.after(5*time.Second, "FAILED→A1 End(failed)")
+
+	heard := talking(t)
+	heard.on(FirstMedia{id(5), 1}, "first-media")
+	heard.on(Undecryptable{id(5), 1}, "undecryptable") // a single packet: anybody's
+	heard.on(KeyChanged{id(5), 1}, "deaf")
+	again := *heard
+	heard.after(29*time.Second, "")
+	heard.after(time.Second, "FAILED→A1 End(failed)")
+	again.on(FirstMedia{id(5), 1}, "first-media")
+	again.after(time.Hour, "")
 }
 
 func TestAStrangersCallWithoutARelay(t *testing.T) {
