@@ -71,6 +71,7 @@ var behaviours = []behaviour{
 	{"other errors end the search for a port", testOtherErrorsEndTheSearchForAPort, absent},
 	{"metrics", testMetrics, watches},
 	{"flood", testFlood, carries},
+	{"soak", testSoak, watches}, // likewise
 }
 
 func TestBehaviour(t *testing.T) {

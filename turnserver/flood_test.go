@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"encoding/binary"
 	"flag"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -15,7 +16,6 @@ import (
 	"time"
 
 	"github.com/pion/stun/v4"
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 )
 
@@ -89,10 +89,10 @@ func goodMessages(c *rawClient, peer netip.AddrPort) (good [][]byte) {
 		[]byte{0x40, 0, 0, 4, 'd', 'a', 't', 'a'})
 }
 
-// footprint is what a flood must not make grow.
-type footprint struct{ heap, goroutines, descriptors int }
+// footprint is what must not grow.
+type footprint struct{ heap, resident, goroutines, descriptors int }
 
-func measure(t testing.TB) (f footprint) {
+func measure() (f footprint) {
 	var m runtime.MemStats
 	runtime.GC()
 	runtime.GC()
@@ -100,6 +100,10 @@ func measure(t testing.TB) (f footprint) {
 	f.heap, f.goroutines = int(m.HeapAlloc), runtime.NumGoroutine()
 	if entries, err := os.ReadDir("/proc/self/fd"); err == nil {
 		f.descriptors = len(entries)
+	}
+	if b, err := os.ReadFile("/proc/self/statm"); err == nil {
+		_, _ = fmt.Sscan(string(b), new(int), &f.resident)
+		f.resident *= os.Getpagesize()
 	}
 	return f
 }
@@ -185,20 +189,17 @@ func testFlood(t *testing.T, plane string) {
 	}
 
 	all(*floodSize / 4)
-	before := measure(t)
+	before := measure()
 	all(*floodSize * 3 / 4)
-	after := measure(t)
+	after := measure()
 	t.Logf("%d datagrams: heap %d kB, then %d kB; %d goroutines, then %d; %d descriptors, then %d", sent,
 		before.heap>>10, after.heap>>10, before.goroutines, after.goroutines, before.descriptors, after.descriptors)
 	if after.heap > before.heap+1<<20 || after.goroutines > before.goroutines || after.descriptors > before.descriptors {
 		t.Errorf("it grows: %+v, then %+v", before, after)
 	}
 	m := s.metrics
-	arrived := 0.0
-	for _, c := range []prometheus.Counter{m.droppedMalformed, m.droppedSilenced, m.droppedNoAllocation, m.droppedNoChannel, m.droppedPeer,
-		m.droppedPermission, m.droppedSize, m.toPeer, m.fromPeer, m.refusedAuth, m.refusedPeer} {
-		arrived += testutil.ToFloat64(c)
-	}
+	arrived := sum(m.droppedMalformed, m.droppedSilenced, m.droppedNoAllocation, m.droppedNoChannel, m.droppedPeer, m.droppedPermission,
+		m.droppedSize, m.toPeer, m.fromPeer, m.refusedAuth, m.refusedPeer)
 	if arrived < 0.8*float64(sent) {
 		t.Errorf("of %d datagrams the relay saw %v only", sent, arrived)
 	}

@@ -167,7 +167,7 @@ func FuzzReply(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		kind, authenticated := parseReply(b)
 		m := &stun.Message{Raw: bytes.Clone(b)}
-		if m.Decode() != nil { // not one of pion's
+		if m.Decode() != nil || len(b) != headerSize+int(m.Length) { // not one of pion's
 			return
 		}
 		response := m.Type.Class == stun.ClassSuccessResponse || m.Type.Class == stun.ClassErrorResponse

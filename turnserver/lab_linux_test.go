@@ -37,12 +37,19 @@ type lab struct {
 	pass    []link.Link // programs at the far ends
 	s       atomic.Pointer[Server]
 	carries bool // in this test
+	hosts   [256]bool
 }
 
 // theLab is nil in a normal run.
 var theLab *lab
 
 func init() {
+	world.flows = func(s *Server) int {
+		if s.offload == nil {
+			return 0
+		}
+		return s.offload.x.Flows()
+	}
 	world.driver = func(s *Server) (n uint64) {
 		if s.offload != nil {
 			for _, c := range s.offload.x.Carried() {
@@ -61,13 +68,13 @@ func init() {
 		os.Exit(1)
 	}
 	theLab, world.client = l, labClient
+	world.dialFrom = l.dialFrom
 	world.dial, world.listen, world.relay, world.began, world.ending = l.dial, l.listen, l.relay, l.began, l.ending
 	world.moved = func() { // instead of waiting for the next time
 		l.s.Load().offload.tick()
 		l.s.Load().offload.again()
 	}
 	world.offloads = true
-	world.flows = func(s *Server) int { return s.offload.x.Flows() }
 	world.accounts = func(s *Server) int { return max(1, s.accounts.bounded()*s.cfg.MaxAllocations) }
 	world.carried = func(t *testing.T, s *Server, want uint64) {
 		if c := s.offload.x.Carried(); c[toPeer].Packets != want || c[fromPeer].Packets != want {
@@ -226,6 +233,21 @@ func (l *lab) listen(ip string) (conn *net.UDPConn, err error) {
 func (l *lab) dial(to netip.AddrPort) (conn net.Conn, err error) {
 	return conn, l.outside(func() error {
 		conn, err = net.Dial("udp", to.String())
+		return err
+	})
+}
+
+// dialFrom makes the address, if it is not there yet.
+func (l *lab) dialFrom(host byte, to netip.AddrPort) (conn net.Conn, err error) {
+	from := net.IPv4(198, 18, 7, host)
+	return conn, l.outside(func() error {
+		if !l.hosts[host] {
+			l.hosts[host] = true
+			if err := commands("ip addr add " + from.String() + "/24 dev far"); err != nil {
+				return err
+			}
+		}
+		conn, err = (&net.Dialer{LocalAddr: &net.UDPAddr{IP: from}}).Dial("udp", to.String())
 		return err
 	})
 }

@@ -39,7 +39,8 @@ func TestOffload(t *testing.T) {
 	for _, mode := range []string{"generic", "native"} {
 		t.Run(mode, func(t *testing.T) {
 			t.Parallel()
-			again := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.run=^TestOffload$", "-test.v", fmt.Sprint("-flood=", *floodSize), fmt.Sprint("-flood-seed=", *floodSeed))
+			again := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.run=^TestOffload$", "-test.v", fmt.Sprint("-flood=", *floodSize), fmt.Sprint("-flood-seed=", *floodSeed),
+				fmt.Sprint("-soak=", *soakTime), fmt.Sprint("-soak-allocations=", *soakAllocations))
 			again.Env = append(os.Environ(), labVariable+"="+mode)
 			again.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
 			out, err := again.CombinedOutput()

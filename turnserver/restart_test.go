@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/pion/stun/v4"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"go.uber.org/goleak"
 
 	"sotto/turncred"
@@ -29,33 +31,56 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-type relaySettings struct {
-	UDP                       []string
-	AllowPeers                []netip.Prefix
-	DataPlane, Offload, Mode  string
-	MaxPerUser, MaxPerAddress int
-	RelayPorts                PortRange
+// settings are a Config on its way to the other process.
+type settings struct {
+	Config
+	OffloadMode string
 }
 
-// serveUntilKilled says where it listens and what carries packets; then, for each line that it reads, how many the driver has carried.
-func serveUntilKilled(settings string) {
-	var c relaySettings
-	err := json.Unmarshal([]byte(settings), &c)
+// status is what the relay says of itself.
+type status struct {
+	Allocations, Goroutines, Descriptors, Heap, Resident int
+	Flows, Accounts                                      int // of the driver: entries of the map, and accounts that are taken
+	Driver                                               uint64
+	Dropped                                              float64
+}
+
+// serveUntilKilled says where it listens and what carries packets; then, for each line that it reads, how it is.
+func serveUntilKilled(text string) {
+	var c settings
+	err := json.Unmarshal([]byte(text), &c)
+	var s *Server
 	if err == nil {
-		var s *Server
-		if s, err = New(Config{
-			UDP: c.UDP, AllowPeers: c.AllowPeers, DataPlane: c.DataPlane, Offload: c.Offload, Secrets: [][]byte{testSecret}, RelayPorts: c.RelayPorts,
-			MaxPerUser: c.MaxPerUser, MaxPerAddress: c.MaxPerAddress, tune: tuning{foreign: elsewhere, offloadMode: c.Mode},
-		}); err == nil {
-			fmt.Println(s.Addrs().UDP[0], s.Offload())
-			for in := bufio.NewScanner(os.Stdin); in.Scan(); {
-				fmt.Println(world.driver(s))
-			}
-			os.Exit(0)
-		}
+		c.Secrets, c.tune = [][]byte{testSecret}, tuning{foreign: elsewhere, offloadMode: c.OffloadMode}
+		s, err = New(c.Config)
 	}
-	fmt.Println(err)
-	os.Exit(1)
+	if err != nil {
+		fmt.Println(err)
+		os.Exit(1)
+	}
+	fmt.Println(s.Addrs().UDP[0], s.Offload())
+	for in := bufio.NewScanner(os.Stdin); in.Scan(); {
+		f, m := measure(), s.metrics
+		now := status{
+			Allocations: len(relaysOf(s)), Goroutines: f.goroutines, Descriptors: f.descriptors, Heap: f.heap, Resident: f.resident,
+			Flows: world.flows(s), Driver: world.driver(s),
+			Dropped: sum(m.droppedMalformed, m.droppedSilenced, m.droppedNoAllocation, m.droppedNoChannel, m.droppedPeer, m.droppedPermission,
+				m.droppedBandwidth, m.droppedPackets, m.droppedSize),
+		}
+		s.accounts.mu.Lock()
+		now.Accounts = len(s.accounts.held)
+		s.accounts.mu.Unlock()
+		line, _ := json.Marshal(now)
+		fmt.Println(string(line))
+	}
+	os.Exit(0)
+}
+
+func sum(counters ...prometheus.Counter) (total float64) {
+	for _, c := range counters {
+		total += testutil.ToFloat64(c)
+	}
+	return total
 }
 
 // relayProcess is a relay in a process of its own.
@@ -74,13 +99,12 @@ func startProcess(t testing.TB, plane, at string, change func(*Config)) *relayPr
 		change(&cfg)
 	}
 	world.relay(&cfg)
-	settings, err := json.Marshal(relaySettings{
-		cfg.UDP, cfg.AllowPeers, cfg.DataPlane, cfg.Offload, cfg.tune.offloadMode, cfg.MaxPerUser, cfg.MaxPerAddress, cfg.RelayPorts})
+	text, err := json.Marshal(settings{cfg, cfg.tune.offloadMode})
 	if err != nil {
 		t.Fatal(err)
 	}
 	p := &relayProcess{command: exec.Command(os.Args[0])}
-	p.command.Env = append(os.Environ(), labVariable+"=", processVariable+"="+string(settings))
+	p.command.Env = append(os.Environ(), labVariable+"=", processVariable+"="+string(text))
 	p.command.Stderr = os.Stderr
 	out, err := p.command.StdoutPipe()
 	if err == nil {
@@ -112,14 +136,13 @@ func (p *relayProcess) line(t testing.TB) string {
 	return strings.TrimSpace(line)
 }
 
-// carried is how many packets its driver has carried.
-func (p *relayProcess) carried(t testing.TB) (n int) {
+func (p *relayProcess) status(t testing.TB) (now status) {
 	t.Helper()
 	_, _ = io.WriteString(p.in, "\n")
-	if _, err := fmt.Sscan(p.line(t), &n); err != nil {
+	if err := json.Unmarshal([]byte(p.line(t)), &now); err != nil {
 		t.Fatal(err)
 	}
-	return n
+	return now
 }
 
 // kill is kill -9.
@@ -140,7 +163,7 @@ func testRestart(t *testing.T, plane string) {
 		if world.offloads {
 			eventually(t, "the driver carries", func() bool {
 				exchangeBothWays(t, conn, other.LocalAddr(), other, conn.LocalAddr())
-				return p.carried(t) > 0
+				return p.status(t).Driver > 0
 			})
 		}
 	}
@@ -161,7 +184,7 @@ func testRestart(t *testing.T, plane string) {
 	nothingPasses("with the relay dead")
 	again := startProcess(t, plane, p.at.String(), nil)
 	nothingPasses("after the restart")
-	if n := again.carried(t); n != 0 {
+	if n := again.status(t).Driver; n != 0 {
 		t.Errorf("the driver carried %d packets that belong to nothing", n)
 	}
 	err := client.CreatePermission(other.LocalAddr())

@@ -34,6 +34,7 @@ const labVariable = "SOTTO_TEST_OFFLOAD"
 var world = struct {
 	client        string // address
 	dial          func(to netip.AddrPort) (net.Conn, error)
+	dialFrom      func(host byte, to netip.AddrPort) (net.Conn, error) // one of many addresses: hosts 10 to 250
 	listen        func(ip string) (*net.UDPConn, error)
 	relay         func(*Config)
 	began, ending func(testing.TB, *Server)
@@ -46,6 +47,9 @@ var world = struct {
 }{
 	client: "127.0.0.1",
 	dial:   func(to netip.AddrPort) (net.Conn, error) { return net.Dial("udp", to.String()) },
+	dialFrom: func(host byte, to netip.AddrPort) (net.Conn, error) {
+		return (&net.Dialer{LocalAddr: &net.UDPAddr{IP: net.IPv4(127, 0, 7, host)}}).Dial("udp", to.String())
+	},
 	listen: func(ip string) (*net.UDPConn, error) {
 		return net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(ip), 0)))
 	},
