@@ -43,7 +43,10 @@ type account struct {
 	RegistrationID uint32
 	Identity       []byte // private half
 	Registration   []byte `json:",omitempty"` // as sent, until the server's answer is in
-	Changing       bool   `json:",omitempty"` // the server may have got a list of devices of which this device does not know
+
+	// Of the lists of devices that this device has signed, whether or not the server has taken them.
+	SignedEpoch  uint32 `json:",omitempty"`
+	SignedLastID uint32 `json:",omitempty"`
 }
 
 // Register makes an account on a server, in a directory that has none, and opens it.

@@ -19,7 +19,8 @@ import (
 //  1. Ask the server for the list that it holds, draw a code, and show it.
 //  2. Open the code's slot, on every link anew: a request that waits comes with it.
 //  3. Open the request, and ask the user.
-//  4. Sign the list with the new device, and send all of it: after a lost answer the same bytes again.
+//  4. Sign the list with the new device, and send all of it: after a lost answer the same bytes again. If nobody says that the server has
+//     taken it, it is voided by a later one (owndevices.go).
 
 const linkingTime = 10 * time.Minute // for which the server keeps a slot
 
@@ -43,10 +44,11 @@ func (c *Client) AddDevice(ctx context.Context, o AddDeviceOptions) (Device, err
 	defer c.changing.Unlock()
 	ctx, cancel := context.WithTimeoutCause(ctx, linkingTime, errLinkingTime)
 	defer cancel()
-	own, err := c.ownList(ctx)
+	own, err := c.settledList(ctx)
 	if err != nil {
 		return Device{}, err
 	}
+	defer c.lists.wake()
 	if len(own.devices()) >= wire.MaxDevices {
 		return Device{}, fmt.Errorf("an account has at most %d devices: remove one first", wire.MaxDevices)
 	}
@@ -127,9 +129,6 @@ func (a *addition) over(ctx context.Context, l *link) error {
 
 // send is step 4.
 func (a *addition) send(ctx context.Context, l *link) error {
-	if err := a.c.setChanging(true); err != nil {
-		return err
-	}
 	_, err := l.request(ctx, &wire.ClientFrame{Body: &wire.ClientFrame_AddDevice{AddDevice: a.frame}})
 	if refused(err, wire.Error_CONFLICT) {
 		return errors.New("the devices have changed meanwhile: make a new code and try again")
@@ -149,11 +148,14 @@ func (a *addition) decide(ctx context.Context, blob []byte) error {
 	if !a.o.Confirm(ctx, a.code.Digits([33]byte(device.IdentityKey))) {
 		return errDeclined
 	}
+	if ctx.Err() != nil { // the user took longer than the code lasts
+		return context.Cause(ctx)
+	}
 	c, slot := a.c, a.code.Slot()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	own := c.ownContact()
-	list := own.nextList()
+	list := c.nextList(own)
 	if list.LastId == wire.MaxDeviceID {
 		return errors.New("this account has had as many devices as an account can have in its life: register another one")
 	}

@@ -47,8 +47,14 @@ func (p *contact) devices() (devices []peerDevice) {
 	return devices
 }
 
-// outdated says that only the epoch of the contact's list is known.
-func (p *contact) outdated() bool { return p.Epoch > 0 && p.listed == nil }
+// outdated says that of a later list than the one here only the epoch is known. Nothing is begun with the contact, and nothing taken from
+// their further devices, before that is there: a server that keeps it back is found out by what the first device says.
+func (p *contact) outdated() bool { return p.Epoch > 0 && p.listed == nil || p.Heard > p.Epoch }
+
+// lost says that a device was removed. No later list can have it: ids are not given again.
+func (p *contact) lost(device uint8) bool {
+	return uint32(device) <= p.listed.GetLastId() && p.listed.IdentityOf(uint32(device)) == nil
+}
 
 var errUnlisted = errors.New("the device is not on the list that the account's first device has signed")
 
@@ -95,7 +101,7 @@ func (p *contact) readList() (err error) {
 
 var (
 	errListRefused = errors.New("the server gave a list of devices that the account's first device has not signed: do not trust it")
-	errListOlder   = errors.New("the server gave an older list of an account's devices than it did before: do not trust it")
+	errListOlder   = errors.New("the server gave an older list of an account's devices than there is: do not trust it")
 )
 
 // verified is a list that is newer than the one in a contact's record.
@@ -106,19 +112,20 @@ type verified struct {
 
 // verifyList returns nil if there is nothing new.
 func (c *Client) verifyList(p *contact, signed *wire.SignedDeviceList) (*verified, error) {
-	switch {
-	case len(signed.GetList()) == 0 && p.Epoch == 0, p.List != nil && bytes.Equal(signed.GetList(), p.List):
+	none := len(signed.GetList()) == 0
+	switch same := none && p.Epoch == 0 || p.List != nil && bytes.Equal(signed.GetList(), p.List); {
+	case same && !p.outdated():
 		return nil, nil
-	case len(signed.GetList()) == 0:
+	case same || none:
 		return nil, errListOlder
 	}
 	list, err := linking.OpenList(c.account.Server, p.Account[:], p.Identity, signed)
 	switch {
 	case err != nil:
 		return nil, errListRefused
-	case list.Epoch < p.Epoch:
+	case list.Epoch < max(p.Epoch, p.Heard):
 		return nil, errListOlder
-	case list.Epoch == p.Epoch && p.List != nil: // two of one epoch
+	case !list.MayFollow(p.listed): // two of one epoch, or an id given again
 		return nil, errListRefused
 	}
 	return &verified{signed, list}, nil
@@ -142,11 +149,21 @@ func (c *Client) takeList(p *contact, v *verified, change func(*contact), also f
 			gone = append(gone, callflow.Address{Account: callflow.Account(p.Account), Device: d.id})
 		}
 	}
+	own, before := p.Account == c.account.Account, len(p.devices())
+	var next *sealing
+	if own && c.account.Device == firstDevice && len(gone) > 0 {
+		next = c.sealing.replaced() // they know the old token
+	}
 	p, err := c.changeContact(p, func(p *contact) {
 		p.Epoch, p.List, p.Signature, p.listed = v.list.Epoch, v.signed.List, v.signed.Signature, v.list
 		change(p)
 	}, func(t *tx) error {
 		past.erase(t)
+		if next != nil {
+			if err := putJSON(t, recordSealing, next); err != nil {
+				return err
+			}
+		}
 		return also(t)
 	})
 	if err != nil {
@@ -154,10 +171,14 @@ func (c *Client) takeList(p *contact, v *verified, change func(*contact), also f
 	}
 	c.forget(past, nil)
 	c.calls.devicesRemoved(gone)
-	if p.Account == c.account.Account {
+	if next != nil {
+		c.sealing = *next
+		c.tokenReplaced()
+	}
+	if own {
 		c.epoch.Store(p.Epoch)
 		c.lists.wake()
-	} else if p.Accepted {
+	} else if p.Accepted && (len(gone) > 0 || len(p.devices()) > before) {
 		c.events.offer(DevicesChanged{p.public(), len(p.devices())})
 	}
 	return p, nil

@@ -56,6 +56,7 @@ type contact struct {
 	List      []byte `json:",omitempty"` // their device list, as signed
 	Signature []byte `json:",omitempty"` // of List, by Identity
 	Told      uint32 `json:",omitempty"` // the epoch of this account's list that they were told
+	Heard     uint32 `json:",omitempty"` // the highest epoch of their list that their first device has named
 
 	listed *wire.DeviceList // List, read
 }
@@ -89,7 +90,7 @@ func (c *Client) loadContacts() error {
 		c.epoch.Store(own.Epoch)
 		c.lists.wake()
 	}
-	if c.account.Changing {
+	if c.unsettled() {
 		c.lists.wake()
 	}
 	return nil
@@ -247,8 +248,8 @@ func (c *Client) pinAppeared(p *contact, verified bool) error {
 	sessions := c.store.list(recordSession + p.Account.String())
 	_, err := c.changeContact(p, func(p *contact) {
 		p.Identity, p.Appeared, p.Verified = p.Appeared, nil, verified
-		p.Token = nil                                             // who gave it had the old key
-		p.Epoch, p.List, p.Signature, p.listed = 0, nil, nil, nil // which signed it
+		p.Token = nil                                                         // who gave it had the old key
+		p.Epoch, p.Heard, p.List, p.Signature, p.listed = 0, 0, nil, nil, nil // which signed it
 	}, func(t *tx) error {
 		for _, record := range sessions { // they were with the old key, or with devices that it vouched for
 			t.delete(record)

@@ -443,7 +443,7 @@ func TestCrashDuringLinking(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	alice.account.Changing = true
+	alice.account.SignedEpoch, alice.account.SignedLastID = 1, 2
 	err = before.update(func(t *tx) error {
 		t.delete(recordContact + alice.Account().String())
 		return alice.account.write(t)
@@ -457,7 +457,7 @@ func TestCrashDuringLinking(t *testing.T) {
 		t.Fatal("the crash did not happen")
 	}
 	alice.start(t)
-	alice.eventually(t, "the list from the server", func() bool { return alice.epoch.Load() == 1 && !alice.account.Changing })
+	alice.eventually(t, "the list from the server", func() bool { return alice.epoch.Load() == 1 && !alice.unsettled() })
 
 	// The server goes on knowing both.
 	w.stop()

@@ -89,7 +89,7 @@ func (c *Client) take(ctx context.Context, e *wire.Envelope) error {
 	}
 	var who newcomer
 	o, err := c.openEnvelope(sender, e, certified, who)
-	if err == errUnlisted {
+	if err == errUnlisted && !c.removed(sender) {
 		if who.listed, err = c.fetchList(ctx, sender.Account); err != nil {
 			return c.unlisted(who.listed, err)
 		}
@@ -126,6 +126,14 @@ func senderOf(e *wire.Envelope) (sender ratchet.Address, err error) {
 		return sender, errProtocol
 	}
 	return ratchet.Address{Account: [16]byte(e.Sender), Device: uint8(e.SenderDevice)}, nil
+}
+
+// removed says that a device was on the list of its account, and is not any more.
+func (c *Client) removed(a ratchet.Address) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	p := c.contacts[a.Account]
+	return p != nil && p.lost(a.Device)
 }
 
 // unlisted drops an envelope of a device that is not listed, unless it is perhaps an accepted contact's and the server can be asked again.
@@ -197,6 +205,8 @@ func (c *Client) openEnvelope(
 	}
 	remote := ratchet.Remote{Address: sender}
 	switch {
+	case known != nil && known.outdated() && sender.Device != firstDevice:
+		return o, errUnlisted // as far as is known
 	case known != nil:
 		if remote, err = known.remote(sender.Device); err != nil {
 			return o, err
@@ -278,6 +288,14 @@ func (c *Client) openEnvelope(
 		} else if o.from.tokenChanged(o.content) {
 			changed := *o.from
 			changed.Token = o.content.DeliveryToken
+			o.from = &changed
+			if err := o.from.write(t); err != nil {
+				return err
+			}
+		}
+		if epoch := o.content.GetDeviceListEpoch(); sender.Device == firstDevice && epoch > max(o.from.Epoch, o.from.Heard) {
+			changed := *o.from
+			changed.Heard = epoch
 			o.from = &changed
 			if err := o.from.write(t); err != nil {
 				return err

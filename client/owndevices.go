@@ -17,7 +17,9 @@ import (
 // The devices of this account. The account has a contact's record of its own, as soon as it has a list: what its devices tell each other
 // travels as what contacts do.
 //
-//  1. The first device adds others (adddevice.go) and removes them. Each time it signs a list that follows the one the server holds.
+//  1. The first device adds others (adddevice.go) and removes them. Each time it signs a list that follows every list that it ever signed,
+//     and notes that before the list leaves: there are no two of one epoch, which the server could show to different people. A list of which
+//     it is not told that the server has taken it is asked for, and voided by a later one if the server does not own up to it (settledList).
 //  2. It tells accepted contacts and its other devices, each until that is on its way to them (tellDevices). Whoever is not told learns it
 //     from the epoch in the next content.
 //  3. The delivery token is the account's. The first device alone replaces it, tells the server, and then its other devices. Another device
@@ -52,23 +54,28 @@ func (c *Client) RemoveDevice(ctx context.Context, id int) error {
 		return errors.New("a device is being added or removed: wait until that is over")
 	}
 	defer c.changing.Unlock()
-	own, err := c.ownList(ctx)
+	own, err := c.settledList(ctx)
 	if err != nil {
 		return err
 	}
-	list := own.nextList()
+	defer c.lists.wake()
+	list := c.nextList(own)
 	list.Devices = slices.DeleteFunc(list.Devices, func(d *wire.DeviceList_Device) bool { return int(d.Id) == id })
 	if len(list.Devices) == len(own.devices()) {
 		return fmt.Errorf("this account has no device %d", id)
 	}
+	c.mu.Lock()
 	signed, err := c.signList(list)
+	c.mu.Unlock()
 	if err != nil {
 		return err
 	}
-	if err := c.setChanging(true); err != nil {
-		return err
-	}
-	_, err = c.request(ctx, &wire.ClientFrame{Body: &wire.ClientFrame_RemoveDevice{
+	return c.putList(ctx, signed)
+}
+
+// putList gives the server a list without a device, or one that only voids others, and takes it.
+func (c *Client) putList(ctx context.Context, signed *wire.SignedDeviceList) error {
+	_, err := c.request(ctx, &wire.ClientFrame{Body: &wire.ClientFrame_RemoveDevice{
 		RemoveDevice: &wire.RemoveDevice{DeviceList: signed},
 	}})
 	if refused(err, wire.Error_CONFLICT) {
@@ -77,20 +84,7 @@ func (c *Client) RemoveDevice(ctx context.Context, id int) error {
 	if err != nil {
 		return err
 	}
-	if err := c.adoptList(signed); err != nil {
-		return err
-	}
-	return c.replaceToken() // the device knows the old one
-}
-
-func (c *Client) replaceToken() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if err := c.changeSealing((*sealing).replaceToken); err != nil {
-		return err
-	}
-	c.tokenReplaced()
-	return nil
+	return c.adoptList(signed)
 }
 
 var errNotFirst = errors.New("only the account's first device can add and remove devices: do it there")
@@ -126,59 +120,80 @@ func (c *Client) ownList(ctx context.Context) (*contact, error) {
 	return c.learnList(c.ownContact(), reply.GetDeviceList())
 }
 
-// nextList is a list that may follow the contact's, with the same devices.
-func (p *contact) nextList() *wire.DeviceList {
-	list := &wire.DeviceList{Account: p.Account[:], Epoch: p.Epoch + 1, LastId: max(p.listed.GetLastId(), firstDevice)}
-	for _, d := range p.devices() {
+// nextList is a list that may follow all that were ever signed, with the same devices as the account has now.
+func (c *Client) nextList(own *contact) *wire.DeviceList {
+	list := &wire.DeviceList{
+		Account: own.Account[:], Epoch: max(own.Epoch, c.account.SignedEpoch) + 1,
+		LastId: max(own.listed.GetLastId(), c.account.SignedLastID, firstDevice),
+	}
+	for _, d := range own.devices() {
 		list.Devices = append(list.Devices, &wire.DeviceList_Device{Id: uint32(d.id), IdentityKey: d.identity})
 	}
 	return list
 }
 
+// signList signs a list, and notes what must not be signed again. c.mu is held.
 func (c *Client) signList(list *wire.DeviceList) (*wire.SignedDeviceList, error) {
 	private := [32]byte(c.account.Identity)
 	defer clear(private[:])
-	return linking.SignList(c.account.Server, &private, list)
+	signed, err := linking.SignList(c.account.Server, &private, list)
+	if err != nil {
+		return nil, err
+	}
+	c.account.SignedEpoch, c.account.SignedLastID = list.Epoch, list.LastId
+	return signed, c.store.update(c.account.write)
 }
 
-// setChanging notes that the server may get a new list: whoever opens the account after a crash asks it.
-func (c *Client) setChanging(changing bool) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.account.Changing = changing
-	return c.store.update(c.account.write)
+// unsettled says that the server may hold a list which this device has signed and not taken. c.mu is held.
+func (c *Client) unsettled() bool {
+	own := c.contacts[c.account.Account]
+	return c.account.SignedEpoch > 0 && (own == nil || own.Epoch < c.account.SignedEpoch)
 }
 
 // adoptList takes a list that the server has taken from this device.
 func (c *Client) adoptList(signed *wire.SignedDeviceList) error {
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	_, err := c.learnList(c.ownContact(), signed)
-	c.mu.Unlock()
-	if err != nil {
-		return err
-	}
-	return c.setChanging(false)
+	return err
 }
 
-// settleChange is what a crash in the middle of a change leaves to be done.
+// settleChange is what a crash in the middle of a change, or an error, leaves to be done.
 func (c *Client) settleChange(ctx context.Context) error {
 	c.mu.Lock()
-	changing := c.account.Changing
+	unsettled := c.unsettled()
 	c.mu.Unlock()
-	if !changing || !c.changing.TryLock() { // it is under way
+	if !unsettled || !c.changing.TryLock() { // it is under way
 		return nil
 	}
 	defer c.changing.Unlock()
-	before := len(c.Devices())
-	if _, err := c.ownList(ctx); err != nil {
-		return err
+	_, err := c.settledList(ctx)
+	return err
+}
+
+// settledList returns the record of this account once the server holds what it says. A list that the server was given, and does not show, could
+// be shown to contacts at any time: the next one voids it. c.changing is held.
+func (c *Client) settledList(ctx context.Context) (*contact, error) {
+	own, err := c.ownList(ctx)
+	if err != nil {
+		return nil, err
 	}
-	if len(c.Devices()) < before {
-		if err := c.replaceToken(); err != nil {
-			return err
-		}
+	c.mu.Lock()
+	if !c.unsettled() {
+		c.mu.Unlock()
+		return own, nil
 	}
-	return c.setChanging(false)
+	signed, err := c.signList(c.nextList(own))
+	c.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	if err := c.putList(ctx, signed); err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.ownContact(), nil
 }
 
 // tellDevices is step 2, and what step 3 leaves to be told.
@@ -264,6 +279,12 @@ func (c *Client) told() bool {
 
 // replaceToken draws a new delivery token.
 func (s *sealing) replaceToken() { s.Token, s.Told, s.Untold = newToken(), false, true }
+
+// replaced is a copy with a new delivery token.
+func (s sealing) replaced() *sealing {
+	s.replaceToken()
+	return &s
+}
 
 // proposeToken draws one for the first device to take up.
 func (s *sealing) proposeToken() { s.Proposed = newToken() }
