@@ -43,6 +43,16 @@ func testStrangersGetLittle(t *testing.T, plane string) {
 		"unknown attributes": {stun.NewType(stun.MethodAllocate, stun.ClassRequest), udpTransport,
 			stun.RawAttribute{Type: 0x7001}, stun.RawAttribute{Type: 0x7002}, stun.RawAttribute{Type: 0x7003}},
 	}
+	for _, method := range []stun.Method{stun.MethodRefresh, stun.MethodCreatePermission, stun.MethodChannelBind} { // answered, for they might be a lost client's
+		attrs := []stun.Setter{stun.NewType(method, stun.ClassRequest), stun.NewNonce("x")}
+		if method != stun.MethodRefresh {
+			attrs = append(attrs, peer("9.9.9.9:1"))
+		}
+		if method == stun.MethodChannelBind {
+			attrs = append(attrs, channelAttr(0x4000))
+		}
+		requests[method.String()+", signed with anything"] = append(attrs, stun.MessageIntegrity("anything"))
+	}
 	buf := make([]byte, 2048)
 	for name, setters := range requests {
 		m, _ := stun.Build(append([]stun.Setter{stun.TransactionID}, setters...)...)

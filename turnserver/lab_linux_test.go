@@ -44,6 +44,7 @@ type lab struct {
 var theLab *lab
 
 func init() {
+	world.watch = watchPackets
 	world.flows = func(s *Server) int {
 		if s.offload == nil {
 			return 0
@@ -75,6 +76,12 @@ func init() {
 		l.s.Load().offload.again()
 	}
 	world.offloads = true
+	world.watch = func() (fd int, err error) {
+		return fd, l.outside(func() error {
+			fd, err = watchPackets()
+			return err
+		})
+	}
 	world.accounts = func(s *Server) int { return max(1, s.accounts.bounded()*s.cfg.MaxAllocations) }
 	world.carried = func(t *testing.T, s *Server, want uint64) {
 		if c := s.offload.x.Carried(); c[toPeer].Packets != want || c[fromPeer].Packets != want {

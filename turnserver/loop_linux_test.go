@@ -2,6 +2,7 @@ package turnserver
 
 import (
 	"bytes"
+	"encoding/binary"
 	"net"
 	"net/netip"
 	"os"
@@ -15,7 +16,58 @@ import (
 func init() {
 	behaviours = append(behaviours,
 		behaviour{"joined datagrams", testJoinedDatagrams, carries},
-		behaviour{"service class and congestion", testServiceClassAndCongestion, carries})
+		behaviour{"service class and congestion", testServiceClassAndCongestion, carries},
+		behaviour{"don't fragment", testDontFragment, carries})
+}
+
+// testDontFragment looks at the IP headers of what peers get. The driver copies the DF bit (RFC 8656 section 16, the preferred behaviour). A program does not see it, so
+// what sockets send has the system's: set, with path MTU discovery, after which the system itself makes fragments. Either way the packet arrives.
+func testDontFragment(t *testing.T, plane string) {
+	if os.Getuid() != 0 {
+		t.Skip("only root may look at packets")
+	}
+	s := startRelay(t, plane, nil)
+	alice, other := newRawClient(t, s, "alice"), listenOn(t, "127.0.0.2")
+	at := addrPort(other.LocalAddr())
+	a := relayedAddr(t, alice.mustSucceed(stun.MethodAllocate, udpTransport))
+	alice.mustSucceed(stun.MethodChannelBind, channelAttr(0x4000), peerAttr(at))
+	seen, err := world.watch()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(seen)
+	for _, df := range []bool{false, true} {
+		mode := unix.IP_PMTUDISC_DONT
+		if df {
+			mode = unix.IP_PMTUDISC_DO
+		}
+		set(t, alice.conn.(*net.UDPConn), unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, mode)
+		_, _ = alice.conn.Write([]byte("\x40\x00\x00\x04data"))
+		_ = other.SetReadDeadline(time.Now().Add(3 * time.Second))
+		if _, err := other.Read(make([]byte, 100)); err != nil {
+			t.Fatal(err)
+		}
+		found := false
+		for b := make([]byte, 2000); !found; {
+			n, _, err := unix.Recvfrom(seen, b, unix.MSG_DONTWAIT)
+			if err != nil {
+				t.Fatalf("the packet is not seen: %v", err)
+			}
+			if n < 28 || b[0] != 0x45 || b[9] != 17 || netip.AddrPortFrom(netip.AddrFrom4([4]byte(b[12:])), binary.BigEndian.Uint16(b[20:])) != a {
+				continue
+			}
+			found = true
+			if got := b[6]&0x40 != 0; got != (df || !world.offloads) {
+				t.Errorf("from a client whose packet has DF %v the peer gets one with DF %v", df, got)
+			}
+		}
+	}
+}
+
+// watchPackets is a socket that sees the IPv4 packets of this thread's network.
+func watchPackets() (int, error) {
+	const anything = 0x0008 // ETH_P_IP in network order
+	return unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, anything)
 }
 
 // testServiceClassAndCongestion: DSCP and ECN of a packet are those of the packet that it came in (RFC 8656 section 16), each way and between clients. The portable

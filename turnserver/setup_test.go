@@ -42,6 +42,7 @@ var world = struct {
 	carried       func(t *testing.T, s *Server, each uint64) // checks that the driver carried so many packets each way
 	flows         func(*Server) int                          // in the driver
 	accounts      func(*Server) int                          // that the driver shares
+	watch         func() (descriptor int, err error)         // of a socket that sees packets to peers, on Linux
 	offloads      bool                                       // the driver carries
 	driver        func(*Server) (packets uint64)
 }{
