@@ -73,46 +73,56 @@ func watchPackets() (int, error) {
 // testServiceClassAndCongestion: DSCP and ECN of a packet are those of the packet that it came in (RFC 8656 section 16), each way and between clients. The portable
 // data plane does not know them.
 func testServiceClassAndCongestion(t *testing.T, plane string) {
-	s := startRelay(t, plane, func(c *Config) {
-		c.UDP = append(c.UDP, "[::1]:0")
-		c.AllowPeers = append(c.AllowPeers, prefixes("::1/128")...)
-	})
-	alice, bob, other := newRawClient(t, s, "alice"), newRawClient(t, s, "bob"), listenOn(t, "127.0.0.2")
-	a := relayedAddr(t, alice.mustSucceed(stun.MethodAllocate, udpTransport))
-	b := relayedAddr(t, bob.mustSucceed(stun.MethodAllocate, udpTransport))
-	alice.mustSucceed(stun.MethodChannelBind, channelAttr(0x4000), peerAttr(addrPort(other.LocalAddr())))
-	alice.mustSucceed(stun.MethodChannelBind, channelAttr(0x4001), peerAttr(b))
-	bob.mustSucceed(stun.MethodCreatePermission, peerAttr(a))
-	conns := map[string]*net.UDPConn{"alice": alice.conn.(*net.UDPConn), "bob": bob.conn.(*net.UDPConn), "peer": other}
-	for _, c := range conns {
-		set(t, c, unix.IPPROTO_IP, unix.IP_RECVTOS, 1)
-	}
-	for _, tos := range []int{0, 0xB8, 0x02, 0xBB, 0} { // EF, ECT(0), EF with CE
-		want := tos
-		if plane == planePortable {
-			want = 0
-		}
-		for _, way := range []struct {
-			from, to string
-			send     func()
-		}{
-			{"alice", "peer", func() { _, _ = alice.conn.Write([]byte{0x40, 0, 0, 1, 'x'}) }},
-			{"peer", "alice", func() { _, _ = other.WriteToUDPAddrPort([]byte("x"), a) }},
-			{"alice", "bob", func() { _, _ = alice.conn.Write([]byte{0x40, 1, 0, 1, 'x'}) }},
-		} {
-			set(t, conns[way.from], unix.IPPROTO_IP, unix.IP_TOS, tos)
-			way.send()
-			buf, oob := make([]byte, 100), make([]byte, 100)
-			_ = conns[way.to].SetReadDeadline(time.Now().Add(3 * time.Second))
-			_, n, _, _, err := conns[way.to].ReadMsgUDPAddrPort(buf, oob)
-			if err != nil {
-				t.Fatal(err)
+	for _, family := range []struct {
+		name, relay, peer     string
+		level, field, receive int
+	}{
+		{"IPv4", "127.0.0.1:0", "127.0.0.2", unix.IPPROTO_IP, unix.IP_TOS, unix.IP_RECVTOS},
+		{"IPv6", "[::1]:0", "::1", unix.IPPROTO_IPV6, unix.IPV6_TCLASS, unix.IPV6_RECVTCLASS},
+	} {
+		t.Run(family.name, func(t *testing.T) {
+			s := startRelay(t, plane, func(c *Config) {
+				c.UDP, c.AllowPeers = []string{family.relay}, append(prefixes("::1/128"), c.AllowPeers...)
+				c.tune.foreign = append(prefixes("::1/128"), c.tune.foreign...)
+			})
+			alice, bob, other := newRawClient(t, s, "alice"), newRawClient(t, s, "bob"), listenOn(t, family.peer)
+			a := relayedAddr(t, alice.mustSucceed(stun.MethodAllocate, udpTransport))
+			b := relayedAddr(t, bob.mustSucceed(stun.MethodAllocate, udpTransport))
+			alice.mustSucceed(stun.MethodChannelBind, channelAttr(0x4000), peerAttr(addrPort(other.LocalAddr())))
+			alice.mustSucceed(stun.MethodChannelBind, channelAttr(0x4001), peerAttr(b))
+			bob.mustSucceed(stun.MethodCreatePermission, peerAttr(a))
+			conns := map[string]*net.UDPConn{"alice": alice.conn.(*net.UDPConn), "bob": bob.conn.(*net.UDPConn), "peer": other}
+			for _, c := range conns {
+				set(t, c, family.level, family.receive, 1)
 			}
-			messages, err := unix.ParseSocketControlMessage(oob[:n])
-			if err != nil || len(messages) != 1 || int(messages[0].Data[0]) != want {
-				t.Errorf("%s to %s: %v, %v, want %#x", way.from, way.to, messages, err, want)
+			for _, tos := range []int{0, 0xB8, 0x02, 0xBB, 0} { // EF, ECT(0), EF with CE
+				want := tos
+				if plane == planePortable {
+					want = 0
+				}
+				for _, way := range []struct {
+					from, to string
+					send     func()
+				}{
+					{"alice", "peer", func() { _, _ = alice.conn.Write([]byte{0x40, 0, 0, 1, 'x'}) }},
+					{"peer", "alice", func() { _, _ = other.WriteToUDPAddrPort([]byte("x"), a) }},
+					{"alice", "bob", func() { _, _ = alice.conn.Write([]byte{0x40, 1, 0, 1, 'x'}) }},
+				} {
+					set(t, conns[way.from], family.level, family.field, tos)
+					way.send()
+					buf, oob := make([]byte, 100), make([]byte, 100)
+					_ = conns[way.to].SetReadDeadline(time.Now().Add(3 * time.Second))
+					_, n, _, _, err := conns[way.to].ReadMsgUDPAddrPort(buf, oob)
+					if err != nil {
+						t.Fatal(err)
+					}
+					messages, err := unix.ParseSocketControlMessage(oob[:n])
+					if err != nil || len(messages) != 1 || int(messages[0].Data[0]) != want {
+						t.Errorf("%s to %s: %v, %v, want %#x", way.from, way.to, messages, err, want)
+					}
+				}
 			}
-		}
+		})
 	}
 }
 
