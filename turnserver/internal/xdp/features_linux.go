@@ -23,8 +23,8 @@ func takesPackets(index int) bool {
 		return false
 	}
 	request := nl.NewNetlinkRequest(int(family.ID), 0)
-	request.AddData(&nl.Genlmsg{Command: cmdDevGet, Version: 1})
-	request.AddData(nl.NewRtAttr(attrIndex, nl.Uint32Attr(uint32(index))))
+	header := []byte{cmdDevGet, 1, 0, 0} // struct genlmsghdr; nl.Genlmsg leaves the last two bytes to chance
+	request.AddRawData(append(header, nl.NewRtAttr(attrIndex, nl.Uint32Attr(uint32(index))).Serialize()...))
 	answer, err := request.Execute(unix.NETLINK_GENERIC, 0)
 	if err != nil || len(answer) != 1 || len(answer[0]) < unix.GENL_HDRLEN {
 		return false

@@ -161,8 +161,8 @@ const (
 
 // leaves says how packets leave by an interface, and whether it carries the program at all.
 //
-// In native mode not every driver takes packets of other interfaces, and one that does not loses them silently. A veth loses what the program sends back as well (it
-// waits until something else wakes the other end) unless that has a program; what is redirected it wakes for.
+// In native mode not every driver takes packets of other interfaces, and one that does not loses them silently. On a veth, what is sent back waits until
+// something else wakes the other end, unless that has a program; for what is redirected it is woken.
 func (o *Offload) leaves(index int) (how leave, attached bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
