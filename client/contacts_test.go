@@ -253,8 +253,8 @@ func TestTooManyStrangers(t *testing.T) {
 	}
 }
 
-// Somebody calls under another key than the one that is pinned: that is said, and nothing rings; neither does anything when they are called.
-// Once the key is accepted the user is told of the call that was missed.
+// Somebody calls under another key than the one that is pinned: that is said, and nothing rings; neither does anything when they are
+// called. Once the key is accepted the user is told of the call that was missed.
 func TestCallUnderAnotherKey(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -17,8 +17,9 @@ import (
 
 // A message on its way out:
 //
-//  1. Encrypt for each of the recipient's devices, and store the sessions and the envelopes in one transaction, together with the text for as long as it may have to be
-//     encrypted anew (sent.go). From here on a crash loses nothing, and no message key can be used for something else.
+//  1. Encrypt for each of the recipient's devices, and store the sessions and the envelopes in one transaction, together with the text for
+//     as long as it may have to be encrypted anew (sent.go). From here on a crash loses nothing, and no message key can be used for
+//     something else.
 //  2. Send envelopes in their order, several under way at once: sealed to who gave us their delivery token, over a link that does not
 //     say whose it is, and otherwise over the ordinary one (sending.go).
 //  3. Sent: erase the envelope from the outbox. No answer, since the link broke: send the same bytes again over the next link. The

@@ -10,8 +10,8 @@ import (
 	"sotto/wire"
 )
 
-// Receipts tell accepted contacts that their messages arrived: the device that sent them. They also tell when this device is there, so they go to nobody else, and
-// late by a random time in which several become one.
+// Receipts tell accepted contacts that their messages arrived: the device that sent them. They also tell when this device is there, so they
+// go to nobody else, and late by a random time in which several become one.
 const (
 	minReceiptDelay = 50 * time.Millisecond
 	maxReceiptDelay = 500 * time.Millisecond

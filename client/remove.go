@@ -14,8 +14,8 @@ import (
 )
 
 // RemoveContact forgets somebody: their record, the sessions, what they wrote that was not dealt with, and what was to be sent to them,
-// now or if they ask for it again. A new delivery token makes theirs void, so that they cannot write unnamed any more. They can still write, as any stranger can;
-// their identity key is pinned anew then, and its safety number to be compared again.
+// now or if they ask for it again. A new delivery token makes theirs void, so that they cannot write unnamed any more. They can still
+// write, as any stranger can; their identity key is pinned anew then, and its safety number to be compared again.
 func (c *Client) RemoveContact(username string) error {
 	c.mu.Lock()
 	p := c.named(username)

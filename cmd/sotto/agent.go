@@ -34,8 +34,8 @@ const (
 //  5. Its process group is told to end (SIGTERM) when it has ended, or agentPatience after the call, and made to (SIGKILL) after
 //     agentGrace.
 //
-// If what arrives cannot be decrypted descriptor 3 says so, its input ends at once and the call is hung up: it is never given silence in
-// the place of what was said.
+// If what arrives cannot be decrypted descriptor 3 says so, its input ends and the call is hung up: it is not given silence in the place of
+// what was said.
 type agent struct {
 	command string
 	peer    string

@@ -30,9 +30,11 @@ With --agent a program speaks. The shell starts CMD when the call is accepted. S
   SOTTO_PEER        the user name of the other end
   standard error    goes where that of sotto does
 
-When CMD ends, what it wrote is spoken, then the call is hung up; a status other than 0 is an error. If what arrives cannot be decrypted
-descriptor 3 says {"event":"undecryptable",...}, standard input ends at once, the call is hung up, and sotto fails: silence is never given
-instead. When the call has ended, also because sotto is interrupted, CMD gets 2 s to end by itself. Then its process group, with whatever
+When CMD ends, what it wrote is spoken, then the call is hung up; a status other than 0 is an error. At the first packet that cannot be
+decrypted descriptor 3 says {"event":"undecryptable",...}. If no other comes for a second or two it says {"event":"deaf",...}, standard
+input ends at once, the call is hung up, and sotto fails: silence is not given instead.
+
+When the call has ended, also because sotto is interrupted, CMD gets 2 s to end by itself. Then its process group, with whatever
 it has started, gets SIGTERM, and 2 s later SIGKILL; so does what CMD leaves behind when it ends.
 
 Examples:

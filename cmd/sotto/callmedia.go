@@ -39,7 +39,7 @@ func (m *mediaFlags) define(flags *pflag.FlagSet, audio string) {
 	flags.StringVar(&m.record, "record", "", "keep what you hear (WAV) and see (IVF) in `DIR`")
 	flags.BoolVar(&m.relayOnly, "relay-only", false, "use the relay only: the other end does not learn this machine's address")
 	flags.BoolVar(&m.variableRate, "variable-rate", false,
-		"let packets of sound be as large as the sound needs; without it all are of one size, so that whoever watches the network learns nothing of what is said")
+		"let packets of sound be as large as the sound needs; otherwise all have one size, and who watches the network learns nothing of what is said")
 	flags.DurationVar(&m.limit, "for", 0, "hang up so long after the call was accepted; 0 does not")
 }
 

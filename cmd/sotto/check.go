@@ -96,13 +96,14 @@ func (t transport) check(ctx context.Context, secret []byte, roots *x509.CertPoo
 	}
 	a, b := ends[0], ends[1]
 	if err := errors.Join(a.permit(b.relayed.LocalAddr()), b.permit(a.relayed.LocalAddr())); err != nil {
-		return fmt.Errorf("it allocates and does not let two of its own clients reach each other (%v): let it relay to its own relayed addresses", err)
+		return fmt.Errorf("it allocates and does not let two of its own clients reach each other (%v): "+
+			"let it relay to its own relayed addresses", err)
 	}
 	there, _, rtt := carry(ctx, a.relayed, b.relayed.LocalAddr(), b.relayed)
 	back, _, _ := carry(ctx, b.relayed, a.relayed.LocalAddr(), a.relayed)
 	if there == 0 || back == 0 {
-		return fmt.Errorf("it allocates, but no packet passes between two allocations (%d of %d there, %d back): see that the address it gives out, %v, is its own "+
-			"(--relay-address), and its refused_total and dropped_total metrics", there, checkPackets, back, host(a.relayed.LocalAddr()))
+		return fmt.Errorf("it allocates, but no packet passes between two allocations (%d of %d there, %d back): "+
+			"see that the address it gives out, %v, is its own (--relay-address), and its refused_total and dropped_total metrics", there, checkPackets, back, host(a.relayed.LocalAddr()))
 	}
 	line.Lost, line.RTT = 2*checkPackets-there-back, rtt.Seconds()*1000
 	return a.ports(ctx, line)
@@ -133,11 +134,12 @@ func (e *end) ports(ctx context.Context, line *checkLine) error {
 	defer peer.Close()
 	in, from, _ := carry(ctx, peer, e.relayed.LocalAddr(), e.relayed)
 	if in == 0 {
-		return fmt.Errorf("nothing arrives at its relayed port: let the firewall pass the UDP ports of --relay-ports (49152-65535) to the relay, "+
-			"and see that %v is the address by which the internet reaches it (--relay-address)", relayed)
+		return fmt.Errorf("nothing arrives at its relayed port: let the firewall pass the UDP ports of --relay-ports (49152-65535) to the "+
+			"relay, and see that %v is the address by which the internet reaches it (--relay-address)", relayed)
 	}
 	if backs, _, _ := carry(ctx, e.relayed, from, peer); backs == 0 {
-		return errors.New("what it sends from a relayed port does not arrive: let its firewall pass outgoing UDP from the ports of --relay-ports (49152-65535)")
+		return errors.New("what it sends from a relayed port does not arrive: " +
+			"let its firewall pass outgoing UDP from the ports of --relay-ports (49152-65535)")
 	}
 	line.Ports = "reachable"
 	return nil
@@ -232,7 +234,8 @@ func (t transport) explainDial(err error) error {
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return fmt.Errorf("nothing listens on %s port %s: start the relay, or give it this port", t.below(), t.port)
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, syscall.ETIMEDOUT):
-		return fmt.Errorf("no answer on %s port %s: let the firewall pass it to the relay, and see that the relay listens there", t.below(), t.port)
+		return fmt.Errorf("no answer on %s port %s: let the firewall pass it to the relay, and see that the relay listens there",
+			t.below(), t.port)
 	}
 	return fmt.Errorf("it cannot be reached over %s: %w", t.name, err)
 }

@@ -17,7 +17,8 @@ import (
 // A transport is a way to a relay: udp, tcp, tls or dtls, to a host and port.
 type transport struct{ name, host, port string }
 
-// transports are those of a turn: or turns: URI (RFC 7065), or of HOST:PORT. Without ?transport= it is both, over datagrams and over a stream.
+// transports are those of a turn: or turns: URI (RFC 7065), or of HOST:PORT. Without ?transport= it is both, over datagrams and over a
+// stream.
 func transports(text string) ([]transport, error) {
 	uri := text
 	if !strings.HasPrefix(uri, "turn:") && !strings.HasPrefix(uri, "turns:") {
@@ -25,7 +26,8 @@ func transports(text string) ([]transport, error) {
 	}
 	u, err := stun.ParseURI(uri)
 	if err != nil {
-		return nil, usagef("--check %q is neither HOST:PORT nor an address that a relay says of itself, for instance turns:relay.example:5349?transport=tcp", text)
+		return nil, usagef("--check %q is neither HOST:PORT nor an address that a relay says of itself, "+
+			"for instance turns:relay.example:5349?transport=tcp", text)
 	}
 	names := map[stun.ProtoType]string{stun.ProtoTypeUDP: "udp", stun.ProtoTypeTCP: "tcp"}
 	if u.Scheme == stun.SchemeTypeTURNS {
@@ -63,7 +65,8 @@ func (t transport) dial(ctx context.Context, roots *x509.CertPool) (net.PacketCo
 		if t.name == "udp" {
 			return datagrams{conn}, conn.RemoteAddr(), nil
 		}
-		secured, err := dtls.ClientWithOptions(datagrams{conn}, conn.RemoteAddr(), dtls.WithServerName(t.host), dtls.WithRootCAs(roots), dtls.WithLoggerFactory(quiet()),
+		secured, err := dtls.ClientWithOptions(datagrams{conn}, conn.RemoteAddr(),
+			dtls.WithServerName(t.host), dtls.WithRootCAs(roots), dtls.WithLoggerFactory(quiet()),
 			dtls.WithVerifyConnection(func(s *dtls.State) error { return namedIP(s.PeerCertificates, t.host) }))
 		if err == nil {
 			err = secured.HandshakeContext(ctx)

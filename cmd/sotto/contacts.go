@@ -103,7 +103,8 @@ func compareNumbers(out *output, c *client.Client, username string) (string, err
 		return "", err
 	}
 	if out.json || !term.IsTerminal(int(os.Stdin.Fd())) {
-		return "", usagef("there is no terminal to ask on: compare the number of \"sotto safety %s\" with theirs, then give it with --number", username)
+		return "", usagef("there is no terminal to ask on: compare the number of \"sotto safety %s\" with theirs, then give it with --number",
+			username)
 	}
 	out.say(nil, "The safety number of the key that %s has now:\n\n  %s\n", username, number)
 	fmt.Fprintf(os.Stderr, "Does %s see the same number? [y/N] ", username)
@@ -139,5 +140,6 @@ func sayContact(out *output, contact client.Contact) {
 	if contact.Changed {
 		note = "IDENTITY KEY HAS CHANGED: compare safety numbers, then: sotto contacts accept " + contact.String()
 	}
-	out.say(contactLine{"contact", contact.String(), contact.Accepted, contact.Changed, contact.Verified, contact.Sealed}, "%-20s %s", contact, note)
+	out.say(contactLine{"contact", contact.String(), contact.Accepted, contact.Changed, contact.Verified, contact.Sealed},
+		"%-20s %s", contact, note)
 }

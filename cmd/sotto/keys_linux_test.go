@@ -124,7 +124,8 @@ func pseudoTerminal(t *testing.T) (ours, theirs *os.File) {
 func registered(t *testing.T, names ...string) (home string) {
 	t.Helper()
 	home = t.TempDir()
-	_, server := sotto(t, home, nil, "serve", "--listen", "127.0.0.1:0", "--metrics", "off", "--data", filepath.Join(home, "server"), "--json", "--open")
+	_, server := sotto(t, home, nil, "serve", "--listen", "127.0.0.1:0", "--metrics", "off", "--data", filepath.Join(home, "server"),
+		"--json", "--open")
 	url := server.find(`"url":"([^"]+)"`)
 	for _, name := range names {
 		if cmd, _ := sotto(t, home, nil, "register", name, "--server", url); cmd.Wait() != nil {

@@ -25,7 +25,8 @@ func connect(ctx context.Context, out *output, c *client.Client) error {
 			return true, nil
 		case client.LinkDown:
 			last = event.Err
-			out.progress(linkLine{"link_down", event.Err.Error()}, "the server does not answer; trying again in %s", event.Retry.Round(100*time.Millisecond))
+			out.progress(linkLine{"link_down", event.Err.Error()}, "the server does not answer; trying again in %s",
+				event.Retry.Round(100*time.Millisecond))
 		}
 		return false, nil
 	})
@@ -74,7 +75,7 @@ func until(ctx context.Context, limit time.Duration, c *client.Client, awaited f
 
 func warnOfClock(out *output, up client.LinkUp) {
 	if up.ClockDoubt != 0 {
-		out.progress(linkLine{Event: "clock_doubt"}, "the clocks of this device and the server differ by %s: calls may not ring before the wrong one is set",
-			up.ClockDoubt.Abs().Round(time.Minute))
+		out.progress(linkLine{Event: "clock_doubt"},
+			"the clocks of this device and the server differ by %s: calls may not ring before the wrong one is set", up.ClockDoubt.Abs().Round(time.Minute))
 	}
 }

@@ -188,7 +188,8 @@ func showEvent(out *output, event client.Event) error {
 		warnOfClock(out, event)
 		out.say(linkLine{Event: "link_up"}, "connected; waiting for messages and calls (Ctrl-C ends)")
 	case client.LinkDown:
-		out.say(linkLine{"link_down", event.Err.Error()}, "the server is not reached: %s; trying again in %s", event.Err, event.Retry.Round(100*time.Millisecond))
+		out.say(linkLine{"link_down", event.Err.Error()}, "the server is not reached: %s; trying again in %s",
+			event.Err, event.Retry.Round(100*time.Millisecond))
 	case *client.MissedCall:
 		peer := event.From.String()
 		err := out.say(missedLine{"missed_call", event.ID.String(), peer, event.At, event.Video}, "%s  %s called, and nobody answered",
@@ -200,7 +201,8 @@ func showEvent(out *output, event client.Event) error {
 		out.say(linkLine{"message_failed", event.Err.Error()}, "a message to %s will not be sent: %s", event.To, event.Err)
 	case client.IdentityChanged:
 		peer := event.Contact.String()
-		out.say(peerLine{"identity_changed", peer}, "THE IDENTITY KEY OF %s HAS CHANGED. Nothing is sent to them, and nothing of theirs shown, until: sotto contacts accept %s", peer, peer)
+		out.say(peerLine{"identity_changed", peer},
+			"THE IDENTITY KEY OF %s HAS CHANGED. Nothing is sent to them, and nothing of theirs shown, until: sotto contacts accept %s", peer, peer)
 	case client.DevicesChanged:
 		peer := event.Contact.String()
 		out.say(peerDevicesLine{"devices_changed", peer, event.Devices}, "%s has %d device(s) now", peer, event.Devices)

@@ -100,9 +100,13 @@ func (d *display) show(event client.CallEvent) {
 	case client.Interrupted:
 		d.say(callLine{Event: "interrupted", Peer: peer}, "nothing arrives; waiting for the network")
 	case client.MediaUndecryptable:
-		d.say(callLine{Event: "undecryptable", Peer: peer},
-			"PACKETS ARRIVE THAT THIS CALL'S KEYS DO NOT OPEN: somebody tampers, or a device is broken")
-		if d.agent != nil {
+		if event.Deaf {
+			d.say(callLine{Event: "deaf", Peer: peer}, "NOTHING THAT ARRIVES CAN BE DECRYPTED: %s is not heard; somebody tampers, or a device is broken", peer)
+		} else {
+			d.say(callLine{Event: "undecryptable", Peer: peer},
+				"PACKETS ARRIVE THAT THIS CALL'S KEYS DO NOT OPEN: somebody tampers, or a device is broken")
+		}
+		if d.agent != nil && event.Deaf { // not for a packet that anybody may have sent
 			d.failed = event.Err
 			d.agent.deafen()
 			call.Hangup()

@@ -131,7 +131,8 @@ func (c *command) usage(flags *pflag.FlagSet) string {
 	if c.args != "" {
 		line += " " + c.args
 	}
-	return fmt.Sprintf("%s\n\nUsage: %s [flags]\n\n%s\nFlags:\n%s", c.summary, line, strings.TrimLeft(c.help, "\n"), flags.FlagUsagesWrapped(100))
+	return fmt.Sprintf("%s\n\nUsage: %s [flags]\n\n%s\nFlags:\n%s",
+		c.summary, line, strings.TrimLeft(c.help, "\n"), flags.FlagUsagesWrapped(100))
 }
 
 // self is how the user started this program, for commands to copy.

@@ -127,8 +127,8 @@ func TestSizesOnTheWire(t *testing.T) {
 		m.mu.Lock()
 		clear(m.sizes)
 		m.mu.Unlock()
-		answer := append([]string{"listen", "--as", "bob", "--json", "--answer", "--relay-only", "--agent", "cat >/dev/null", "--once"}, test.flags...)
-		listen, bob := sotto(t, home, nil, answer...)
+		answer := []string{"listen", "--as", "bob", "--json", "--answer", "--relay-only", "--agent", "cat >/dev/null", "--once"}
+		listen, bob := sotto(t, home, nil, append(answer, test.flags...)...)
 		bob.find("link_up")
 		call := append([]string{"call", "bob", "--as", "alice", "--json", "--audio", speech, "--relay-only", "--for", "4s"}, test.flags...)
 		if cmd, _ := sotto(t, home, nil, call...); cmd.Wait() != nil {
@@ -159,6 +159,7 @@ func TestAgentIsToldOfUndecryptableMedia(t *testing.T) {
 	alice.find(`"progress".*"seconds":[1-9]`)
 	m.change.Store(true)
 	bob.find(`"event":"undecryptable","peer":"alice"`)
+	bob.find(`"event":"deaf","peer":"alice"`)
 	bob.find(`"event":"summary".*"reason":"hung up"`)
 	bob.find(`"event":"call_failed".*cannot be decrypted`)
 	alice.find(`"event":"summary".*"reason":"hung up"`)
@@ -169,7 +170,7 @@ func TestAgentIsToldOfUndecryptableMedia(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{`"event":"undecryptable"`, `"event":"summary"`, "its input has ended\n"} {
+	for _, want := range []string{`"event":"undecryptable"`, `"event":"deaf"`, `"event":"summary"`, "its input has ended\n"} {
 		if strings.Count(string(news), want) != 1 {
 			t.Errorf("the agent was told:\n%s", news)
 		}

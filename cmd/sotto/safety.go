@@ -37,7 +37,8 @@ Compare with USER in person or over a call in which you know the voice, not by m
   a number    the 60 digits that USER reads out
 
 If it matches, USER is marked as verified until another identity key appears. If one has appeared already, the comparison tells whether
-that is accepted, or whether USER still has the old one and the other is forgotten. If it does not match, the exit code is 1, and with --json "result" is mismatch, other_people or other_version.
+that is accepted, or whether USER still has the old one and the other is forgotten. If it does not match, the exit code is 1, and
+with --json "result" is mismatch, other_people or other_version.
 
 Without colour (NO_COLOR, or into a file) the QR code is drawn for light letters on a dark background.
 

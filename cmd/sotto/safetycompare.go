@@ -65,7 +65,8 @@ func compareSafety(ctx context.Context, out *output, c *client.Client, username,
 	if err != nil {
 		return err
 	}
-	out.say(safetyCompared{"safety_compared", username, "match"}, "it matches: nobody stands between you and %s, who is marked as verified", username)
+	out.say(safetyCompared{"safety_compared", username, "match"}, "it matches: nobody stands between you and %s, who is marked as verified",
+		username)
 	if !before.Changed {
 		return nil
 	}

@@ -95,18 +95,19 @@ func send(ctx context.Context, out *output, c *client.Client, to, text string, w
 		return err
 	}
 	took := func() float64 { return time.Since(start).Seconds() }
-	err = until(ctx, patience, c, func(event client.Event) (bool, error) {
-		switch event := event.(type) {
-		case client.MessageSent:
-			return event.ID == id, nil
-		case client.MessageFailed:
-			if event.ID == id {
-				return true, event.Err
+	// becomes waits for an event of this message.
+	becomes := func(limit time.Duration, awaited func(client.Event) bool) error {
+		return until(ctx, limit, c, func(event client.Event) (bool, error) {
+			if failed, ok := event.(client.MessageFailed); ok && failed.ID == id {
+				return true, failed.Err
 			}
-		default:
 			showRetry(out, event)
-		}
-		return false, nil
+			return awaited(event), nil
+		})
+	}
+	err = becomes(patience, func(event client.Event) bool {
+		sent, ok := event.(client.MessageSent)
+		return ok && sent.ID == id
 	})
 	if errors.Is(err, errPatience) {
 		return errors.New("the server did not take the message; it is kept, and sent by the next command that connects")
@@ -118,19 +119,9 @@ func send(ctx context.Context, out *output, c *client.Client, to, text string, w
 	if wait == 0 {
 		return nil
 	}
-
-	err = until(ctx, wait, c, func(event client.Event) (bool, error) {
-		switch event := event.(type) {
-		case client.MessageDelivered:
-			return event.ID == id, nil
-		case client.MessageFailed:
-			if event.ID == id {
-				return true, event.Err
-			}
-		default:
-			showRetry(out, event)
-		}
-		return false, nil
+	err = becomes(wait, func(event client.Event) bool {
+		delivered, ok := event.(client.MessageDelivered)
+		return ok && delivered.ID == id
 	})
 	if errors.Is(err, errPatience) {
 		out.say(nil, "not delivered within %s; it waits for %s's device, or they do not tell", wait, to)

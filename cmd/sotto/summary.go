@@ -9,7 +9,9 @@ import (
 )
 
 type callLine struct {
-	Event string `json:"event"` // "ringing", "accepted", "connected", "first_media", "verified", "interrupted", "undecryptable", "held", "resumed", "poor", "good"
+	// Event is "calling", "ringing", "accepted", "connected", "first_media", "verified", "interrupted", "undecryptable", "deaf", "held",
+	// "resumed", "poor" or "good".
+	Event string `json:"event"`
 	Peer  string `json:"peer"`
 	Path  string `json:"path,omitempty"`
 	Code  string `json:"verification_code,omitempty"`
@@ -87,8 +89,10 @@ func (d *display) summarize(ended client.Ended) {
 	line.Seconds = duration.Seconds()
 	text := fmt.Sprintf("call with %s: %s after %s\n", peer, ended.Reason, clock(duration))
 	text += fmt.Sprintf("  %-12s %s, %s, code %s\n", "private by", s.Cipher, pathWords(s.Path.Kind), line.Code)
-	text += fmt.Sprintf("  %-12s round trip %.1f ms, %.1f %% of packets lost, jitter %.1f ms\n", "network", line.RoundTrip, 100*s.Audio.Loss(), line.Audio.Jitter)
-	text += fmt.Sprintf("  %-12s %d frames sent, %d heard, %d of them concealed", "audio", s.Audio.FramesSent, s.Audio.FramesReceived, s.Audio.FramesConcealed)
+	text += fmt.Sprintf("  %-12s round trip %.1f ms, %.1f %% of packets lost, jitter %.1f ms\n",
+		"network", line.RoundTrip, 100*s.Audio.Loss(), line.Audio.Jitter)
+	text += fmt.Sprintf("  %-12s %d frames sent, %d heard, %d of them concealed",
+		"audio", s.Audio.FramesSent, s.Audio.FramesReceived, s.Audio.FramesConcealed)
 	if s.Video.FramesSent+s.Video.FramesReceived > 0 {
 		text += fmt.Sprintf("\n  %-12s %d frames sent, %d seen, %d lost", "video", s.Video.FramesSent, s.Video.FramesReceived, s.Video.FramesLost)
 	}

@@ -163,7 +163,9 @@ func (r *run) write(ctx context.Context) error {
 			return err
 		}
 		took := r.step(m.from.name, "→ %s: %q", m.to.name, m.text)
-		r.report.Directions = append(r.report.Directions, Direction{From: m.from.name, To: m.to.name, Message: m.text, MessageTook: seconds(took)})
+		r.report.Directions = append(r.report.Directions, Direction{
+			From: m.from.name, To: m.to.name, Message: m.text, MessageTook: seconds(took),
+		})
 		r.report.Directions[i].messageRead = m.to.got
 	}
 	return nil
@@ -175,7 +177,8 @@ func (r *run) call(ctx context.Context) error {
 	defer cancel()
 	var err error
 	called := time.Now()
-	if r.alice.call, err = r.alice.client.Call(ctx, "bob", client.CallOptions{MediaOptions: r.alice.media(), Video: true, RelayOnly: !r.Direct}); err != nil {
+	options := client.CallOptions{MediaOptions: r.alice.media(), Video: true, RelayOnly: !r.Direct}
+	if r.alice.call, err = r.alice.client.Call(ctx, "bob", options); err != nil {
 		return fmt.Errorf("alice cannot call: %w", err)
 	}
 	event, err := await(ctx, r.bob, func(event client.Event) bool {

@@ -78,7 +78,10 @@ func (r *run) search() error {
 	if err != nil {
 		return err
 	}
-	result := Search{Patterns: search.needles(), Server: map[string]int{}, Relay: map[string]int{}, Ends: map[string]int{}, Planted: map[string]int{}}
+	result := Search{
+		Patterns: search.needles(),
+		Server:   map[string]int{}, Relay: map[string]int{}, Ends: map[string]int{}, Planted: map[string]int{},
+	}
 
 	server, relay := r.system.serverTap.seen(), r.system.relayTap.seen()
 	r.report.Server = serverView(server)
@@ -273,19 +276,26 @@ func (r *run) judge() {
 	p.claim(a.messageRead == a.Message && b.messageRead == b.Message, "the messages were read as they were written", "both")
 	p.claim(c.Cipher == "AEAD_AES_256_GCM", "the media was sealed with AES-256-GCM", c.Cipher)
 	p.claim(c.Path[0] == wanted && c.Path[1] == wanted, "the media took the path asked for", both(c.Path))
-	p.claim(c.VerificationCode[0] != "" && c.VerificationCode[0] == c.VerificationCode[1], "both ends show one verification code", both(c.VerificationCode))
-	p.claim(c.SafetyNumber[0] != "" && c.SafetyNumber[0] == c.SafetyNumber[1], "both ends have one safety number", strings.Join(strings.Fields(c.SafetyNumber[0])[:min(3, len(strings.Fields(c.SafetyNumber[0])))], " ")+" ...")
+	p.claim(c.VerificationCode[0] != "" && c.VerificationCode[0] == c.VerificationCode[1],
+		"both ends show one verification code", both(c.VerificationCode))
+	number := strings.Fields(c.SafetyNumber[0])
+	p.claim(c.SafetyNumber[0] != "" && c.SafetyNumber[0] == c.SafetyNumber[1],
+		"both ends have one safety number", strings.Join(number[:min(3, len(number))], " ")+" ...")
 	for _, d := range []Direction{a, b} {
 		p.claim(d.Similarity >= similarEnough && d.Wrong <= d.Similarity-differentEnough,
-			fmt.Sprintf("%s heard what %s said", d.To, d.From), fmt.Sprintf("similarity %.3f, at least %.2f; the other's speech %.3f", d.Similarity, similarEnough, d.Wrong))
+			fmt.Sprintf("%s heard what %s said", d.To, d.From),
+			fmt.Sprintf("similarity %.3f, at least %.2f; the other's speech %.3f", d.Similarity, similarEnough, d.Wrong))
 		p.claim(d.VideoSent > 0 && d.VideoIdentical == d.VideoSent && d.VideoReceived == d.VideoSent,
 			fmt.Sprintf("%s saw every picture of %s, byte for byte", d.To, d.From), fmt.Sprintf("%d of %d", d.VideoIdentical, d.VideoSent))
 	}
 	p.claim(a.Undecryptable+b.Undecryptable == 0, "every packet opened", fmt.Sprintf("%d did not", a.Undecryptable+b.Undecryptable))
-	p.claim(p.Server.Envelopes > 0 && total(s.Server) == 0, "the server could read nothing", found(s.Server)+fmt.Sprintf(" in %s", size(p.Server.Bytes)))
-	p.claim(p.Server.Named <= 1, "the server was told a sender for the first message alone", fmt.Sprintf("%d of %d envelopes", p.Server.Named, p.Server.Envelopes))
+	p.claim(p.Server.Envelopes > 0 && total(s.Server) == 0,
+		"the server could read nothing", found(s.Server)+fmt.Sprintf(" in %s", size(p.Server.Bytes)))
+	p.claim(p.Server.Named <= 1, "the server was told a sender for the first message alone",
+		fmt.Sprintf("%d of %d envelopes", p.Server.Named, p.Server.Envelopes))
 	if !r.Direct {
-		p.claim(p.Relay.MediaPackets > 0 && total(s.Relay) == 0, "the relay could read nothing", found(s.Relay)+fmt.Sprintf(" in %s", size(p.Relay.Bytes)))
+		p.claim(p.Relay.MediaPackets > 0 && total(s.Relay) == 0,
+			"the relay could read nothing", found(s.Relay)+fmt.Sprintf(" in %s", size(p.Relay.Bytes)))
 	}
 	p.claim(s.plantedFound() == len(kinds), "the search finds what is planted", fmt.Sprintf("%d of %d kinds", s.plantedFound(), len(kinds)))
 	atEnds := 0
@@ -295,7 +305,8 @@ func (r *run) judge() {
 		}
 	}
 	p.claim(atEnds == len(kinds), "the search finds what the ends hold", fmt.Sprintf("%d of %d kinds", atEnds, len(kinds)))
-	p.claim(r.bob.ended.Reason == client.Normal && r.alice.ended.Reason == client.Normal, "the call ended at both ends", r.bob.ended.Reason.String())
+	p.claim(r.bob.ended.Reason == client.Normal && r.alice.ended.Reason == client.Normal,
+		"the call ended at both ends", r.bob.ended.Reason.String())
 }
 
 func total(found map[string]int) int {

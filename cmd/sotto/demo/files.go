@@ -21,11 +21,13 @@ func (r *run) writeFiles() error {
 		from := []*person{r.alice, r.bob}[i]
 		heard, seen := to.ear.pcm(), to.eye.frames()
 		name := "heard-by-" + to.name + ".wav"
-		if err := r.add(name, fmt.Sprintf("what %s heard of %s: WAV", to.name, from.name), func(path string) error { return writeWAV(path, heard) }); err != nil {
+		what := fmt.Sprintf("what %s heard of %s: WAV", to.name, from.name)
+		if err := r.add(name, what, func(path string) error { return writeWAV(path, heard) }); err != nil {
 			return err
 		}
 		name = "seen-by-" + to.name + ".ivf"
-		if err := r.add(name, fmt.Sprintf("what %s saw of %s: VP8 in IVF (ffplay, mpv)", to.name, from.name), func(path string) error { return writeIVF(path, seen) }); err != nil {
+		what = fmt.Sprintf("what %s saw of %s: VP8 in IVF (ffplay, mpv)", to.name, from.name)
+		if err := r.add(name, what, func(path string) error { return writeIVF(path, seen) }); err != nil {
 			return err
 		}
 		if key := lastKeyFrame(seen); key != nil {

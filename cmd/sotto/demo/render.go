@@ -85,7 +85,10 @@ func (r *Report) renderViews(p painter) {
 	s, l, a, b := r.Server, r.Relay, r.Directions[0], r.Directions[1]
 	rows := [][]string{
 		{"", "the server saw", "the relay saw", "the ends saw"},
-		{"traffic", fmt.Sprintf("%s, %d connections", size(s.Bytes), s.Connections), fmt.Sprintf("%s, %s datagrams", size(l.Bytes), thousands(l.Datagrams)), "all of it"},
+		{
+			"traffic", fmt.Sprintf("%s, %d connections", size(s.Bytes), s.Connections),
+			fmt.Sprintf("%s, %s datagrams", size(l.Bytes), thousands(l.Datagrams)), "all of it",
+		},
 		{"messages, call set-up", fmt.Sprintf("%d envelopes, %d with a sender", s.Envelopes, s.Named), "–", "2 messages, 1 call"},
 		{"voice", "–", fmt.Sprintf("%s sealed packets,", thousands(l.MediaPackets)), thousands(a.AudioHeard+b.AudioHeard) + " audio frames"},
 		{"pictures", "–", "voice or pictures", thousands(a.VideoReceived+b.VideoReceived) + " video frames"},
@@ -96,7 +99,8 @@ func (r *Report) renderViews(p painter) {
 		rows = append(rows, []string{"found: " + kind, count(r.Search.Server[kind]), count(r.Search.Relay[kind]), count(r.Search.Ends[kind])})
 	}
 	p.table(rows)
-	p.line("%s", p.dim(fmt.Sprintf(`  Found is what a search for %s pieces of what was written, said and shown finds at any offset. It does find:
+	p.line("%s", p.dim(fmt.Sprintf(
+		`  Found is what a search for %s pieces of what was written, said and shown finds at any offset. It does find:
   of pieces slipped into the same bytes on purpose, one of each kind, %d of %d; and at the ends what arrived there.`,
 		thousands(r.Search.Patterns), r.Search.plantedFound(), len(kinds))))
 }
