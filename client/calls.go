@@ -38,8 +38,8 @@ var realTiming = timing{
 	sealCall: 10 * time.Second, sealText: 30 * time.Second, unused: 5 * time.Minute,
 }
 
-// An offer from before this device was linked has waited at the server, and so may the hangup behind it have. It is looked at so much later:
-// then a call that is over does not ring for a moment.
+// An offer from before the link came up has waited at the server, and so may the hangup behind it have. It is looked at so much later: a
+// call that is over does not ring for a moment then.
 const waitedOffer = 500 * time.Millisecond
 
 var errFlooded = errors.New("the other end sent more messages than a call has")
@@ -216,7 +216,7 @@ func (s *calls) onCallContent(from *contact, device uint8, content *wire.Content
 			}
 		})
 	}
-	if content.GetCall().GetOffer() != nil && content.GetTimestamp() < s.c.linked.Load() {
+	if content.GetCall().GetOffer() != nil && content.GetTimestamp() < s.c.linkedAt.Load() {
 		time.AfterFunc(waitedOffer, take)
 		return
 	}

@@ -25,7 +25,7 @@ type Client struct {
 	log      *slog.Logger
 	timing   timing
 	clock    atomic.Int64  // the server's clock minus ours
-	linked   atomic.Uint64 // when the link came up last, as Content.timestamp
+	linkedAt atomic.Uint64 // when the link came up last, as Content.timestamp
 	epoch    atomic.Uint32 // of this account's device list
 	link     linkState
 	events   *eventQueue

@@ -159,7 +159,7 @@ func (c *Client) serveLink(ctx context.Context) error {
 	if doubt != 0 {
 		c.log.Warn("the clocks of server and device disagree: one of them must be set", "difference", doubt)
 	}
-	c.linked.Store(timestamp(c.now()))
+	c.linkedAt.Store(timestamp(c.now()))
 	c.newServer()
 	serving.Go(func() { c.keepTold(ctx, l) })
 	serving.Go(func() { c.keepCertified(ctx, l) })

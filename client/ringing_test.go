@@ -5,6 +5,8 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	"sotto/wire"
 )
 
@@ -155,8 +157,10 @@ func TestAllDevicesRing(t *testing.T) {
 		quiet[IncomingCall](t, bob)
 	})
 	t.Run("their own account", func(t *testing.T) {
-		if _, err := bob.Call(patience(t), "bob", CallOptions{}); err == nil {
-			t.Error("bob calls himself")
+		for _, p := range []*person{bob, tablet} {
+			if _, err := p.Call(patience(t), "bob", CallOptions{}); err == nil || err.Error() != "this is your own account" {
+				t.Errorf("bob calls himself: %v", err)
+			}
 		}
 	})
 }
@@ -314,6 +318,23 @@ func TestDeviceJoinsDuringACall(t *testing.T) {
 	quiet[IncomingCall](t, tablet)
 }
 
+// callEnvelope is a step of a call as this device would send it, whether the server carries it or not.
+func (p *person) callEnvelope(t *testing.T, to *person, m *wire.CallMessage) *wire.Envelope {
+	t.Helper()
+	p.mu.Lock()
+	content := p.newContent()
+	p.mu.Unlock()
+	content.Body = &wire.Content_Call{Call: m}
+	if err := p.sendTo(to.Account(), firstDevice, content, outgoing{}); err != nil {
+		t.Fatal(err)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	e := proto.CloneOf(p.outbox.entries[len(p.outbox.entries)-1].envelope)
+	e.Sender, e.SenderDevice = p.account.Account[:], uint32(p.account.Device)
+	return e
+}
+
 // A device that is removed loses the call: while it rings the others go on, in a call it is over.
 func TestDeviceIsRemovedDuringACall(t *testing.T) {
 	t.Parallel()
@@ -328,6 +349,19 @@ func TestDeviceIsRemovedDuringACall(t *testing.T) {
 	}
 	neverOpened(t, at[1])
 	alice.knows(t, "bob", 1)
+	for _, m := range []*wire.CallMessage{ // even if the server still carries what it sends
+		{Body: &wire.CallMessage_Accept{Accept: &wire.Accept{Verification: make([]byte, 32)}}},
+		{Body: &wire.CallMessage_Hangup{Hangup: &wire.Hangup{Reason: wire.Hangup_DECLINED}}},
+	} {
+		m.CallId = caller.id[:]
+		if err := alice.take(patience(t), tablet.callEnvelope(t, alice, m)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	alice.calls.do(func() error { return nil })
+	if !alice.calls.with(bob.Account()) || caller.mic.opened.Load() {
+		t.Error("the removed device has a say in the call")
+	}
 	at[0].accept(t)
 	hear(t, caller, at[0])
 	hangUp(t, caller, at[0])
