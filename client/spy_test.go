@@ -28,6 +28,7 @@ type spy struct {
 	opened    map[string]int
 	refuse    func(path string, f *wire.ClientFrame) wire.Error_Code // UNKNOWN lets it pass
 	shut      func(path string) int                                  // an HTTP status, 0 lets it pass, below 0 breaks the connection
+	alter     func(f *wire.ServerFrame) *wire.ServerFrame            // of what the server says; nil holds it back
 	conns     []*websocket.Conn
 }
 
@@ -97,7 +98,9 @@ func (s *spy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			if err != nil {
 				return
 			}
-			s.answered(b)
+			if b = s.answered(b); b == nil {
+				continue
+			}
 			writing.Lock()
 			err = down.WriteMessage(kind, b)
 			writing.Unlock()
@@ -150,14 +153,24 @@ func (s *spy) asked(path string, b []byte) (*wire.ClientFrame, wire.Error_Code) 
 	return frame, s.refuse(path, frame)
 }
 
-func (s *spy) answered(b []byte) {
+// answered notes a frame of the server's, and returns what goes on instead.
+func (s *spy) answered(b []byte) []byte {
 	frame := new(wire.ServerFrame)
-	if proto.Unmarshal(b, frame) != nil || frame.GetDeliver() == nil {
-		return
+	if proto.Unmarshal(b, frame) != nil {
+		return b
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.delivered = append(s.delivered, frame.GetDeliver())
+	if s.alter != nil {
+		if frame = s.alter(frame); frame == nil {
+			return nil
+		}
+		b, _ = proto.Marshal(frame)
+	}
+	if frame.GetDeliver() != nil {
+		s.delivered = append(s.delivered, frame.GetDeliver())
+	}
+	return b
 }
 
 // do changes what the spy does.
