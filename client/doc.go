@@ -6,6 +6,10 @@
 //	call, err := c.Call(ctx, "bob", client.CallOptions{MediaOptions: client.MediaOptions{Microphone: microphone}})
 //	for event := range c.Events() { ... }
 //
+// The examples are whole programs: a message and its answer, a call, an intercom, an echo bot, and a voice agent that reads and writes
+// samples (example_test.go, example_call_test.go). A program calls Done on each Message and MissedCall, also where it has no use for
+// them: they are kept until then, and beyond some thousands nothing more is received.
+//
 // How one message travels:
 //
 //  1. Send encrypts it in the session with each of the recipient's devices, and stores sessions and envelopes in one transaction

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"sotto/client"
@@ -27,17 +28,18 @@ func Example_intercom() {
 	}
 	go func() {
 		for event := range bob.Events() {
-			incoming, ok := event.(client.IncomingCall)
-			if !ok {
-				continue
-			}
-			// The name is the server's word until the safety number was compared (Contact.Verified).
-			if from := incoming.Call.Peer(); !listed[from.Username] || from.Changed {
-				incoming.Call.Decline()
-				continue
-			}
-			if err := incoming.Call.Accept(ctx, devices); err != nil && !errors.Is(err, client.ErrCallEnded) {
-				fmt.Println("the intercom:", err)
+			switch e := event.(type) {
+			case client.IncomingCall:
+				// The name is the server's word until the safety number was compared (Contact.Verified).
+				if from := e.Call.Peer(); !listed[from.Username] || from.Changed {
+					e.Call.Decline()
+					continue
+				}
+				if err := e.Call.Accept(ctx, devices); err != nil && !errors.Is(err, client.ErrCallEnded) {
+					fmt.Println("the intercom:", err)
+				}
+			case interface{ Done() error }:
+				e.Done() // a text or a missed call, of no use to an intercom: it would be kept, and one day there were too many
 			}
 		}
 	}()
@@ -52,29 +54,21 @@ func Example_intercom() {
 	// the intercom is open
 }
 
-// An echo says what it hears, half a second later.
-type echo struct{ frames chan []int16 }
+// A queue takes frames from one place and yields them in another, or else silence. It never waits: while a microphone does nothing is
+// sent, and whoever watches the network sees the pauses of a conversation.
+type queue chan []int16
 
-func newEcho() echo {
-	e := echo{make(chan []int16, 100)}
-	for range 25 {
-		e.frames <- make([]int16, media.FrameSamples)
-	}
-	return e
-}
-
-func (e echo) WriteFrame(pcm []int16) error {
+func (q queue) WriteFrame(pcm []int16) error {
 	select {
-	case e.frames <- append([]int16(nil), pcm...):
+	case q <- slices.Clone(pcm):
 	default: // what is sent does not keep up
 	}
 	return nil
 }
 
-// ReadFrame does not wait: without a frame there is silence, and the call goes on.
-func (e echo) ReadFrame(pcm []int16) error {
+func (q queue) ReadFrame(pcm []int16) error {
 	select {
-	case frame := <-e.frames:
+	case frame := <-q:
 		copy(pcm, frame)
 	default:
 		clear(pcm)
@@ -82,7 +76,7 @@ func (e echo) ReadFrame(pcm []int16) error {
 	return nil
 }
 
-// An echo bot answers every call, and each caller hears themselves.
+// An echo bot answers every call, and each caller hears themselves, half a second later.
 func Example_echoBot() {
 	alice, bot, stop := exampleServer()
 	defer stop()
@@ -91,12 +85,18 @@ func Example_echoBot() {
 
 	go func() {
 		for event := range bot.Events() {
-			if incoming, ok := event.(client.IncomingCall); ok {
-				e := newEcho() // of this call
-				go incoming.Call.Accept(ctx, client.MediaOptions{
-					Microphone: func(context.Context) (media.AudioSource, error) { return e, nil },
-					Speaker:    func(context.Context) (media.AudioSink, error) { return e, nil },
+			switch e := event.(type) {
+			case client.IncomingCall:
+				echo := make(queue, 100) // of this call
+				for range 25 {
+					echo.WriteFrame(make([]int16, media.FrameSamples))
+				}
+				go e.Call.Accept(ctx, client.MediaOptions{
+					Microphone: func(context.Context) (media.AudioSource, error) { return echo, nil },
+					Speaker:    func(context.Context) (media.AudioSink, error) { return echo, nil },
 				})
+			case interface{ Done() error }: // a text or a missed call
+				e.Done()
 			}
 		}
 	}()
@@ -119,92 +119,109 @@ func Example_echoBot() {
 type meter struct{ loud chan bool }
 
 func (m meter) WriteFrame(pcm []int16) error {
-	for _, sample := range pcm {
-		if sample > 4000 {
-			select {
-			case m.loud <- true:
-			default:
-			}
-			break
+	if slices.Max(pcm) > 4000 {
+		select {
+		case m.loud <- true:
+		default:
 		}
 	}
 	return nil
 }
 
-// voiceAgent hears and speaks raw samples: 48 kHz, mono, signed 16 bit, little endian. hear and speak are pipes to what recognises speech
-// and makes it. Should what arrives not be decryptable, hear ends with an error: an agent that was given silence in its place would take
-// it for an answer.
-type voiceAgent struct {
-	hear  *io.PipeReader
-	ears  *io.PipeWriter
-	mouth io.Reader
-}
-
-func (a *voiceAgent) devices() client.MediaOptions {
-	return client.MediaOptions{
-		Microphone: func(context.Context) (media.AudioSource, error) { return file.NewPCMReader(a.mouth), nil },
-		Speaker:    func(context.Context) (media.AudioSink, error) { return file.NewPCMWriter(a.ears), nil },
-	}
-}
-
-// follow tells the agent how its call goes.
-func (a *voiceAgent) follow(call *client.Call) {
-	for event := range call.Events() {
-		switch e := event.(type) {
-		case client.MediaUndecryptable:
-			a.ears.CloseWithError(e.Err)
-			call.Hangup()
-		case client.Ended:
-			a.ears.CloseWithError(e.Err) // nil is io.EOF; it does nothing if there was an error before
+// converse lets an agent speak in a call until it returns. Both streams are raw samples: 48 kHz, mono, signed 16 bit, little endian. Should
+// what arrives not be decryptable, hear ends with an error: an agent that was given silence in its place would take it for an answer. At
+// the end of the call it ends with io.EOF.
+func converse(ctx context.Context, call *client.Call, agent func(hear io.Reader, say io.Writer)) error {
+	hear, ears := io.Pipe()
+	said, say := io.Pipe()
+	mouth := make(queue, 5)
+	go func() { // what the agent says, at the pace of the call
+		for source := file.NewPCMReader(said); ; {
+			frame := make([]int16, media.FrameSamples)
+			if source.ReadFrame(frame) != nil {
+				return
+			}
+			select {
+			case mouth <- frame:
+			case <-call.Done():
+				said.Close()
+				return
+			}
 		}
-	}
+	}()
+	go func() { // how the call goes
+		for event := range call.Events() {
+			switch e := event.(type) {
+			case client.MediaUndecryptable:
+				if e.Deaf {
+					ears.CloseWithError(e.Err)
+					call.Hangup()
+				}
+			case client.Ended:
+				ears.CloseWithError(e.Err) // nil is io.EOF; it does nothing if there was an error before
+			}
+		}
+	}()
+	go func() {
+		agent(hear, say)
+		hear.Close()
+		say.Close()
+		call.Hangup()
+	}()
+	return call.Accept(ctx, client.MediaOptions{
+		Microphone: func(context.Context) (media.AudioSource, error) { return mouth, nil },
+		Speaker:    func(context.Context) (media.AudioSink, error) { return file.NewPCMWriter(ears), nil },
+	})
 }
 
-// A voice agent reads and writes samples.
+// A voice agent reads and writes samples. This one listens for a second, and repeats it until the other end hangs up.
 func Example_voiceAgent() {
 	alice, bob, stop := exampleServer()
 	defer stop()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 
-	ended := make(chan error)
+	ended := make(chan error, 1)
+	agent := func(hear io.Reader, say io.Writer) {
+		second := make([]byte, 2*media.SampleRate)
+		_, err := io.ReadFull(hear, second)
+		if err == nil {
+			fmt.Println("the agent has heard a second")
+			go func() {
+				for err := error(nil); err == nil; {
+					_, err = say.Write(second)
+				}
+			}()
+			_, err = io.Copy(io.Discard, hear)
+		}
+		ended <- err // nil: with the call
+	}
 	go func() {
 		for event := range bob.Events() {
-			incoming, ok := event.(client.IncomingCall)
-			if !ok {
-				continue
-			}
-			agent := &voiceAgent{}
-			agent.hear, agent.ears = io.Pipe()
-			agent.mouth = quiet{} // what makes speech
-			go agent.follow(incoming.Call)
-			go func() {
-				second := make([]byte, 2*media.SampleRate)
-				if _, err := io.ReadFull(agent.hear, second); err != nil {
-					ended <- err
-					return
+			switch e := event.(type) {
+			case client.IncomingCall:
+				if err := converse(ctx, e.Call, agent); err != nil && !errors.Is(err, client.ErrCallEnded) {
+					fmt.Println("the agent:", err)
 				}
-				fmt.Println("the agent has heard a second")
-				check(incoming.Call.Hangup())
-				_, err := io.Copy(io.Discard, agent.hear)
-				ended <- err // nil: the end of the call
-			}()
-			check(incoming.Call.Accept(ctx, agent.devices()))
+			case interface{ Done() error }: // a text or a missed call
+				e.Done()
+			}
 		}
 	}()
 
+	loud := make(chan bool, 1)
 	call, err := alice.Call(ctx, "bob", client.CallOptions{MediaOptions: client.MediaOptions{
 		Microphone: func(context.Context) (media.AudioSource, error) { return file.Tone(440), nil },
+		Speaker:    func(context.Context) (media.AudioSink, error) { return meter{loud}, nil },
 	}})
 	check(err)
+	<-loud
+	fmt.Println("alice hears the agent")
+	check(call.Hangup())
 	<-call.Done()
 	fmt.Println("the agent's input ended:", <-ended)
 	// Output:
 	// the agent has heard a second
+	// alice hears the agent
 	// the agent's input ended: <nil>
 }
-
-// quiet is a program that writes zeros.
-type quiet struct{}
-
-func (quiet) Read(b []byte) (int, error) { clear(b); return len(b), nil }
