@@ -2,6 +2,7 @@ package client
 
 import (
 	"errors"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -257,19 +258,33 @@ func TestMissedCall(t *testing.T) {
 	}
 }
 
-// When the network changes the link is made anew, and the call goes over to a path of the next generation; sound goes on.
+// When the network changes the link is made anew, and the call goes over to a path of the next generation; sound goes on. In a relay-only
+// call no other address leaves then either.
 func TestNetworkChanges(t *testing.T) {
 	t.Parallel()
+	t.Run("direct", func(t *testing.T) { testNetworkChanges(t, false) })
+	t.Run("relay-only", func(t *testing.T) { testNetworkChanges(t, true) })
+}
+
+func testNetworkChanges(t *testing.T, relayOnly bool) {
 	w := newWorld(t, withRelay(t))
 	alice, bob := friends(t, w)
+	bob.options.RelayOnly = relayOnly
 	var halves atomic.Int32
-	bob.between(func(m *wire.CallMessage) *wire.CallMessage {
-		if m.GetPath() != nil {
-			halves.Add(1)
-		}
-		return m
-	})
-	caller, callee := accepted(t, alice, bob, CallOptions{})
+	for _, p := range []*person{alice, bob} {
+		p.between(func(m *wire.CallMessage) *wire.CallMessage {
+			if m.GetPath() != nil {
+				halves.Add(1)
+			}
+			for _, c := range m.GetCandidates().GetCandidates() {
+				if relayOnly && !strings.HasSuffix(c, " typ relay raddr 0.0.0.0 rport 9") {
+					t.Errorf("candidate %q of path %d tells more than the relay's address", c, m.GetCandidates().GetGeneration())
+				}
+			}
+			return m
+		})
+	}
+	caller, callee := accepted(t, alice, bob, CallOptions{RelayOnly: relayOnly})
 	before, _ := alice.link.wait(patience(t))
 	for generation := range uint32(2) {
 		alice.networkChanged()

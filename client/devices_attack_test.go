@@ -228,7 +228,9 @@ func TestRemovedDeviceTriesEverything(t *testing.T) {
 			offer, _ := proto.Marshal(&wire.Offer{Timestamp: timestamp(time.Now())})
 			c.Body = &wire.Content_Call{Call: &wire.CallMessage{CallId: randomBytes(16), Body: &wire.CallMessage_Offer{Offer: offer}}}
 		},
-		func(c *wire.Content) { c.Body = &wire.Content_MissedCall{MissedCall: &wire.MissedCall{CallId: randomBytes(16)}} },
+		func(c *wire.Content) {
+			c.Body = &wire.Content_MissedCall{MissedCall: &wire.MissedCall{CallId: randomBytes(16)}}
+		},
 		func(c *wire.Content) { c.DeviceListEpoch = math.MaxUint32 },
 		func(c *wire.Content) { c.DeliveryToken = randomBytes(16) },
 	} {

@@ -10,7 +10,8 @@ const (
 )
 
 // An AudioSource yields what is to be said. ReadFrame fills pcm, which holds FrameSamples samples, and returns io.EOF when
-// there is no more. A live device blocks until it has a frame; a file returns at once and the session paces it.
+// there is no more. A live device blocks until it has a frame; a file returns at once and the session paces it. While a source blocks for
+// longer, and when it has ended, nothing is sent, which the network sees: one that has nothing to say yields silence.
 type AudioSource interface {
 	ReadFrame(pcm []int16) error
 }

@@ -83,6 +83,7 @@ func (p *pair) session(t testing.TB, cfg Config, peer **Session) *Session {
 	cfg.OnPathCandidate = func(generation uint32, candidate string) {
 		key := pathKey{*peer, generation}
 		p.mu.Lock()
+		p.candidates[self] = append(p.candidates[self], candidate)
 		released := p.released[key]
 		if !released {
 			p.early[key] = append(p.early[key], candidate)

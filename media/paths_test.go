@@ -1,11 +1,13 @@
 package media
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"math"
 	"net"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -308,6 +310,72 @@ func TestRelayKilledAndRestarted(t *testing.T) {
 	if p95 > 3*time.Second {
 		t.Errorf("the gap's 95th percentile is %v", p95)
 	}
+}
+
+// In a relay-only call everything that leaves, for the first path and for the next, goes to the relay, and none of it, nor of what is handed
+// to signaling, holds the end's own address: as text, as bytes, or hidden as STUN does (RFC 8489 section 14.2).
+func TestRelayOnlyPathsTellNoOtherAddress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(t, 5*time.Millisecond)
+		relay := n.relay(t)
+		own := map[string][]byte{}
+		for _, address := range []string{"198.51.100.1", "198.51.100.2"} {
+			own[address] = net.ParseIP(address).To4()
+		}
+		var left [2]atomic.Int64 // datagrams of control, of media
+		n.filter(func(c vnet.Chunk) bool {
+			from, to := c.SourceAddr().(*net.UDPAddr), c.DestinationAddr().(*net.UDPAddr)
+			address := own[from.IP.String()]
+			if address == nil {
+				return false
+			}
+			if to.String() != "198.51.100.9:3478" {
+				t.Errorf("a datagram went to %v", to)
+			}
+			b := c.UserData()
+			media := b[0] >= 64 && b[0] < 80 && len(b) > 4 && b[4] >= 128 // in ChannelData (RFC 8656 section 12.4): sealed, so any four bytes may be in it
+			if media {
+				left[1].Add(1)
+				return false
+			}
+			left[0].Add(1)
+			cookie := []byte{0x21, 0x12, 0xa4, 0x42}
+			hidden := make([]byte, 4)
+			for i := range hidden {
+				hidden[i] = address[i] ^ cookie[i]
+			}
+			for _, form := range [][]byte{address, hidden, []byte(from.IP.String())} {
+				if bytes.Contains(b, form) {
+					t.Errorf("a datagram of %d bytes holds the address %v as %x", len(b), from.IP, form)
+				}
+			}
+			return false
+		})
+		p := talking(t, n, Config{RelayOnly: true, Relays: []Relay{relay.address}})
+		before := [2]int64{left[0].Load(), left[1].Load()}
+		p.openPath(t, p.caller, p.callee, 10*time.Millisecond)
+		time.Sleep(3 * time.Second)
+		for i := range left {
+			if before[i] == 0 || left[i].Load() == before[i] {
+				t.Errorf("%d, then %d datagrams were looked at", before[i], left[i].Load())
+			}
+		}
+		for _, s := range []*Session{p.caller, p.callee} {
+			if got := s.Stats().Path; got.Generation != 1 || got.Kind != "relay" {
+				t.Errorf("path %+v", got)
+			}
+			p.mu.Lock()
+			if len(p.candidates[s]) != 2 {
+				t.Errorf("candidates %q", p.candidates[s])
+			}
+			for _, candidate := range p.candidates[s] {
+				if strings.Contains(candidate, "198.51.100.1 ") || strings.Contains(candidate, "198.51.100.2 ") || !strings.HasSuffix(candidate, "typ relay raddr 0.0.0.0 rport 9") {
+					t.Errorf("candidate %q tells more than the relay's address", candidate)
+				}
+			}
+			p.mu.Unlock()
+		}
+	})
 }
 
 func TestPathsOutOfOrder(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"sync"
@@ -98,7 +99,7 @@ func (m *mediaFlags) open(peer string) (*tracks, error) {
 			return nil, err
 		}
 		t.closers = append(t.closers, audio.Close)
-		t.audio = audio
+		t.audio = thenSilence{audio}
 		if m.loop {
 			t.audio = file.LoopAudio(audio)
 		}
@@ -115,6 +116,18 @@ func (m *mediaFlags) open(peer string) (*tracks, error) {
 		}
 	}
 	return t, nil
+}
+
+// thenSilence goes on when a file is over: the network would see that there is nothing more to hear.
+type thenSilence struct{ media.AudioSource }
+
+func (t thenSilence) ReadFrame(pcm []int16) error {
+	err := t.AudioSource.ReadFrame(pcm)
+	if errors.Is(err, io.EOF) {
+		clear(pcm)
+		return nil
+	}
+	return err
 }
 
 // options hand the media to the call, which asks for them once it is accepted.

@@ -138,8 +138,10 @@ func (l *listening) listen(ctx context.Context, out *output, c *client.Client) e
 	if err := c.Start(ctx); err != nil {
 		return err
 	}
+	ctx, hangUp := context.WithCancel(ctx)
 	var calls sync.WaitGroup
 	defer calls.Wait() // with ctx over they hang up, and say what was
+	defer hangUp()
 	over := make(chan error, 1)
 	for {
 		select {

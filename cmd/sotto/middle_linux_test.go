@@ -8,6 +8,9 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+
+	"sotto/media"
+	"sotto/media/file"
 )
 
 // A middle stands between devices and their relay: it notes the sizes of sealed packets, and once it is told to changes a bit of each.
@@ -111,8 +114,8 @@ func throughMiddle(t *testing.T) (home string, m *middle) {
 	return home, m
 }
 
-// Whoever sees all packets of a call sees one size, of speech with its pauses at one end and silence at the other; with --variable-rate
-// it sees others.
+// Whoever sees all packets of a call sees one size, of speech with its pauses at one end and silence at the other, also when the file that
+// speaks is over; with --variable-rate there are others.
 func TestSizesOnTheWire(t *testing.T) {
 	t.Parallel()
 	home, m := throughMiddle(t)
@@ -120,17 +123,31 @@ func TestSizesOnTheWire(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	short := filepath.Join(home, "short.wav")
+	wav, err := file.CreateWAV(short)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 50 { // a second
+		if err := wav.WriteFrame(make([]int16, media.FrameSamples)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := wav.Close(); err != nil {
+		t.Fatal(err)
+	}
 	for _, test := range []struct {
+		says  string
 		flags []string
 		one   bool
-	}{{nil, true}, {[]string{"--variable-rate"}, false}} {
+	}{{speech, nil, true}, {short, nil, true}, {speech, []string{"--variable-rate"}, false}} {
 		m.mu.Lock()
 		clear(m.sizes)
 		m.mu.Unlock()
 		answer := []string{"listen", "--as", "bob", "--json", "--answer", "--relay-only", "--agent", "cat >/dev/null", "--once"}
 		listen, bob := sotto(t, home, nil, append(answer, test.flags...)...)
 		bob.find("link_up")
-		call := append([]string{"call", "bob", "--as", "alice", "--json", "--audio", speech, "--relay-only", "--for", "4s"}, test.flags...)
+		call := append([]string{"call", "bob", "--as", "alice", "--json", "--audio", test.says, "--relay-only", "--for", "4s"}, test.flags...)
 		if cmd, _ := sotto(t, home, nil, call...); cmd.Wait() != nil {
 			t.Fatal("the call failed")
 		}
