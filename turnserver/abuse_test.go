@@ -20,9 +20,9 @@ import (
 	"sotto/turncred"
 )
 
-// testStrangersGetLittle floods the relay with every request that somebody without a credential can make it answer, the shortest possible, and
-// counts what comes back: never more than 3.2 times as much, and after a burst next to nothing. The client of an allocation at
-// the same address does not suffer.
+// testStrangersGetLittle floods the relay with every request that somebody without a credential can make it answer, the shortest possible,
+// and counts what comes back: never more than 3.2 times as much, and after a burst next to nothing. The client of an allocation at the same
+// address does not suffer.
 func testStrangersGetLittle(t *testing.T, plane string) {
 	s := startRelay(t, plane, func(c *Config) { c.Realm = strings.Repeat("r", maxRealm) })
 	alice := newRawClient(t, s, "alice")
@@ -148,8 +148,8 @@ func testBandwidth(t *testing.T, plane string) {
 	}
 }
 
-// TestPermissionRace holds a permission between its publication and the start of its timer until the allocation's time is over. Up to v5.1.2 pion panics
-// there, which TestBarePionPanics shows, and this package does not.
+// TestPermissionRace holds a permission between its publication and the start of its timer until the allocation's time is over. Up to
+// v5.1.2 pion panics there, which TestBarePionPanics shows, and this package does not.
 func TestPermissionRace(t *testing.T) {
 	t.Parallel()
 	forEachDataPlane(t, testPermissionRace)
@@ -289,8 +289,8 @@ func testPortsRunOut(t *testing.T, plane string) {
 	newRawClient(t, s, "bob").mustSucceed(stun.MethodAllocate, udpTransport)
 }
 
-// testOtherErrorsEndTheSearchForAPort: a port in use is passed over; any other error, here of an address that this machine has not, ends the search at
-// the first of 16,384 ports, for the goroutine that serves all clients is waiting.
+// testOtherErrorsEndTheSearchForAPort: a port in use is passed over; any other error, here of an address that this machine has not, ends
+// the search at the first of 16,384 ports, for the goroutine that serves all clients is waiting.
 func testOtherErrorsEndTheSearchForAPort(t *testing.T, plane string) {
 	s := startRelay(t, plane, func(c *Config) { c.RelayPorts = PortRange{} })
 	at := s.relays[0]

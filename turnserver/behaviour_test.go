@@ -13,8 +13,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 )
 
-// A behaviour is what clients and peers see of the relay, whichever way it carries packets: TestBehaviour shows it of the portable data plane and of the
-// loops, TestOffload of the network driver, on real interfaces.
+// A behaviour is what clients and peers see of the relay, whichever way it carries packets: TestBehaviour shows it of the portable data
+// plane and of the loops, TestOffload of the network driver, on real interfaces.
 type behaviour struct {
 	name   string
 	test   func(t *testing.T, plane string)
@@ -82,8 +82,8 @@ func TestBehaviour(t *testing.T) {
 	})
 }
 
-// testPaths: both directions and the path between two clients, IPv4 and IPv6, for packets of many lengths: content, source and order. The driver carries all of
-// them, from the first one on. Whoever receives checks the checksums.
+// testPaths: both directions and the path between two clients, IPv4 and IPv6, for packets of many lengths: content, source and order. The
+// driver carries all of them, from the first one on. Whoever receives checks the checksums.
 func testPaths(t *testing.T, plane string) {
 	for _, family := range []struct{ name, relay, peer string }{{"IPv4", "127.0.0.1:0", "127.0.0.2"}, {"IPv6", "[::1]:0", "::1"}} {
 		t.Run(family.name, func(t *testing.T) {
@@ -127,8 +127,8 @@ func testPaths(t *testing.T, plane string) {
 	}
 }
 
-// testFamilies: a client that came by IPv4 and asked for a relayed IPv6 address (RFC 8656 section 18.8) reaches an IPv6 peer with channel and indications, and no
-// IPv4 peer.
+// testFamilies: a client that came by IPv4 and asked for a relayed IPv6 address (RFC 8656 section 18.8) reaches an IPv6 peer with channel
+// and indications, and no IPv4 peer.
 func testFamilies(t *testing.T, plane string) {
 	s := startRelay(t, plane, func(c *Config) {
 		c.UDP = []string{"127.0.0.1:0", "[::1]:0"}
@@ -163,8 +163,8 @@ func testFamilies(t *testing.T, plane string) {
 	}
 }
 
-// testPeersBecomeForbidden: a peer is allowed, has permission and channel, and packets pass. Then its address becomes one that policy forbids: nothing passes any
-// more, by channel or indication, in either direction.
+// testPeersBecomeForbidden: a peer is allowed, has permission and channel, and packets pass. Then its address becomes one that policy
+// forbids: nothing passes any more, by channel or indication, in either direction.
 func testPeersBecomeForbidden(t *testing.T, plane string) {
 	s := startRelay(t, plane, nil)
 	alice, other := newRawClient(t, s, "alice"), listenOn(t, "127.0.0.2")
@@ -203,8 +203,8 @@ func testPeersBecomeForbidden(t *testing.T, plane string) {
 	}
 }
 
-// testNoAllocation: a client whose allocation is gone, because the relay was started anew, is told so when it proves who it is (RFC 8656 section 5); so is one
-// that speaks of somebody else's. A stranger hears nothing.
+// testNoAllocation: a client whose allocation is gone, because the relay was started anew, is told so when it proves who it is (RFC 8656
+// section 5); so is one that speaks of somebody else's. A stranger hears nothing.
 func testNoAllocation(t *testing.T, plane string) {
 	s := startRelay(t, plane, nil)
 	alice := newRawClient(t, s, "alice")
@@ -235,8 +235,8 @@ func testNoAllocation(t *testing.T, plane string) {
 	alice.mustSucceed(stun.MethodRefresh)
 }
 
-// testAccounts: what a user may relay, and a client address, holds for all of its allocations together, in packets and in bytes, in each direction, and for what
-// goes by channel and by indication. It has nothing to do with others.
+// testAccounts: what a user may relay, and a client address, holds for all of its allocations together, in packets and in bytes, in each
+// direction, and for what goes by channel and by indication. It has nothing to do with others.
 func testAccounts(t *testing.T, plane string) {
 	const size, perSecond = 200, 20
 	for _, c := range []struct {

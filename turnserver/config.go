@@ -9,21 +9,23 @@ import (
 	"time"
 )
 
-// Config says where the relay listens, who may use it and for how much. Secrets and one of UDP, TCP, TLS and DTLS are required; the zero value
-// of everything else is a sound default.
+// Config says where the relay listens, who may use it and for how much. Secrets and one of UDP, TCP, TLS and DTLS are required; the zero
+// value of everything else is a sound default.
 type Config struct {
-	// UDP, TCP, TLS and DTLS are the addresses to serve clients on, as "203.0.113.7:3478", "[2001:db8::7]:3478", or ":3478" for every address
-	// of the machine. Port 0 takes a free one, which Addrs tells. The customary ports are 3478 and, for TLS and DTLS, 5349 (443 passes
-	// more firewalls). On a machine with several addresses name the ones to use: what arrives at ":3478" may be answered from another address than it
-	// was sent to, which clients refuse.
+	// UDP, TCP, TLS and DTLS are the addresses to serve clients on, as "203.0.113.7:3478", "[2001:db8::7]:3478", or ":3478" for every
+	// address of the machine. Port 0 takes a free one, which Addrs tells. The customary ports are 3478 and, for TLS and DTLS, 5349 (443
+	// passes more firewalls). On a machine with several addresses name the ones to use: what arrives at ":3478" may be answered from
+	// another address than it was sent to, which clients refuse.
 	UDP, TCP, TLS, DTLS []string
 
-	// TLSConfig holds the certificate of the TLS and DTLS listeners; of several the DTLS ones use the first. To change certificates without a restart set GetCertificate, which is
-	// asked at each handshake: connections that exist go on undisturbed. TLS 1.2 is the least that is spoken.
+	// TLSConfig holds the certificate of the TLS and DTLS listeners; of several the DTLS ones use the first. To change certificates without
+	// a restart set GetCertificate, which is asked at each handshake: connections that exist go on undisturbed. TLS 1.2 is the least that
+	// is spoken.
 	TLSConfig *tls.Config
 
-	// External are the addresses that the internet knows this machine by, at most one IPv4 and one IPv6, for a machine behind a one-to-one NAT (most
-	// clouds). The NAT must pass RelayPorts unchanged. Empty: the address a client reached, or the source address of the default route.
+	// External are the addresses that the internet knows this machine by, at most one IPv4 and one IPv6, for a machine behind a one-to-one
+	// NAT (most clouds). The NAT must pass RelayPorts unchanged. Empty: the address a client reached, or the source address of the default
+	// route.
 	External []netip.Addr
 
 	// RelayPorts is the range of UDP ports that peers are met on; one allocation takes one port. Let a firewall pass it, and let
@@ -40,17 +42,18 @@ type Config struct {
 
 	// AllowPeers opens ranges of addresses to which the relay may send although they are not globally routable: a company's own network, or
 	// 127.0.0.1 for a trial on one machine. What runs on this machine itself, at any loopback address too, stays out of reach all the same,
-	// except the relayed ports of other clients. A range of IPv6 addresses that embed IPv4 (NAT64, 6to4) opens only those whose embedded address is allowed too.
+	// except the relayed ports of other clients. A range of IPv6 addresses that embed IPv4 (NAT64, 6to4) opens only those whose embedded
+	// address is allowed too.
 	AllowPeers []netip.Prefix
 
-	// MaxAllocations, MaxPerUser and MaxPerAddress bound how many allocations live at once: in all (default 10,000), for one user (the id of
-	// the credential; default 32: a browser makes one for each network interface and each URL) and for one client address (an
-	// IPv4 address or an IPv6 /64; default 256: many people may sit behind one). An IPv6 /48, the most that one subscriber gets, may hold ten
+	// MaxAllocations, MaxPerUser and MaxPerAddress bound how many allocations live at once: in all (default 10,000), for one user (the id
+	// of the credential; default 32: a browser makes one for each network interface and each URL) and for one client address (an IPv4
+	// address or an IPv6 /64; default 256: many people may sit behind one). An IPv6 /48, the most that one subscriber gets, may hold ten
 	// times as many as one address.
 	MaxAllocations, MaxPerUser, MaxPerAddress int
 
-	// Bandwidth bounds what one allocation relays, each way, in bytes of payload a second, with bursts of one second. What exceeds it is lost.
-	// 1 Mbit/s of video is 125,000. Default: 0, no bound.
+	// Bandwidth bounds what one allocation relays, each way, in bytes of payload a second, with bursts of one second. What exceeds it is
+	// lost. 1 Mbit/s of video is 125,000. Default: 0, no bound.
 	Bandwidth int
 
 	// UserBandwidth and AddressBandwidth bound likewise what all allocations of one user, and of one client address (an IPv4 address or an
@@ -62,18 +65,19 @@ type Config struct {
 	// (default 256; of a /48 as above).
 	MaxConnections, MaxConnectionsPerAddress int
 
-	// Proxies are the addresses of TCP proxies in front, which name the client of each connection to the TCP and TLS listeners by the PROXY protocol (version 1 or 2).
-	// A connection from there without it is closed. Limits, and what clients are told of themselves, then go by the client's own address. Do not
-	// list an address from which others can connect. Default: none.
+	// Proxies are the addresses of TCP proxies in front, which name the client of each connection to the TCP and TLS listeners by the PROXY
+	// protocol (version 1 or 2). A connection from there without it is closed. Limits, and what clients are told of themselves, then go by
+	// the client's own address. Do not list an address from which others can connect. Default: none.
 	Proxies []netip.Prefix
 
-	// DataPlane says how packets of clients that come by UDP are carried: "auto" (the default), the fastest way that this system has, which on Linux is
-	// a loop for each core that moves packets in batches; or "portable", one system call for each packet, as on other systems.
+	// DataPlane says how packets of clients that come by UDP are carried: "auto" (the default), the fastest way that this system has, which
+	// on Linux is a loop for each core that moves packets in batches; or "portable", one system call for each packet, as on other systems.
 	DataPlane string
 
-	// Offload says whether the network driver carries packets of channels (XDP): "off" (the default); "auto", where the system can and permits it (Linux
-	// 5.12, CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON), and otherwise not; or "required", and New fails where it cannot. Server.Offload tells what came of it. Quotas, policy
-	// and lifetimes hold alike. But the system's packet filter and tcpdump do not see what the driver carries, so it is for the operator to choose.
+	// Offload says whether the network driver carries packets of channels (XDP): "off" (the default); "auto", where the system can and
+	// permits it (Linux 5.12, CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON), and otherwise not; or "required", and New fails where it cannot.
+	// Server.Offload tells what came of it. Quotas, policy and lifetimes hold alike. But the system's packet filter and tcpdump do not see
+	// what the driver carries, so it is for the operator to choose.
 	Offload string
 
 	// Logger gets what an operator must know, never a user name or an address. Default: silence.

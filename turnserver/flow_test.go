@@ -15,7 +15,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 )
 
-// testEndsUnderTraffic ends what lets packets pass, while packets pass in both directions: then none does any more, at once, and what is renewed passes again.
+// testEndsUnderTraffic ends what lets packets pass, while packets pass in both directions: then none does any more, at once, and what is
+// renewed passes again.
 func testEndsUnderTraffic(t *testing.T, plane string) {
 	for _, c := range []struct {
 		name       string
@@ -68,8 +69,8 @@ func testEndsUnderTraffic(t *testing.T, plane string) {
 	}
 }
 
-// traffic has client and peer send through channel 0x4000 until the test ends, and counts what the peer hears. What the client asks meanwhile is answered
-// in between.
+// traffic has client and peer send through channel 0x4000 until the test ends, and counts what the peer hears. What the client asks
+// meanwhile is answered in between.
 func traffic(t *testing.T, client *rawClient, other *net.UDPConn, relayed netip.AddrPort) *atomic.Int64 {
 	var heard atomic.Int64
 	stop, done := make(chan struct{}), make(chan struct{}, 3)
@@ -221,7 +222,8 @@ func testUnreachablePeer(t *testing.T, plane string) {
 	}
 }
 
-// testSizes: packets of every kind of length pass whole and in order, empty ones too; the longest that are dropped are the same in all data planes.
+// testSizes: packets of every kind of length pass whole and in order, empty ones too; the longest that are dropped are the same in all data
+// planes.
 func testSizes(t *testing.T, plane string) {
 	s := startRelay(t, plane, nil)
 	alice, other := newRawClient(t, s, "alice"), listenOn(t, "127.0.0.2")

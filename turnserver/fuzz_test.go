@@ -180,7 +180,8 @@ func FuzzReply(f *testing.F) {
 	})
 }
 
-// FuzzFrame holds the reader of connections to the framing of RFC 8656 section 12.5: messages follow one another, none longer than we take, and what is none ends it.
+// FuzzFrame holds the reader of connections to the framing of RFC 8656 section 12.5: messages follow one another, none longer than we take,
+// and what is none ends it.
 func FuzzFrame(f *testing.F) {
 	var all []byte
 	for _, b := range seeds() {

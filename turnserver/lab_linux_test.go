@@ -19,9 +19,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The third way to run the tests: the same tests, with the driver carrying packets. Loopback has no driver, so TestOffload runs this program again in
-// a network namespace of its own, where clients and peers live in another at the end of a veth pair. The relay and its services are at 198.18.7.1, the clients
-// at .2 and what stands for somebody else's machines at .3.
+// The third way to run the tests: the same tests, with the driver carrying packets. Loopback has no driver, so TestOffload runs this
+// program again in a network namespace of its own, where clients and peers live in another at the end of a veth pair. The relay and its
+// services are at 198.18.7.1, the clients at .2 and what stands for somebody else's machines at .3.
 
 const (
 	labRelay  = "198.18.7.1"

@@ -20,8 +20,9 @@ func init() {
 		behaviour{"don't fragment", testDontFragment, carries})
 }
 
-// testDontFragment looks at the IP headers of what peers get. The driver copies the DF bit (RFC 8656 section 16, the preferred behaviour). A program does not see it, so
-// what sockets send has the system's: set, with path MTU discovery, after which the system itself makes fragments. Either way the packet arrives.
+// testDontFragment looks at the IP headers of what peers get. The driver copies the DF bit (RFC 8656 section 16, the preferred behaviour).
+// A program does not see it, so what sockets send has the system's: set, with path MTU discovery, after which the system itself makes
+// fragments. Either way the packet arrives.
 func testDontFragment(t *testing.T, plane string) {
 	if os.Getuid() != 0 {
 		t.Skip("only root may look at packets")
@@ -70,8 +71,8 @@ func watchPackets() (int, error) {
 	return unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, anything)
 }
 
-// testServiceClassAndCongestion: DSCP and ECN of a packet are those of the packet that it came in (RFC 8656 section 16), each way and between clients. The portable
-// data plane does not know them.
+// testServiceClassAndCongestion: DSCP and ECN of a packet are those of the packet that it came in (RFC 8656 section 16), each way and
+// between clients. The portable data plane does not know them.
 func testServiceClassAndCongestion(t *testing.T, plane string) {
 	for _, family := range []struct {
 		name, relay, peer     string
@@ -184,7 +185,8 @@ func testJoinedDatagrams(t *testing.T, plane string) {
 	}
 }
 
-// TestDeparturesAreWhole: datagrams for several destinations, of all sizes, headed and not, arrive as they were posted, joined or one by one.
+// TestDeparturesAreWhole: datagrams for several destinations, of all sizes, headed and not, arrive as they were posted, joined or one by
+// one.
 func TestDeparturesAreWhole(t *testing.T) {
 	for name, whole := range map[string]bool{"joined": false, "one by one": true} {
 		t.Run(name, func(t *testing.T) {
@@ -228,7 +230,8 @@ func TestDeparturesAreWhole(t *testing.T) {
 	}
 }
 
-// TestDescriptorsAreGivenBack: allocations under traffic come and go, by their clients' wish and by time, and leave no descriptor and no goroutine.
+// TestDescriptorsAreGivenBack: allocations under traffic come and go, by their clients' wish and by time, and leave no descriptor and no
+// goroutine.
 func TestDescriptorsAreGivenBack(t *testing.T) {
 	s := startRelay(t, planeAuto, nil)
 	other := listenOn(t, "127.0.0.2")
@@ -314,7 +317,8 @@ func FuzzControl(f *testing.F) {
 	})
 }
 
-// FuzzSockaddr: an address is the same after the way through the kernel's form, by sockets of either family; and nothing that the kernel could say is misread.
+// FuzzSockaddr: an address is the same after the way through the kernel's form, by sockets of either family; and nothing that the kernel
+// could say is misread.
 func FuzzSockaddr(f *testing.F) {
 	f.Add([]byte{2, 0, 1, 2, 127, 0, 0, 1}, true)
 	f.Add([]byte{10, 0, 1, 2, 0, 0, 0, 0, 0x20, 1, 0xd, 0xb8, 15: 0, 23: 1}, true)

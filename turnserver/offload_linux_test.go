@@ -23,7 +23,8 @@ var inLab = []behaviour{
 	{"kill -9", testOffloadDiesWithItsProcess, watches},
 }
 
-// TestOffload runs the table of behaviours and these with the driver carrying packets, each kind of driver in a process and network of its own.
+// TestOffload runs the table of behaviours and these with the driver carrying packets, each kind of driver in a process and network of its
+// own.
 func TestOffload(t *testing.T) {
 	if theLab != nil {
 		for _, b := range slices.Concat(behaviours, inLab) {
@@ -119,7 +120,8 @@ func driverCarries(t *testing.T, s *Server, alice *rawClient, other *net.UDPConn
 	}
 }
 
-// testOffloadNeighbours: a neighbour that the kernel has not heard of for a while is asked whether it is still there; one that moved is found where it is.
+// testOffloadNeighbours: a neighbour that the kernel has not heard of for a while is asked whether it is still there; one that moved is
+// found where it is.
 func testOffloadNeighbours(t *testing.T, plane string) {
 	if err := theLab.connect("near4", "far4", []string{"198.18.10.1/24"}, []string{"198.18.10.3/24"}); err != nil {
 		t.Fatal(err)
@@ -149,7 +151,8 @@ func testOffloadNeighbours(t *testing.T, plane string) {
 	eventually(t, "the driver carries to where it is now", carries)
 }
 
-// testOffloadInterfaceChange: the interface goes and comes back as another with the same address. The sockets find it at once, the driver soon after.
+// testOffloadInterfaceChange: the interface goes and comes back as another with the same address. The sockets find it at once, the driver
+// soon after.
 func testOffloadInterfaceChange(t *testing.T, plane string) {
 	here, there := []string{"198.18.9.1/24"}, []string{"198.18.9.3/24"}
 	plug := func() {

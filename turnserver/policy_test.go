@@ -155,8 +155,8 @@ func TestOpenedRangesDecodeEmbeddedAddresses(t *testing.T) {
 	}
 }
 
-// testOwnServicesStayOutOfReach: 127.0.0.0/8 is opened and a service listens on 127.0.0.1, as signaling does in the demo. Neither can a client
-// speak to it, by any method, nor can it speak to a client; nor is the relay's own listening port a peer.
+// testOwnServicesStayOutOfReach: 127.0.0.0/8 is opened and a service listens on 127.0.0.1, as signaling does in the demo. Neither can a
+// client speak to it, by any method, nor can it speak to a client; nor is the relay's own listening port a peer.
 func testOwnServicesStayOutOfReach(t *testing.T, plane string) {
 	s := startRelay(t, plane, nil)
 	service := listenOn(t, "127.0.0.1")
@@ -193,8 +193,8 @@ func testOwnServicesStayOutOfReach(t *testing.T, plane string) {
 	}
 }
 
-// testLoopbackIsThisMachine: a service bound to all addresses, or to a loopback address that no interface names, such as a resolver's 127.0.0.53,
-// is as much out of reach as one on 127.0.0.1. That another client is relayed here changes nothing.
+// testLoopbackIsThisMachine: a service bound to all addresses, or to a loopback address that no interface names, such as a resolver's
+// 127.0.0.53, is as much out of reach as one on 127.0.0.1. That another client is relayed here changes nothing.
 func testLoopbackIsThisMachine(t *testing.T, plane string) {
 	s := startRelay(t, plane, nil)
 	alice, bob := newRawClient(t, s, "alice"), newRawClient(t, s, "bob")
