@@ -392,18 +392,39 @@ func TestMicrophoneFails(t *testing.T) {
 	awaitEnd(t, caller, Failed)
 }
 
+// Close hangs up, and so does the end of Start's context, before the link ends: the other end is told at once.
 func TestCloseHangsUp(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
-	alice, bob := friends(t, w)
-	caller, callee := ring(t, alice, bob, CallOptions{})
-	if err := callee.Accept(patience(t), callee.media()); err != nil {
-		t.Fatal(err)
+	for name, end := range map[string]func(*testing.T, *person, context.CancelFunc){
+		"close": func(t *testing.T, p *person, _ context.CancelFunc) {
+			if err := p.Close(); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"context": func(_ *testing.T, _ *person, cancel context.CancelFunc) { cancel() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			alice, bob := friends(t, w)
+			alice.reopen(t, w)
+			ctx, cancel := context.WithCancel(t.Context())
+			if err := alice.Start(ctx); err != nil {
+				t.Fatal(err)
+			}
+			if err := alice.WaitConnected(patience(t)); err != nil {
+				t.Fatal(err)
+			}
+			caller, callee := ring(t, alice, bob, CallOptions{})
+			if err := callee.Accept(patience(t), callee.media()); err != nil {
+				t.Fatal(err)
+			}
+			awaitEvent[Accepted](t, caller)
+			end(t, alice, cancel)
+			awaitEnd(t, caller, Normal)
+			awaitEnd(t, callee, Normal)
+			if _, err := alice.Call(patience(t), "bob", CallOptions{}); !errors.Is(err, ErrClosed) {
+				t.Errorf("a call after the end: %v", err)
+			}
+		})
 	}
-	awaitEvent[Accepted](t, caller)
-	if err := alice.Close(); err != nil {
-		t.Fatal(err)
-	}
-	awaitEnd(t, caller, Normal)
-	awaitEnd(t, callee, Normal)
 }

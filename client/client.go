@@ -55,6 +55,7 @@ type Client struct {
 		sync.Mutex
 		started, closed bool
 		stop            context.CancelFunc
+		left            sync.Once
 		running         sync.WaitGroup
 	}
 }
@@ -86,7 +87,8 @@ func newClient(s *store, a *account, o Options) (*Client, error) {
 	return c, nil
 }
 
-// Start connects to the server, and keeps connecting whenever the link breaks, until ctx ends or Close. It returns at once.
+// Start connects to the server, and keeps connecting whenever the link breaks, until Close, or until ctx ends, which hangs up first as Close
+// does. It returns at once.
 func (c *Client) Start(ctx context.Context) error {
 	c.life.Lock()
 	defer c.life.Unlock()
@@ -96,7 +98,8 @@ func (c *Client) Start(ctx context.Context) error {
 	case c.life.started:
 		return errors.New("the client was started before")
 	}
-	ctx, c.life.stop = context.WithCancel(ctx)
+	given := ctx
+	ctx, cancel := context.WithCancel(context.WithoutCancel(given))
 	c.life.started = true
 	if err := c.releaseHeld(ctx); err != nil { // AcceptIdentity may have been interrupted
 		c.log.Error("what was held back cannot be released yet", "error", err)
@@ -110,6 +113,8 @@ func (c *Client) Start(ctx context.Context) error {
 	c.life.running.Go(func() { c.sendReceipts(ctx) })
 	c.life.running.Go(func() { c.keepMending(ctx) })
 	c.life.running.Go(func() { c.keepListed(ctx) })
+	forget := context.AfterFunc(given, c.leave)
+	c.life.stop = func() { forget(); cancel() }
 	return nil
 }
 
@@ -121,24 +126,33 @@ func (c *Client) Close() error {
 		return nil
 	}
 	c.life.closed = true
-	stop := c.life.stop
+	started := c.life.started
 	c.life.Unlock()
 
-	c.calls.close()
-	if stop != nil { // a call that ended a moment ago may have left its hangup in the outbox
-		ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
-		c.waitCallsSent(ctx)
-		cancel()
+	if started {
+		c.leave()
+		c.life.running.Wait()
+	} else {
+		c.calls.close()
 	}
 	c.link.set(nil, ErrClosed)
-	if stop != nil {
-		stop()
-		c.life.running.Wait()
-	}
 	c.events.close()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.store.close()
+}
+
+// leave hangs up, and ends the link when the other ends have been told, calls that ended a moment ago included.
+func (c *Client) leave() {
+	c.life.left.Do(func() {
+		c.calls.close()
+		ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+		defer cancel()
+		c.waitCallsSent(ctx)
+		c.life.Lock()
+		defer c.life.Unlock()
+		c.life.stop()
+	})
 }
 
 // Username is the account's name.
