@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -24,7 +25,7 @@ var driver int
 
 // moveRelaysApart makes a namespace for relays, at the other end of a veth pair. At each end a thread of the kernel receives (NAPI), on the processor of that
 // end, so that what a packet costs the relay's kernel is seen. The generator sends whole packets, as a network card would.
-func moveRelaysApart() error {
+func moveRelaysApart(moderation time.Duration) error {
 	home, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return err
@@ -45,7 +46,7 @@ func moveRelaysApart() error {
 				"addr add "+relayIP+"/24 dev near", "link set near up", "route add "+othersIP+"0/24 via "+generatorIP); err != nil {
 				return err
 			}
-			driver, err = receiveInThread("near", relayCPU)
+			driver, err = receiveInThread("near", relayCPU, moderation)
 			return errors.Join(err, ethtool("near", unix.ETHTOOL_STSO, 0))
 		}()
 	}()
@@ -55,7 +56,7 @@ func moveRelaysApart() error {
 	if err := ip("addr add "+generatorIP+"/24 dev far", "link set far up"); err != nil {
 		return err
 	}
-	_, err = receiveInThread("far", generatorCPU)
+	_, err = receiveInThread("far", generatorCPU, moderation)
 	return errors.Join(err, ethtool("far", unix.ETHTOOL_STXCSUM, 0))
 }
 
@@ -69,7 +70,7 @@ func ip(commands ...string) error {
 }
 
 // receiveInThread has a veth of this thread's namespace receive in a kernel thread, and puts that on a processor.
-func receiveInThread(device string, cpu int) (thread int, err error) {
+func receiveInThread(device string, cpu int, moderation time.Duration) (thread int, err error) {
 	if err := ethtool(device, unix.ETHTOOL_SGRO, 1); err != nil { // a veth has NAPI with GRO only
 		return 0, err
 	}
@@ -82,8 +83,10 @@ func receiveInThread(device string, cpu int) (thread int, err error) {
 		return 0, err
 	}
 	defer unix.Unmount(dir, 0)
-	if err := os.WriteFile(filepath.Join(dir, "class/net", device, "threaded"), []byte("1"), 0); err != nil {
-		return 0, err
+	for name, value := range map[string]int64{"threaded": 1, "gro_flush_timeout": moderation.Nanoseconds(), "napi_defer_hard_irqs": 1} {
+		if err := os.WriteFile(filepath.Join(dir, "class/net", device, name), strconv.AppendInt(nil, value, 10), 0); err != nil {
+			return 0, err
+		}
 	}
 	names, err := filepath.Glob("/proc/[0-9]*/comm")
 	if err != nil {

@@ -23,6 +23,9 @@ type socket struct {
 	iovecs  []unix.Iovec
 	control [][controlWords]uint64
 	memory  []byte
+
+	names []unix.RawSockaddrInet4 // of a socket that is not connected
+	from  netip.AddrPort          // and the sender of what receive hands over
 }
 
 type mmsghdr struct {
@@ -36,19 +39,19 @@ const (
 )
 
 func dial(from, to string) (*socket, error) {
-	s, err := open(from)
+	s, err := open(from, 0)
 	if err != nil {
 		return nil, err
 	}
 	return s, s.connect(netip.MustParseAddrPort(to))
 }
 
-func open(ip string) (*socket, error) {
+func open(ip string, port int) (*socket, error) {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: netip.MustParseAddr(ip).As4()}); err != nil {
+	if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: netip.MustParseAddr(ip).As4(), Port: port}); err != nil {
 		return nil, err
 	}
 	name, err := unix.Getsockname(fd)
@@ -90,12 +93,7 @@ func (s *socket) send(n, size int, segment bool) error {
 		h[i].SetControllen(0)
 	}
 	if segment {
-		c := (*unix.Cmsghdr)(unsafe.Pointer(&s.control[0]))
-		c.Level, c.Type = unix.SOL_UDP, unix.UDP_SEGMENT
-		c.SetLen(unix.CmsgLen(2))
-		binary.NativeEndian.PutUint16(unsafe.Slice((*byte)(unsafe.Pointer(c)), unix.CmsgSpace(2))[unix.CmsgLen(0):], uint16(size))
-		h[0].Control = (*byte)(unsafe.Pointer(c))
-		h[0].SetControllen(unix.CmsgSpace(2))
+		putSegment(&h[0].Msghdr, &s.control[0], size)
 		h[0].SetIovlen(n)
 		defer h[0].SetIovlen(1)
 		h = h[:1]
@@ -110,6 +108,16 @@ func (s *socket) send(n, size int, segment bool) error {
 	return nil
 }
 
+// putSegment has the kernel cut a message into datagrams of a size (UDP_SEGMENT).
+func putSegment(h *unix.Msghdr, control *[controlWords]uint64, size int) {
+	c := (*unix.Cmsghdr)(unsafe.Pointer(control))
+	c.Level, c.Type = unix.SOL_UDP, unix.UDP_SEGMENT
+	c.SetLen(unix.CmsgLen(2))
+	binary.NativeEndian.PutUint16(unsafe.Slice((*byte)(unsafe.Pointer(c)), unix.CmsgSpace(2))[unix.CmsgLen(0):], uint16(size))
+	h.Control = (*byte)(unsafe.Pointer(c))
+	h.SetControllen(unix.CmsgSpace(2))
+}
+
 // receive hands each datagram that waits to take.
 func (s *socket) receive(take func([]byte) error) error {
 	size := len(s.memory) / batch
@@ -117,6 +125,9 @@ func (s *socket) receive(take func([]byte) error) error {
 		s.iovecs[i].SetLen(size)
 		s.headers[i].Control = (*byte)(unsafe.Pointer(&s.control[i]))
 		s.headers[i].SetControllen(8 * controlWords)
+		if s.names != nil {
+			s.headers[i].Name, s.headers[i].Namelen = (*byte)(unsafe.Pointer(&s.names[i])), unix.SizeofSockaddrInet4
+		}
 	}
 	n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, uintptr(s.fd), uintptr(unsafe.Pointer(&s.headers[0])), batch, unix.MSG_DONTWAIT, 0, 0)
 	if errno == unix.EAGAIN {
@@ -130,6 +141,9 @@ func (s *socket) receive(take func([]byte) error) error {
 		if s.headers[i].Controllen > 0 { // UDP_GRO, the only thing asked for
 			segment = int(int32(s.control[i][unix.SizeofCmsghdr/8]))
 		}
+		if s.names != nil {
+			s.from = netip.AddrPortFrom(netip.AddrFrom4(s.names[i].Addr), binary.BigEndian.Uint16((*[2]byte)(unsafe.Pointer(&s.names[i].Port))[:]))
+		}
 		for len(data) > 0 {
 			cut := min(segment, len(data))
 			if err := take(data[:cut]); err != nil {
@@ -139,12 +153,6 @@ func (s *socket) receive(take func([]byte) error) error {
 		}
 	}
 	return nil
-}
-
-func (s *socket) bindingAnswered() bool {
-	m := stun.MustBuild(stun.TransactionID, stun.BindingRequest)
-	_, err := s.ask(m)
-	return err == nil
 }
 
 // ask sends a request and waits for its answer.
@@ -184,19 +192,27 @@ func allocate(i int) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &session{socket: conn}
+	s, err := conn.allocate(i)
+	if err != nil {
+		conn.close()
+	}
+	return s, err
+}
+
+func (s *socket) allocate(i int) (*session, error) {
+	a := &session{socket: s}
 	var password string
-	s.username, password = turncred.Mint([]byte(secret), fmt.Sprint("user", i), turncred.MaxTTL, time.Now())
+	a.username, password = turncred.Mint([]byte(secret), fmt.Sprint("user", i), turncred.MaxTTL, time.Now())
 	transport := stun.RawAttribute{Type: stun.AttrRequestedTransport, Value: []byte{17, 0, 0, 0}}
 	stranger, err := s.ask(stun.MustBuild(stun.TransactionID, stun.NewType(stun.MethodAllocate, stun.ClassRequest), transport))
 	if err != nil {
 		return nil, err
 	}
-	if err := stranger.Parse(&s.nonce, &s.realm); err != nil {
+	if err := stranger.Parse(&a.nonce, &a.realm); err != nil {
 		return nil, err
 	}
-	s.key = stun.NewLongTermIntegrity(s.username, s.realm.String(), password)
-	answer, err := s.request(stun.MethodAllocate, transport)
+	a.key = stun.NewLongTermIntegrity(a.username, a.realm.String(), password)
+	answer, err := a.request(stun.MethodAllocate, transport)
 	if err != nil {
 		return nil, err
 	}
@@ -205,8 +221,8 @@ func allocate(i int) (*session, error) {
 		return nil, err
 	}
 	ip, _ := netip.AddrFromSlice(at.IP)
-	s.relayed = netip.AddrPortFrom(ip.Unmap(), uint16(at.Port))
-	return s, nil
+	a.relayed = netip.AddrPortFrom(ip.Unmap(), uint16(at.Port))
+	return a, nil
 }
 
 func (s *session) bind(number uint16, to netip.AddrPort) error {

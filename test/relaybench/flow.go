@@ -26,17 +26,18 @@ type traffic struct {
 // Each packet carries the number of its flow and its place in it, then a pattern. Both ends check all of it.
 type flow struct {
 	traffic
-	id      uint64
-	sockets []*socket
-	client  *session
-	peer    *socket
-	pattern []byte // of a payload
-	sent    uint64
-	up      way // from the client to the peer, or to the other client
-	down    way
-	arrived uint64 // at either end
-	lost    uint64
-	trip    func(time.Duration)
+	id         uint64
+	sockets    []*socket
+	client     *session
+	peer       *socket
+	pattern    []byte // of a payload
+	sent       uint64
+	up         way // from the client to the peer, or to the other client
+	down       way
+	arrived    uint64 // at either end
+	lost       uint64
+	writtenOff uint64 // packets before this one that have not come count as lost
+	trip       func(time.Duration)
 }
 
 // way is what one end has seen.
@@ -48,9 +49,9 @@ const (
 	timestamps = 24     // and of the time of sending
 )
 
-func (t traffic) open(n int) (flows []*flow, err error) {
+func (t traffic) open(p *process, n int) (flows []*flow, err error) {
 	for i := range n {
-		f, err := t.flow(i)
+		f, err := t.flow(p, i)
 		if err != nil {
 			closeAll(flows)
 			return nil, err
@@ -60,7 +61,7 @@ func (t traffic) open(n int) (flows []*flow, err error) {
 	return flows, nil
 }
 
-func (t traffic) flow(i int) (*flow, error) {
+func (t traffic) flow(p *process, i int) (*flow, error) {
 	f := &flow{traffic: t, id: uint64(i), pattern: make([]byte, t.size)}
 	for at := range f.pattern {
 		f.pattern[at] = byte(at*7 + i)
@@ -70,10 +71,11 @@ func (t traffic) flow(i int) (*flow, error) {
 		slot = 1 << 16
 	}
 	var err error
-	if f.client, err = allocate(i); err != nil {
-		return nil, err
+	if p.role != asBare {
+		if f.client, err = allocate(i); err != nil {
+			return nil, err
+		}
 	}
-	f.sockets = []*socket{f.client.socket}
 	if t.hairpin {
 		other, err := allocate(1000 + i)
 		if err != nil {
@@ -84,14 +86,22 @@ func (t traffic) flow(i int) (*flow, error) {
 			return nil, err
 		}
 	} else {
-		if f.peer, err = open(fmt.Sprint(othersIP, 201+i%50)); err != nil {
+		if f.peer, err = open(fmt.Sprint(othersIP, 201+i%50), 0); err != nil {
 			return nil, err
 		}
-		if err := errors.Join(f.client.bind(number, f.peer.local), f.peer.connect(f.client.relayed)); err != nil {
+		if p.role == asBare {
+			f.client, err = forwarded(i, f.peer.local)
+		} else {
+			err = f.client.bind(number, f.peer.local)
+		}
+		if err != nil {
+			return nil, err
+		}
+		if err := f.peer.connect(f.client.relayed); err != nil {
 			return nil, err
 		}
 	}
-	f.sockets = append(f.sockets, f.peer)
+	f.sockets = []*socket{f.client.socket, f.peer}
 	for _, s := range f.sockets {
 		s.prepare(slot)
 		if t.joined {
@@ -131,12 +141,18 @@ func (f *flow) fill(b []byte, place, now uint64) {
 	binary.BigEndian.PutUint64(b[16:], now)
 }
 
+// errLate is of a packet that comes after it was written off.
+var errLate = errors.New("late")
+
 // check holds a payload to what was sent.
 func (f *flow) check(w *way, b []byte) (sent time.Time, err error) {
 	if len(b) != f.size || binary.BigEndian.Uint64(b) != f.id || !bytes.Equal(b[timestamps:], f.pattern[timestamps:]) {
 		return sent, fmt.Errorf("a packet of %d bytes that nobody sent", len(b))
 	}
 	place := binary.BigEndian.Uint64(b[8:])
+	if place < f.writtenOff {
+		return sent, errLate
+	}
 	if place < w.expected {
 		return sent, fmt.Errorf("packet %d after packet %d", place, w.expected-1)
 	}
@@ -162,15 +178,18 @@ func (f *flow) receive() error {
 			if err == nil {
 				_, err = f.check(&f.up, b)
 			}
-			return err
+			return unlessLate(err)
 		})
 	}
 	echo, places := 0, [batch * 8][2]uint64{}
 	err := f.peer.receive(func(b []byte) error {
 		sent, err := f.check(&f.up, b)
+		if err != nil {
+			return unlessLate(err)
+		}
 		places[echo%len(places)] = [2]uint64{f.up.expected - 1, uint64(sent.UnixNano())}
 		echo++
-		return err
+		return nil
 	})
 	for at := 0; at < echo && err == nil; {
 		n := min(echo-at, batch)
@@ -192,15 +211,22 @@ func (f *flow) receive() error {
 			return err
 		}
 		sent, err := f.check(&f.down, b)
-		if f.trip != nil {
+		if err == nil && f.trip != nil {
 			f.trip(time.Since(sent))
 		}
-		return err
+		return unlessLate(err)
 	})
+}
+
+func unlessLate(err error) error {
+	if err == errLate {
+		return nil
+	}
+	return err
 }
 
 // writeOff counts what has not come by now as lost.
 func (f *flow) writeOff() {
 	f.lost += f.sent - f.down.expected
-	f.up.expected, f.down.expected = f.sent, f.sent
+	f.up.expected, f.down.expected, f.writtenOff = f.sent, f.sent, f.sent
 }

@@ -1,36 +1,43 @@
 //go:build linux
 
-// Command relaybench compares TURN relays on one machine: this repository's, coturn and pion's simple server.
+// Command relaybench compares TURN relays on one machine: this repository's, coturn's, pion's simple server, and a forwarder that asks no questions.
 //
-//	go run ./test/relaybench [-rounds 3] [-coturn COMMAND,...] [-only audio,video,...] [-apart]
+//	go run ./test/relaybench [-rounds 3] [-coturn NAME=COMMAND,...] [-only audio,video,...] [-relays sotto,...]
 //
-// It needs root (or the right to make a network namespace), iproute2, and coturn's turnserver. In a namespace of its own,
-// without a way out, it gives 198.51.100.1 to the relay and 203.0.113.0/24 to clients and peers. The relay runs on processor 0 and
-// the generator on processor 1. The relays take turns: each round measures all of them, so that ratios within a round mean something on a
-// machine whose speed drifts. Every packet is checked at both ends: where it comes from (sockets are connected), its order, its
-// content. With -apart the relay has a namespace to itself, at the end of a veth pair, where Sotto also runs with its offload (XDP); the relay's CPU then
-// includes the kernel thread that receives for it. A figure is the median of its rounds; a ratio is the median of the ratios to the first coturn in the same round.
+// It needs root, iproute2, and coturn's turnserver. In a network namespace of its own, without a way out, it gives 198.51.100.1 to the relay
+// and 203.0.113.0/24 to clients and peers. The relay runs on processor 0 and the generator on processor 1. The relays take turns: each round measures all of
+// them, so that ratios within a round mean something on a machine whose speed drifts. Every packet is checked at both ends: where it comes from (sockets are
+// connected), its order, its content. A figure is the median of its rounds; a ratio is the median of the ratios to the first coturn in the same round.
 //
-// What is measured:
+// What is measured on loopback:
 //
-//   - audio (172 bytes), video (1,200 bytes in bursts of 8), coalesced (such bursts as one UDP_SEGMENT send, received with UDP_GRO): ten
-//     clients, each with a channel to a peer that echoes, and a window of packets under way. Packets forwarded (an echo is two) for each
-//     CPU-second of the relay, and each second.
+//   - audio (172 bytes), video (1,200 bytes in bursts of 8), coalesced (such bursts as one UDP_SEGMENT send, received with UDP_GRO): ten clients, each with a
+//     channel to a peer that echoes, and a window of packets under way. Packets forwarded (an echo is two) for each CPU-second of the relay.
 //   - hairpin: audio from client to client, both relayed here. One delivery counts as one.
-//   - loss-free: the highest rate of audio packets, without a window, of which none is lost.
-//   - latency: round trips of single packets, 5,000 a second in all, and the relay's CPU for each forward.
-//   - sessions: Allocate and ChannelBind, one after another: by CPU-second, with resident memory of each.
+//   - loss-free: the highest rate of audio packets, without a window, of which none is lost, in one of two attempts at each rate.
+//   - latency: round trips of single audio packets, 10,000 a second in all, and the relay's CPU for each forward.
+//   - sessions: Allocate and ChannelBind, one after another, by CPU-second; and what each adds to the relay's resident memory, and to the kernel's slab too
+//     (of the whole machine, so other programs disturb it).
+//
+// Loopback charges the relay's CPU with what the kernel does to deliver its packets. The wire scenarios put the relay into a namespace of its own, at the end of
+// a veth pair, as does Sotto's offload (XDP), which loopback has not. A kernel thread on the relay's processor receives for it (NAPI), and counts as its
+// CPU, whichever relay it is. Each end receives every 50 microseconds at most (-moderation), as network cards do; without, a driver's relay
+// spends most of its time waking the generator's processor, and the others much of it.
+//
+//   - wire-load: audio packets, 40,000 a second in all: CPU for each forward.
+//   - wire-loss-free: as loss-free, and forwards by CPU-second at that rate.
 package main
 
 import (
+	"errors"
 	"flag"
 	"fmt"
-	"math"
 	"os"
 	"os/exec"
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -44,23 +51,35 @@ const (
 	generatorIP = "198.51.100.2" // apart
 )
 
+type config struct {
+	rounds, sessions            int
+	coturn, sotto, only, relays string
+	moderation                  time.Duration
+	brief                       bool
+}
+
 func main() {
-	rounds := flag.Int("rounds", 3, "how often each relay is measured")
-	coturn := flag.String("coturn", "turnserver", "coturns to measure, each a command or NAME=COMMAND, separated by commas; the first is what ratios are to")
-	sotto := flag.String("sotto", "", "a sotto program to measure in place of this repository's")
-	only := flag.String("only", "", "measure only these, separated by commas: "+strings.Join(names(), ", "))
-	sessions := flag.Int("sessions", 2000, "allocations to make for memory and allocation rate, 10,000 at most")
-	apart := flag.Bool("apart", false, "relays in a namespace of their own, at the end of a veth pair; Sotto's with its offload, too")
-	serve := flag.Bool("serve-pion", false, "be pion's simple server (used internally)")
+	var c config
+	flag.IntVar(&c.rounds, "rounds", 3, "how often each relay is measured")
+	flag.StringVar(&c.coturn, "coturn", "turnserver", "coturns to measure, each a command or NAME=COMMAND, separated by commas; the first is what ratios are to")
+	flag.StringVar(&c.sotto, "sotto", "", "a sotto program to measure in place of this repository's")
+	flag.StringVar(&c.only, "only", "", "measure only these, separated by commas: "+strings.Join(names(), ", "))
+	flag.StringVar(&c.relays, "relays", "", "measure only relays of these names, separated by commas")
+	flag.IntVar(&c.sessions, "sessions", 10_000, "allocations to make for memory and allocation rate, 10,000 at most")
+	flag.DurationVar(&c.moderation, "moderation", 50*time.Microsecond, "between namespaces: how long packets wait for others at the receiving end; 0: not at all")
+	flag.BoolVar(&c.brief, "brief", false, "a short run that shows that everything works; its figures mean nothing")
+	serve := flag.String("serve", "", "be a relay: pion or bare (used internally)")
 	flag.Parse()
 	var err error
 	switch {
-	case *serve:
+	case *serve == "pion":
 		err = servePion()
+	case *serve == "bare":
+		err = serveBare()
 	case os.Getenv("RELAYBENCH_INSIDE") == "":
 		err = isolate()
 	default:
-		err = run(*rounds, *coturn, *sotto, *only, *sessions, *apart)
+		err = run(c)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "relaybench:", err)
@@ -82,17 +101,58 @@ func isolate() error {
 	return cmd.Run()
 }
 
-func run(rounds int, coturn, sotto, only string, sessions int, apart bool) error {
-	if err := ip("link set lo up", "route add local "+othersIP+"0/24 dev lo"); err != nil {
+// run measures on loopback first, then between namespaces.
+func run(c config) error {
+	if err := ip("link set lo up", "route add local "+othersIP+"0/24 dev lo", "addr add "+relayIP+"/32 dev lo"); err != nil {
 		return err
 	}
-	connect := func() error { return ip("addr add " + relayIP + "/32 dev lo") }
-	if apart {
-		connect = moveRelaysApart
-	}
-	if err := connect(); err != nil {
+	if err := allowFiles(c.sessions); err != nil {
 		return err
 	}
+	dir, err := os.MkdirTemp("", "relaybench")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	relays, err := makeRelays(c, dir)
+	if err != nil {
+		return err
+	}
+	r := &results{all: make(map[string]map[string][]float64)}
+	for _, wire := range []bool{false, true} {
+		todo := slices.DeleteFunc(scenarios(c), func(s scenario) bool {
+			return s.wire != wire || c.only != "" && !slices.Contains(strings.Split(c.only, ","), s.name)
+		})
+		if len(todo) == 0 {
+			continue
+		}
+		if wire {
+			if err := errors.Join(ip("addr del "+relayIP+"/32 dev lo"), moveRelaysApart(c.moderation)); err != nil {
+				return err
+			}
+		}
+		for round := range c.rounds {
+			for _, s := range todo {
+				for i := range relays {
+					of := relays[(i+round)%len(relays)]
+					if !s.suits(of) {
+						continue
+					}
+					figures, err := measure(of, s)
+					if err != nil {
+						fmt.Fprintf(os.Stderr, "round %d, %s, %s: %v\n", round+1, of.name, s.name, err)
+					}
+					r.add(round, of.name, figures)
+				}
+			}
+		}
+	}
+	r.print(os.Stdout, relays)
+	r.judge(os.Stdout, relays)
+	return nil
+}
+
+func allowFiles(sessions int) error {
 	var limit syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
 		return err
@@ -101,95 +161,15 @@ func run(rounds int, coturn, sotto, only string, sessions int, apart bool) error
 	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil || limit.Cur < uint64(sessions)+100 {
 		return fmt.Errorf("%d open files are allowed, too few for -sessions %d (%v)", limit.Cur, sessions, err)
 	}
-	relays, err := makeRelays(coturn, sotto)
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(relays[0].dir)
-
-	results := make(map[string]map[string][]float64) // by figure and relay, one each round: NaN if there was none
-	for round := range rounds {
-		for _, s := range scenarios(sessions) {
-			if only != "" && !slices.Contains(strings.Split(only, ","), s.name) {
-				continue
-			}
-			for i := range relays {
-				r := relays[(i+round)%len(relays)]
-				figures, err := measure(r, s)
-				if err != nil {
-					fmt.Printf("%s, %s: %v\n", r.name, s.name, err)
-				}
-				for name, value := range figures {
-					if results[name] == nil {
-						results[name] = make(map[string][]float64)
-					}
-					of := results[name]
-					for len(of[r.name]) < round {
-						of[r.name] = append(of[r.name], math.NaN())
-					}
-					of[r.name] = append(of[r.name], value)
-				}
-			}
-		}
-		fmt.Printf("round %d of %d done\n", round+1, rounds)
-	}
-	report(results, relays)
 	return nil
 }
 
 // measure starts the relay anew, so that one measurement leaves nothing to the next.
-func measure(r relay, s scenario) (map[string]float64, error) {
+func measure(r relay, s scenario) ([]figure, error) {
 	p, err := r.start()
 	if err != nil {
 		return nil, err
 	}
 	defer p.stop()
 	return s.run(p)
-}
-
-func report(results map[string]map[string][]float64, relays []relay) {
-	base := ""
-	for _, r := range relays {
-		if base == "" && r.coturn {
-			base = r.name
-		}
-	}
-	fmt.Printf("\n%-44s", "median (ratio to "+base+")")
-	for _, r := range relays {
-		fmt.Printf("%22s", r.name)
-	}
-	fmt.Println()
-	var order []string
-	for name := range results {
-		order = append(order, name)
-	}
-	slices.Sort(order)
-	for _, name := range order {
-		fmt.Printf("%-44s", name)
-		for _, r := range relays {
-			fmt.Printf("%22s", compare(results[name][r.name], results[name][base]))
-		}
-		fmt.Println()
-	}
-}
-
-func compare(values, base []float64) string {
-	var ratios []float64
-	for i := range min(len(values), len(base)) {
-		ratios = append(ratios, values[i]/base[i])
-	}
-	if v := median(values); v != 0 {
-		return fmt.Sprintf("%.1f (%.2f)", v, median(ratios))
-	}
-	return "-"
-}
-
-// median leaves out what could not be measured.
-func median(v []float64) float64 {
-	v = slices.DeleteFunc(slices.Clone(v), math.IsNaN)
-	if len(v) == 0 {
-		return 0
-	}
-	slices.Sort(v)
-	return (v[(len(v)-1)/2] + v[len(v)/2]) / 2
 }

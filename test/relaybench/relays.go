@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,6 +18,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/pion/stun/v4"
 	"github.com/pion/turn/v5"
 	"golang.org/x/sys/unix"
 
@@ -32,18 +34,36 @@ const (
 // relay is a program to measure.
 type relay struct {
 	name, dir string
-	coturn    bool
+	role      role
 	command   []string
 }
 
-func makeRelays(coturn, sotto string) ([]relay, error) {
-	dir, err := os.MkdirTemp("", "relaybench")
-	if err != nil {
-		return nil, err
+// role is what a relay stands for in goals. There may be several coturns, of which the first is compared to.
+type role int
+
+const (
+	asSotto role = iota
+	asOffload
+	asCoturn
+	asMultiplexed // coturn that shares a socket for all peers, which its defaults and TURN's permissions by socket do not
+	asPion
+	asBare
+)
+
+func nameOf(relays []relay, as role) string {
+	for _, r := range relays {
+		if r.role == as {
+			return r.name
+		}
 	}
-	if sotto == "" {
-		sotto = filepath.Join(dir, "sotto")
-		if out, err := exec.Command("go", "build", "-o", sotto, "sotto/cmd/sotto").CombinedOutput(); err != nil {
+	return "nobody"
+}
+
+// makeRelays puts what they need into dir.
+func makeRelays(c config, dir string) ([]relay, error) {
+	if c.sotto == "" {
+		c.sotto = filepath.Join(dir, "sotto")
+		if out, err := exec.Command("go", "build", "-o", c.sotto, "sotto/cmd/sotto").CombinedOutput(); err != nil {
 			return nil, fmt.Errorf("go build: %w\n%s", err, out)
 		}
 	}
@@ -55,29 +75,48 @@ func makeRelays(coturn, sotto string) ([]relay, error) {
 	if err != nil {
 		return nil, err
 	}
-	turn := []string{sotto, "turn", "--relay-listen", listen, "--relay-allow", relayIP + "/32," + othersIP + "0/24",
+	turn := []string{c.sotto, "turn", "--relay-listen", listen, "--relay-allow", relayIP + "/32," + othersIP + "0/24",
 		"--relay-secret-file", secretFile, "--metrics", "off"}
-	relays := []relay{{name: "sotto", dir: dir, command: turn}}
-	if relayNet != 0 {
-		relays = append(relays, relay{name: "sotto, offload", dir: dir, command: append(slices.Clone(turn), "--offload", "required")})
+	relays := []relay{
+		{name: "sotto", role: asSotto, command: turn},
+		{name: "sotto offload", role: asOffload, command: append(slices.Clone(turn), "--offload", "required")},
 	}
-	for i, c := range strings.Split(coturn, ",") {
-		name, path, named := strings.Cut(c, "=")
+	for i, command := range strings.Split(c.coturn, ",") {
+		name, path, named := strings.Cut(command, "=")
 		if !named {
-			name, path = "coturn", c
+			name, path = "coturn", command
 			if i > 0 {
 				name += strconv.Itoa(i + 1)
 			}
 		}
-		relays = append(relays, relay{name: name, dir: dir, coturn: true, command: append(strings.Fields(path),
+		words := strings.Fields(path)
+		if len(words) == 0 {
+			continue
+		}
+		coturn := relay{name: name, role: asCoturn, command: append(slices.Clip(words),
 			"-n", "--use-auth-secret", "--static-auth-secret="+secret, "--realm="+realm, "--listening-ip="+relayIP, "--relay-ip="+relayIP,
-			"--no-tls", "--log-file=/dev/null", "--simple-log", "--no-stdout-log", "--pidfile=/tmp/relaybench.pid", "--userdb=/tmp/relaybench.db")})
+			"--no-tls", "--log-file=/dev/null", "--simple-log", "--no-stdout-log", "--pidfile=/tmp/relaybench.pid", "--userdb=/tmp/relaybench.db")}
+		relays = append(relays, coturn)
+		help, _ := exec.Command(words[0], append(words[1:], "--help")...).CombinedOutput()
+		if i == 0 && bytes.Contains(help, []byte("--multiplex-peer")) && bytes.Contains(help, []byte("--udp-gso")) { // since 4.17
+			relays = append(relays, relay{name: name + " multiplexed", role: asMultiplexed, command: append(slices.Clip(coturn.command), "--multiplex-peer", "--udp-gso")})
+		}
 	}
-	return append(relays, relay{name: "pion", dir: dir, command: []string{self, "-serve-pion"}}), nil
+	relays = append(relays,
+		relay{name: "pion", role: asPion, command: []string{self, "-serve", "pion"}},
+		relay{name: "bare", role: asBare, command: []string{self, "-serve", "bare"}})
+	for i := range relays {
+		relays[i].dir = dir
+	}
+	if c.relays != "" {
+		relays = slices.DeleteFunc(relays, func(r relay) bool { return !slices.Contains(strings.Split(c.relays, ","), r.name) })
+	}
+	return relays, nil
 }
 
 // process is a relay that runs.
 type process struct {
+	relay
 	cmd  *exec.Cmd
 	said *bytes.Buffer
 }
@@ -88,7 +127,7 @@ func (r relay) start() (*process, error) {
 	if err := pin(relayCPU); err != nil {
 		return nil, err
 	}
-	p := &process{cmd: exec.Command(r.command[0], r.command[1:]...), said: new(bytes.Buffer)}
+	p := &process{relay: r, cmd: exec.Command(r.command[0], r.command[1:]...), said: new(bytes.Buffer)}
 	p.cmd.Stdout, p.cmd.Stderr, p.cmd.Dir = p.said, p.said, r.dir
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	err := startApart(p.cmd)
@@ -96,18 +135,31 @@ func (r relay) start() (*process, error) {
 		return nil, err
 	}
 	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); {
-		if c, err := dial(othersIP+"1", listen); err == nil {
-			answered := c.bindingAnswered()
-			c.close()
-			if answered {
-				return p, nil
-			}
+		if r.answers() {
+			return p, nil
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
 	p.stop()
 	said, _, _ := strings.Cut(p.said.String(), "\n")
 	return nil, fmt.Errorf("it does not answer: %s", said)
+}
+
+func (r relay) answers() bool {
+	if r.role == asBare {
+		s, err := forwarded(0, netip.MustParseAddrPort(othersIP+"1:9"))
+		if err == nil {
+			s.close()
+		}
+		return err == nil
+	}
+	s, err := dial(othersIP+"1", listen)
+	if err != nil {
+		return false
+	}
+	defer s.close()
+	_, err = s.ask(stun.MustBuild(stun.TransactionID, stun.BindingRequest))
+	return err == nil
 }
 
 func pin(cpu int) error {
@@ -145,13 +197,27 @@ func (p *process) resident() (float64, error) {
 	if err != nil {
 		return 0, err
 	}
-	_, rest, _ := strings.Cut(string(status), "VmRSS:")
+	return kilobytes(string(status), "VmRSS:")
+}
+
+// kilobytes is a value of /proc in bytes.
+func kilobytes(text, key string) (float64, error) {
+	_, rest, _ := strings.Cut(text, key)
 	fields := strings.Fields(rest)
 	if len(fields) == 0 {
-		return 0, errors.New("no VmRSS")
+		return 0, errors.New("no " + key)
 	}
 	kb, err := strconv.ParseFloat(fields[0], 64)
 	return kb * 1024, err
+}
+
+// slab is what the kernel's objects take, in bytes: of all programs.
+func slab() (float64, error) {
+	info, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return 0, err
+	}
+	return kilobytes(string(info), "Slab:")
 }
 
 // servePion is pion's example "simple", with the credentials of the others.
