@@ -1,11 +1,9 @@
 package turnserver
 
 import (
-	"encoding/binary"
 	"net"
 	"net/netip"
 	"sync"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -26,13 +24,9 @@ type loop struct {
 	f     *frontend
 	local netip.AddrPort
 
-	epoll, wake int
-	listener    *outlet
-	others      map[netip.AddrPort]*outlet // the other listening addresses, whose clients this loop reaches directly
-
-	events [128]unix.EpollEvent
-	ready  []unix.EpollEvent // not yet looked at
-	now    time.Time         // when they came
+	poller
+	listener *outlet
+	others   map[netip.AddrPort]*outlet // the other listening addresses, whose clients this loop reaches directly
 
 	in      *arrivals
 	clients batch
@@ -65,17 +59,10 @@ func newLoop(s *Server, fd int, local netip.AddrPort) (*loop, error) {
 	}
 	_, v6 := name.(*unix.SockaddrInet6)
 	l := &loop{
-		s: s, local: local, epoll: -1, wake: -1, listener: &outlet{fd: fd, v6: v6}, others: make(map[netip.AddrPort]*outlet),
+		s: s, local: local, listener: &outlet{fd: fd, v6: v6}, others: make(map[netip.AddrPort]*outlet),
 		in: newArrivals(), scratch: make([]byte, 0, 1<<16), ports: make(map[int]*loopPort),
 	}
-	if l.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err == nil {
-		if l.wake, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err == nil {
-			if err = l.watch(l.wake); err == nil {
-				err = l.watch(fd)
-			}
-		}
-	}
-	if err != nil {
+	if err := l.poller.open(fd); err != nil {
 		l.release()
 		return nil, err
 	}
@@ -92,10 +79,6 @@ func tune(fd int, v6 bool) {
 	if v6 {
 		_ = unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_RECVTCLASS, 1)
 	}
-}
-
-func (l *loop) watch(fd int) error {
-	return unix.EpollCtl(l.epoll, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(fd)})
 }
 
 func (l *loop) at() netip.AddrPort { return l.local }
@@ -126,11 +109,9 @@ func (l *loop) read(b []byte) (int, netip.AddrPort, error) {
 		}
 		if len(l.ready) == 0 {
 			l.flush()
-			n, err := unix.EpollWait(l.epoll, l.events[:], -1)
-			if err != nil && err != unix.EINTR {
+			if err := l.wait(l.s.now); err != nil {
 				return 0, netip.AddrPort{}, err
 			}
-			l.ready, l.now = l.events[:max(n, 0)], l.s.now()
 			continue
 		}
 		fd := int(l.ready[0].Fd)
@@ -139,6 +120,8 @@ func (l *loop) read(b []byte) (int, netip.AddrPort, error) {
 		case l.wake:
 			l.flush()
 			return 0, netip.AddrPort{}, net.ErrClosed
+		case l.clock:
+			l.lapsed()
 		case l.listener.fd:
 			l.room()
 			l.clients.slot, l.clients.end = l.in.receive(fd)
@@ -184,7 +167,7 @@ func (l *loop) close() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !l.over {
-		_, _ = unix.Write(l.wake, binary.NativeEndian.AppendUint64(nil, 1))
+		l.wakeUp()
 	}
 }
 
@@ -205,9 +188,5 @@ func (l *loop) release() {
 	for _, o := range l.others {
 		o.shut()
 	}
-	for _, fd := range []int{l.wake, l.epoll} {
-		if fd >= 0 {
-			_ = unix.Close(fd)
-		}
-	}
+	l.poller.release()
 }

@@ -44,6 +44,7 @@ type Server struct {
 	mu        sync.Mutex
 	udp       []udpListener
 	serving   int // how many of udp have a frontend that reads
+	dedicated int // processors of Go's scheduler that were added for them
 	listeners []net.Listener
 	streams   map[connection]struct{}
 	secured   []*dtlsListener
@@ -89,6 +90,7 @@ func New(cfg Config) (*Server, error) {
 			_ = l.conn.Close()
 		}
 		s.tasks.Wait()
+		s.undedicate()
 		return nil, err
 	}
 	s.log.Info("relay started", "udp", len(s.addrs.UDP), "tcp", len(s.addrs.TCP), "tls", len(s.addrs.TLS), "dtls", len(s.addrs.DTLS))
@@ -155,6 +157,7 @@ func (s *Server) listen() error {
 	if err := s.openOffload(); err != nil {
 		return err
 	}
+	s.dedicate()
 	for _, u := range s.udp {
 		f := &frontend{s: s, socket: u, local: u.at(), relays: make(map[netip.AddrPort]*relay)}
 		err := u.begin(f)
@@ -278,6 +281,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	s.close()
 	<-s.table.empty
 	s.tasks.Wait()
+	s.undedicate()
 	s.log.Info("relay stopped")
 	return err
 }

@@ -80,7 +80,7 @@ func forEachDataPlane(t *testing.T, test func(t *testing.T, plane string)) {
 // startRelay runs a relay on free ports of 127.0.0.1 and ends it with the test, which fails if anything stays behind.
 func startRelay(t testing.TB, plane string, change func(*Config)) *Server {
 	t.Helper()
-	cfg := Config{UDP: []string{"127.0.0.1:0"}, Secrets: [][]byte{testSecret}, AllowPeers: loopback, DataPlane: plane, tune: tuning{foreign: elsewhere}}
+	cfg := Config{UDP: []string{"127.0.0.1:0"}, Secrets: [][]byte{testSecret}, AllowPeers: loopback, DataPlane: plane, Dedicated: true, tune: tuning{foreign: elsewhere}}
 	var logged bytes.Buffer
 	cfg.Logger = slog.New(slog.NewTextHandler(&logged, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	if change != nil {

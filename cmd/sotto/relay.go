@@ -81,7 +81,7 @@ func (r *relayFlags) onLoopback() {
 func (r *relayFlags) start(secrets [][]byte, certificate *tls.Config, log *slog.Logger) (*turnserver.Server, error) {
 	config := turnserver.Config{
 		UDP: r.listen, TCP: r.listen, TLS: r.tlsListen, DTLS: r.dtlsListen, TLSConfig: certificate,
-		Secrets: secrets, MaxPerUser: r.quota, DataPlane: r.dataPlane, Offload: r.offload, Logger: log,
+		Secrets: secrets, MaxPerUser: r.quota, DataPlane: r.dataPlane, Dedicated: true, Offload: r.offload, Logger: log,
 		Bandwidth: r.bandwidth, UserBandwidth: r.userBandwidth, AddressBandwidth: r.addressBandwidth,
 		UserPackets: r.userPackets, AddressPackets: r.addressPackets,
 	}

@@ -1,0 +1,102 @@
+package turnserver
+
+import (
+	"runtime"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestPollerKeepsItsProcessor: while packets come in quick succession a poller waits without the runtime's knowledge, which stops for the
+// garbage collector all the same; when nothing comes any more it gives that up.
+func TestPollerKeepsItsProcessor(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + 1))
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(pair[0])
+	defer unix.Close(pair[1])
+	p := poller{mayKeep: true}
+	if err := p.open(pair[0]); err != nil {
+		t.Fatal(err)
+	}
+	defer p.release()
+	var clock time.Time // stands still, so that all is quick
+	packets, lapses := 0, 0
+	next := func() {
+		if err := p.wait(func() time.Time { return clock }); err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range p.ready {
+			switch int(e.Fd) {
+			case p.clock:
+				p.lapsed()
+				lapses++
+			case pair[0]:
+				var b [8]byte
+				if n, err := unix.Read(pair[0], b[:]); err != nil || n != 1 {
+					t.Fatalf("read %d bytes: %v", n, err)
+				}
+				packets++
+			}
+		}
+	}
+	send := func() {
+		if _, err := unix.Write(pair[1], []byte{1}); err != nil {
+			t.Fatal(err)
+		}
+	}
+
+	for packets < 2 {
+		send()
+		next()
+	}
+	if !p.keeps {
+		t.Fatal("it waits as others do although packets come in quick succession")
+	}
+	collected := make(chan struct{})
+	go func() {
+		defer close(collected)
+		for range 20 {
+			runtime.GC()
+			send()
+		}
+	}()
+	for packets < 22 {
+		next()
+	}
+	<-collected
+	for lapses = 0; p.keeps; next() {
+		if lapses > 2 {
+			t.Fatal("it does not give up")
+		}
+	}
+
+	// What comes slowly changes nothing.
+	for packets = 0; packets < 3; {
+		clock = clock.Add(quick)
+		send()
+		next()
+	}
+	if p.keeps {
+		t.Error("it keeps its processor for packets that come slowly")
+	}
+}
+
+// TestDedicated: a loop has a processor of Go's scheduler more for as long as it is there.
+func TestDedicated(t *testing.T) {
+	before := runtime.GOMAXPROCS(0)
+	s, err := New(Config{UDP: []string{"127.0.0.1:0", "127.0.0.2:0"}, Secrets: [][]byte{testSecret}, AllowPeers: loopback, Dedicated: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := runtime.GOMAXPROCS(0); got != 3*before {
+		t.Errorf("GOMAXPROCS is %d with a loop for each of %d cores and two addresses", got, before)
+	}
+	_ = s.Shutdown(t.Context())
+	if got := runtime.GOMAXPROCS(0); got != before {
+		t.Errorf("GOMAXPROCS was %d and is %d", before, got)
+	}
+}
