@@ -220,7 +220,7 @@ func barePionRace(t *testing.T) {
 
 // TestLateCreationIsWaitedFor is the earlier half of the same instant: forget comes before publish.
 func TestLateCreationIsWaitedFor(t *testing.T) {
-	r := &relay{permissions: make(map[netip.Addr]*permission)}
+	r := new(relay)
 	done := make(chan struct{})
 	go func() { r.forget(fromIP(net.IPv4(9, 9, 9, 9))); close(done) }()
 	eventually(t, "forget waits", func() bool { r.mu.RLock(); defer r.mu.RUnlock(); return len(r.permissions) == 1 })

@@ -1,7 +1,9 @@
 package turnserver
 
 import (
+	"cmp"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -18,6 +20,7 @@ import (
 
 // permission is an opened peer address.
 type permission struct {
+	peer    netip.Addr
 	until   atomic.Int64  // Unix nanoseconds; what was never granted is over
 	started chan struct{} // closed once pion's timer for it exists; nil before pion has one
 }
@@ -41,46 +44,62 @@ func (p *policy) judge(a netip.Addr) *judgement {
 	return &judgement{by: by, allowed: p.allows(a), own: p.isOwn(a)}
 }
 
+// Most allocations have a channel or two, whose maps would take more memory than all else here: so they are in order, in slices.
+
+func (ch *channel) cmpNumber(number uint16) int     { return cmp.Compare(ch.number, number) }
+func (ch *channel) cmpPeer(peer netip.AddrPort) int { return ch.peer.Compare(peer) }
+func (p *permission) cmpPeer(peer netip.Addr) int   { return p.peer.Compare(peer) }
+
+// bind is called for a number and a peer that are free, which pion sees to under its own lock.
 func (r *relay) bind(number uint16, peer netip.AddrPort) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	ch := &channel{number: number, peer: peer, permission: r.permission(peer.Addr())}
-	if r.byNumber == nil {
-		r.byNumber, r.byPeer = make(map[uint16]*channel), make(map[netip.AddrPort]*channel)
-	}
-	r.byNumber[number], r.byPeer[peer] = ch, ch
+	at, _ := slices.BinarySearchFunc(r.byNumber, number, (*channel).cmpNumber)
+	r.byNumber = slices.Insert(r.byNumber, at, ch)
+	at, _ = slices.BinarySearchFunc(r.byPeer, peer, (*channel).cmpPeer)
+	r.byPeer = slices.Insert(r.byPeer, at, ch)
 }
 
 func (r *relay) unbind(number uint16) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if ch := r.byNumber[number]; ch != nil {
-		delete(r.byNumber, number)
-		delete(r.byPeer, ch.peer)
-		r.s.offload.drop(ch)
+	at, bound := slices.BinarySearchFunc(r.byNumber, number, (*channel).cmpNumber)
+	if !bound {
+		return
 	}
+	ch := r.byNumber[at]
+	r.byNumber = slices.Delete(r.byNumber, at, at+1)
+	at, _ = slices.BinarySearchFunc(r.byPeer, ch.peer, (*channel).cmpPeer)
+	r.byPeer = slices.Delete(r.byPeer, at, at+1)
+	r.s.offload.drop(ch)
 }
 
 func (r *relay) channel(number uint16) *channel {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	return r.byNumber[number]
+	if at, bound := slices.BinarySearchFunc(r.byNumber, number, (*channel).cmpNumber); bound {
+		return r.byNumber[at]
+	}
+	return nil
 }
 
 func (r *relay) channelTo(peer netip.AddrPort) *channel {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	return r.byPeer[peer]
+	if at, bound := slices.BinarySearchFunc(r.byPeer, peer, (*channel).cmpPeer); bound {
+		return r.byPeer[at]
+	}
+	return nil
 }
 
 // permission is the entry of a peer address; r.mu is held for writing.
 func (r *relay) permission(peer netip.Addr) *permission {
-	p := r.permissions[peer]
-	if p == nil {
-		p = &permission{}
-		r.permissions[peer] = p
+	at, known := slices.BinarySearchFunc(r.permissions, peer, (*permission).cmpPeer)
+	if !known {
+		r.permissions = slices.Insert(r.permissions, at, &permission{peer: peer})
 	}
-	return p
+	return r.permissions[at]
 }
 
 func (r *relay) permit(peer netip.Addr, until time.Time) {
@@ -97,18 +116,18 @@ func (r *relay) permit(peer netip.Addr, until time.Time) {
 
 func (r *relay) permits(peer netip.Addr, now time.Time) bool {
 	r.mu.RLock()
-	p := r.permissions[peer]
-	r.mu.RUnlock()
-	return p.permits(now)
+	defer r.mu.RUnlock()
+	at, known := slices.BinarySearchFunc(r.permissions, peer, (*permission).cmpPeer)
+	return known && r.permissions[at].permits(now)
 }
 
-func (p *permission) permits(now time.Time) bool { return p != nil && now.UnixNano() < p.until.Load() }
+func (p *permission) permits(now time.Time) bool { return now.UnixNano() < p.until.Load() }
 
 // hasRoom says whether one more permission and, where it is to be bound, one more channel fits.
 func (r *relay) hasRoom(peer netip.Addr, bind bool) bool {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	_, known := r.permissions[peer]
+	_, known := slices.BinarySearchFunc(r.permissions, peer, (*permission).cmpPeer)
 	return (known || len(r.permissions) < maxPeers) && (!bind || len(r.byNumber) < maxPeers)
 }
 

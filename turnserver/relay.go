@@ -35,9 +35,9 @@ type relay struct {
 	accounts   [payers]*account // nil where nothing is bounded
 
 	mu          sync.RWMutex
-	permissions map[netip.Addr]*permission // kept until the relay closes
-	byNumber    map[uint16]*channel
-	byPeer      map[netip.AddrPort]*channel
+	permissions []*permission // kept until the relay closes
+	byNumber    []*channel
+	byPeer      []*channel
 
 	stranger bucket // answers to unauthenticated requests from the client's 5-tuple
 

@@ -74,10 +74,7 @@ func (t *table) open(s *Server, at relayAddr, want int, bind func(*relay) error)
 		if t.byPublic(netip.AddrPortFrom(at.public, port)) != nil {
 			continue
 		}
-		r := &relay{
-			s: s, local: netip.AddrPortFrom(at.local, port), public: netip.AddrPortFrom(at.public, port),
-			permissions: make(map[netip.Addr]*permission),
-		}
+		r := &relay{s: s, local: netip.AddrPortFrom(at.local, port), public: netip.AddrPortFrom(at.public, port)}
 		err := bind(r)
 		if portTaken(err) {
 			continue
