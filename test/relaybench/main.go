@@ -68,7 +68,7 @@ func main() {
 	flag.IntVar(&c.sessions, "sessions", 10_000, "allocations to make for memory and allocation rate, 10,000 at most")
 	flag.DurationVar(&c.moderation, "moderation", 50*time.Microsecond, "between namespaces: how long packets wait for others at the receiving end; 0: not at all")
 	flag.BoolVar(&c.brief, "brief", false, "a short run that shows that everything works; its figures mean nothing")
-	serve := flag.String("serve", "", "be a relay: pion or bare (used internally)")
+	serve := flag.String("serve", "", "be a relay, pion or bare, or what takes half of a processor, half (used internally)")
 	flag.Parse()
 	var err error
 	switch {
@@ -76,6 +76,8 @@ func main() {
 		err = servePion()
 	case *serve == "bare":
 		err = serveBare()
+	case *serve == "half":
+		err = serveHalf()
 	case os.Getenv("RELAYBENCH_INSIDE") == "":
 		err = isolate()
 	default:
@@ -171,5 +173,12 @@ func measure(r relay, s scenario) ([]figure, error) {
 		return nil, err
 	}
 	defer p.stop()
+	if s.half {
+		stop, err := takeHalf()
+		if err != nil {
+			return nil, err
+		}
+		defer stop()
+	}
 	return s.run(p)
 }

@@ -17,6 +17,7 @@ import (
 	"strings"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"github.com/pion/stun/v4"
 	"github.com/pion/turn/v5"
@@ -160,6 +161,38 @@ func (r relay) answers() bool {
 	defer s.close()
 	_, err = s.ask(stun.MustBuild(stun.TransactionID, stun.BindingRequest))
 	return err == nil
+}
+
+// takeHalf starts a program that takes half of the relay's processor.
+func takeHalf() (stop func(), err error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	cmd := exec.Command(self, "-serve", "half")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := errors.Join(pin(relayCPU), cmd.Start(), pin(generatorCPU)); err != nil {
+		return nil, err
+	}
+	return func() { _, _ = cmd.Process.Kill(), cmd.Wait() }, nil
+}
+
+// serveHalf spins every other 100 microseconds, and goes before everything else on its processor, kernel threads that receive included.
+func serveHalf() error {
+	const slice = 100 * time.Microsecond
+	runtime.LockOSThread()
+	first := unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_FIFO, Priority: 50}
+	if err := unix.SchedSetAttr(0, &first, 0); err != nil {
+		return err
+	}
+	rest := unix.NsecToTimespec(slice.Nanoseconds())
+	for {
+		_, _, _ = unix.RawSyscall(unix.SYS_NANOSLEEP, uintptr(unsafe.Pointer(&rest)), 0, 0)
+		for woke := time.Now(); time.Since(woke) < slice; {
+		}
+	}
 }
 
 func pin(cpu int) error {

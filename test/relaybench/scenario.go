@@ -15,6 +15,7 @@ import (
 type scenario struct {
 	name string
 	wire bool // between namespaces
+	half bool // the relay has half of its processor
 	run  func(*process) ([]figure, error)
 }
 
@@ -61,15 +62,15 @@ func scenarios(c config) []scenario {
 		return func(p *process) ([]figure, error) { return saturate(p, name, t, long) }
 	}
 	return []scenario{
-		{"audio", false, saturated(audioPerCPU, audio)},
-		{"video", false, saturated(videoPerCPU, video)},
-		{"coalesced", false, saturated(coalescedPerCPU, joined)},
-		{"hairpin", false, saturated(hairpinPerCPU, hairpin)},
-		{"loss-free", false, func(p *process) ([]figure, error) {
+		{"audio", false, true, saturated(audioPerCPU, audio)},
+		{"video", false, true, saturated(videoPerCPU, video)},
+		{"coalesced", false, true, saturated(coalescedPerCPU, joined)},
+		{"hairpin", false, true, saturated(hairpinPerCPU, hairpin)},
+		{"loss-free", false, true, func(p *process) ([]figure, error) {
 			rate, _, err := lossFree(p, probe)
 			return []figure{{lossFreeRate, rate}}, err
 		}},
-		{"latency", false, func(p *process) ([]figure, error) {
+		{"latency", false, false, func(p *process) ([]figure, error) {
 			trips, cpu, err := echoes(p, 10_000, 2*long)
 			if err != nil {
 				return nil, err
@@ -78,12 +79,12 @@ func scenarios(c config) []scenario {
 			at := func(q float64) float64 { return float64(trips[int(q*float64(len(trips)-1))].Nanoseconds()) / 1000 }
 			return []figure{{latencyMedian, at(0.5)}, {latencyTail, at(0.99)}, {latencyCPU, cpu}}, nil
 		}},
-		{"sessions", false, func(p *process) ([]figure, error) { return hold(p, c.sessions) }},
-		{"wire-load", true, func(p *process) ([]figure, error) {
+		{"sessions", false, false, func(p *process) ([]figure, error) { return hold(p, c.sessions) }},
+		{"wire-load", true, false, func(p *process) ([]figure, error) {
 			_, cpu, err := echoes(p, 40_000, long)
 			return []figure{{wireCPU, cpu}}, err
 		}},
-		{"wire-loss-free", true, func(p *process) ([]figure, error) {
+		{"wire-loss-free", true, true, func(p *process) ([]figure, error) {
 			rate, perCPU, err := lossFree(p, probe)
 			return []figure{{wireLossFree, rate}, {wirePerCPU, perCPU}}, err
 		}},
