@@ -50,18 +50,21 @@ func newArrivals() *arrivals {
 		h := &a.headers[i].Msghdr
 		h.Name, h.Control, h.Iov = &a.names[i][0], (*byte)(unsafe.Pointer(&a.control[i])), &a.iovecs[i]
 		h.SetIovlen(1)
+		a.reset(i)
 	}
 	return a
+}
+
+// reset says how much room there is for the address and control messages of a slot, in place of how much the system used.
+func (a *arrivals) reset(slot int) {
+	h := &a.headers[slot].Msghdr
+	h.Namelen = sockaddrSize
+	h.SetControllen(int(unsafe.Sizeof(control{})))
 }
 
 // receive fills free slots with what waits on a socket and says which. None: nothing waits.
 func (a *arrivals) receive(fd int) (first, end int) {
 	first = a.used
-	for i := first; i < slots; i++ {
-		h := &a.headers[i].Msghdr
-		h.Namelen = sockaddrSize
-		h.SetControllen(int(unsafe.Sizeof(control{})))
-	}
 	n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, uintptr(fd), uintptr(unsafe.Pointer(&a.headers[first])), uintptr(slots-first),
 		unix.MSG_DONTWAIT, 0, 0)
 	if errno != 0 {
@@ -79,10 +82,12 @@ type run struct {
 	tos  byte // DSCP and ECN (RFC 3168 section 5)
 }
 
+// run reads a slot that was received into, once.
 func (a *arrivals) run(slot int) run {
 	h := &a.headers[slot]
 	r := run{from: readSockaddr(&a.names[slot]), data: a.memory[slot*slotSize:][:h.n], size: int(h.n)}
 	c := controlBytes(&a.control[slot])[:h.Controllen]
+	a.reset(slot)
 	for len(c) >= unix.SizeofCmsghdr {
 		head := (*unix.Cmsghdr)(unsafe.Pointer(&c[0]))
 		size := int(head.Len)

@@ -41,35 +41,51 @@ func (l *loop) toPeer(client netip.AddrPort, message []byte, tos byte) {
 		m.droppedMalformed.Inc()
 		return
 	}
-	r := l.f.relayOf(client)
-	if r == nil {
-		m.droppedNoAllocation.Inc()
-		return
+	w := &l.way
+	if w.client != client || w.number != number || w.ch == nil {
+		*w = way{client: client, number: number, r: l.f.relayOf(client)}
+		if w.r == nil {
+			m.droppedNoAllocation.Inc()
+			return
+		}
+		if w.ch = w.r.channel(number); w.ch == nil {
+			m.droppedNoChannel.Inc()
+			return
+		}
 	}
-	ch := r.channel(number)
-	if ch == nil {
-		m.droppedNoChannel.Inc()
-		return
-	}
-	j, dropped := r.passes(toPeer, ch.peer, ch, len(data), l.now)
+	j, dropped := w.r.passes(toPeer, w.ch.peer, w.ch, len(data), l.now)
 	if dropped != nil {
 		dropped.Inc()
 		return
 	}
 	if !j.own {
-		l.out.post(&r.port.(*loopPort).outlet, datagram{tos: tos, data: data, to: ch.peer})
+		l.out.post(&w.r.port.(*loopPort).outlet, datagram{tos: tos, data: data, to: w.ch.peer})
 		return
 	}
-	target := l.s.table.byPublic(ch.peer)
-	if target == nil || !l.hairpin(target, r, message, data, tos) {
+	if w.target == nil {
+		w.target = l.s.table.byPublic(w.ch.peer)
+	}
+	if w.target == nil || !l.hairpin(w, message, data, tos) {
 		m.droppedPeer.Inc()
 		return
 	}
 	l.counted[toPeer].add(len(data))
 }
 
+// way is where the packets of a channel go. It is looked up once for those that follow one another in a batch.
+type way struct {
+	client netip.AddrPort
+	number uint16
+	r      *relay
+	ch     *channel
+
+	target *relay   // if the peer is another allocation of this server
+	back   *channel // from there
+}
+
 // hairpin hands a packet to another allocation of this server without a socket in between: its client gets it straight from here.
-func (l *loop) hairpin(target, from *relay, message, data []byte, tos byte) bool {
+func (l *loop) hairpin(w *way, message, data []byte, tos byte) bool {
+	target, from := w.target, w.r
 	target.live.RLock()
 	defer target.live.RUnlock()
 	if target.closed || target.frontend == nil {
@@ -78,7 +94,10 @@ func (l *loop) hairpin(target, from *relay, message, data []byte, tos byte) bool
 	if _, ok := target.port.(*loopPort); !ok { // of a client that came by TCP or TLS
 		return from.port.write(data, target.local) == nil
 	}
-	l.toClient(target, from.public, target.channelTo(from.public), message, data, tos)
+	if w.back == nil {
+		w.back = target.channelTo(from.public)
+	}
+	l.toClient(target, from.public, w.back, message, data, tos)
 	return true
 }
 

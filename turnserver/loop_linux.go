@@ -30,6 +30,7 @@ type loop struct {
 
 	in      *arrivals
 	clients batch
+	way     way // of the last packet from a client
 	out     departures
 	scratch []byte   // Data indications that wait in out
 	counted [2]tally // by direction, since the last flush; ports count what leaves by them
@@ -140,6 +141,7 @@ func (l *loop) room() {
 }
 
 func (l *loop) flush() {
+	l.way = way{}
 	if len(l.out.waiting) > 0 {
 		l.out.flush()
 		l.scratch = l.scratch[:0]

@@ -76,8 +76,10 @@ func main() {
 		err = servePion()
 	case *serve == "bare":
 		err = serveBare()
-	case *serve == "half":
-		err = serveHalf()
+	case *serve == half:
+		err = spin(100*time.Microsecond, 100*time.Microsecond)
+	case *serve == quarter:
+		err = spin(150*time.Microsecond, 50*time.Microsecond)
 	case os.Getenv("RELAYBENCH_INSIDE") == "":
 		err = isolate()
 	default:
@@ -173,8 +175,8 @@ func measure(r relay, s scenario) ([]figure, error) {
 		return nil, err
 	}
 	defer p.stop()
-	if s.half {
-		stop, err := takeHalf()
+	if s.share != "" {
+		stop, err := leave(s.share)
 		if err != nil {
 			return nil, err
 		}

@@ -163,15 +163,15 @@ func (r relay) answers() bool {
 	return err == nil
 }
 
-// takeHalf starts a program that takes half of the relay's processor.
-func takeHalf() (stop func(), err error) {
+// leave starts a program that leaves only so much of its processor to the relay.
+func leave(share string) (stop func(), err error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	cmd := exec.Command(self, "-serve", "half")
+	cmd := exec.Command(self, "-serve", share)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := errors.Join(pin(relayCPU), cmd.Start(), pin(generatorCPU)); err != nil {
 		return nil, err
@@ -179,15 +179,14 @@ func takeHalf() (stop func(), err error) {
 	return func() { _, _ = cmd.Process.Kill(), cmd.Wait() }, nil
 }
 
-// serveHalf spins every other 100 microseconds, and goes before everything else on its processor, kernel threads that receive included.
-func serveHalf() error {
-	const slice = 100 * time.Microsecond
+// spin leaves the rest, again and again, and goes before everything else on its processor, kernel threads that receive included.
+func spin(slice, rested time.Duration) error {
 	runtime.LockOSThread()
 	first := unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_FIFO, Priority: 50}
 	if err := unix.SchedSetAttr(0, &first, 0); err != nil {
 		return err
 	}
-	rest := unix.NsecToTimespec(slice.Nanoseconds())
+	rest := unix.NsecToTimespec(rested.Nanoseconds())
 	for {
 		_, _, _ = unix.RawSyscall(unix.SYS_NANOSLEEP, uintptr(unsafe.Pointer(&rest)), 0, 0)
 		for woke := time.Now(); time.Since(woke) < slice; {

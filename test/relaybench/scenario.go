@@ -13,11 +13,16 @@ import (
 
 // scenario is one measurement of a relay that has just started.
 type scenario struct {
-	name string
-	wire bool // between namespaces
-	half bool // the relay has half of its processor
-	run  func(*process) ([]figure, error)
+	name  string
+	wire  bool   // between namespaces
+	share string // of its processor that the relay has: half, a quarter or, if empty, all
+	run   func(*process) ([]figure, error)
 }
+
+const (
+	half    = "half"
+	quarter = "quarter"
+)
 
 type figure struct {
 	name  string
@@ -62,15 +67,15 @@ func scenarios(c config) []scenario {
 		return func(p *process) ([]figure, error) { return saturate(p, name, t, long) }
 	}
 	return []scenario{
-		{"audio", false, true, saturated(audioPerCPU, audio)},
-		{"video", false, true, saturated(videoPerCPU, video)},
-		{"coalesced", false, true, saturated(coalescedPerCPU, joined)},
-		{"hairpin", false, true, saturated(hairpinPerCPU, hairpin)},
-		{"loss-free", false, true, func(p *process) ([]figure, error) {
+		{"audio", false, half, saturated(audioPerCPU, audio)},
+		{"video", false, half, saturated(videoPerCPU, video)},
+		{"coalesced", false, half, saturated(coalescedPerCPU, joined)},
+		{"hairpin", false, half, saturated(hairpinPerCPU, hairpin)},
+		{"loss-free", false, half, func(p *process) ([]figure, error) {
 			rate, _, err := lossFree(p, probe)
 			return []figure{{lossFreeRate, rate}}, err
 		}},
-		{"latency", false, false, func(p *process) ([]figure, error) {
+		{"latency", false, "", func(p *process) ([]figure, error) {
 			trips, cpu, err := echoes(p, 10_000, 2*long)
 			if err != nil {
 				return nil, err
@@ -79,12 +84,12 @@ func scenarios(c config) []scenario {
 			at := func(q float64) float64 { return float64(trips[int(q*float64(len(trips)-1))].Nanoseconds()) / 1000 }
 			return []figure{{latencyMedian, at(0.5)}, {latencyTail, at(0.99)}, {latencyCPU, cpu}}, nil
 		}},
-		{"sessions", false, false, func(p *process) ([]figure, error) { return hold(p, c.sessions) }},
-		{"wire-load", true, false, func(p *process) ([]figure, error) {
+		{"sessions", false, "", func(p *process) ([]figure, error) { return hold(p, c.sessions) }},
+		{"wire-load", true, "", func(p *process) ([]figure, error) {
 			_, cpu, err := echoes(p, 40_000, long)
 			return []figure{{wireCPU, cpu}}, err
 		}},
-		{"wire-loss-free", true, true, func(p *process) ([]figure, error) {
+		{"wire-loss-free", true, quarter, func(p *process) ([]figure, error) {
 			rate, perCPU, err := lossFree(p, probe)
 			return []figure{{wireLossFree, rate}, {wirePerCPU, perCPU}}, err
 		}},
