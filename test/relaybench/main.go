@@ -4,17 +4,22 @@
 //
 //	go run ./test/relaybench [-rounds 3] [-coturn NAME=COMMAND,...] [-only audio,video,...] [-relays sotto,...]
 //
-// It needs root, iproute2, and coturn's turnserver. In a network namespace of its own, without a way out, it gives 198.51.100.1 to the relay
-// and 203.0.113.0/24 to clients and peers. The relay runs on processor 0 and the generator on processor 1. The relays take turns: each round measures all of
-// them, so that ratios within a round mean something on a machine whose speed drifts. Every packet is checked at both ends: where it comes from (sockets are
-// connected), its order, its content. A figure is the median of its rounds; a ratio is the median of the ratios to the first coturn in the same round.
+// It needs root, iproute2, and coturn's turnserver; newest-coturn.sh unpacks that of Debian unstable. In a network namespace of its own, without a
+// way out, it gives 198.51.100.1 to the relay and 203.0.113.0/24 to clients and peers. The relay runs on processor 0 and the generator on processor 1. The
+// relays take turns: each round measures all of them, so that ratios within a round mean something on a machine whose speed drifts. Every packet is
+// checked at both ends: where it comes from (sockets are connected), its order, its content. A figure is the median of its rounds; a ratio is the median of the ratios
+// to the first coturn in the same round.
+//
+// A generator has as much to do for a packet as a relay. On as much of a processor it would be the generator of the faster relays that is measured, and they would
+// wait for it, in batches of a few packets. So where a relay shall be saturated, a program that goes before all others takes half of its processor (three quarters where
+// the driver relays), in slices of 100 to 150 microseconds. -whole leaves the relay all of it, to see what that is about.
 //
 // What is measured on loopback:
 //
 //   - audio (172 bytes), video (1,200 bytes in bursts of 8), coalesced (such bursts as one UDP_SEGMENT send, received with UDP_GRO): ten clients, each with a
-//     channel to a peer that echoes, and a window of packets under way. Packets forwarded (an echo is two) for each CPU-second of the relay.
-//   - hairpin: audio from client to client, both relayed here. One delivery counts as one.
-//   - loss-free: the highest rate of audio packets, without a window, of which none is lost, in one of two attempts at each rate.
+//     channel to a peer that echoes, and a window of packets under way. Packets forwarded (an echo is two) for each CPU-second of the relay. Half a processor.
+//   - hairpin: ten clients, each with a channel to another client of the relay, and packets from the one to the other. Half a processor.
+//   - loss-free: the highest rate of audio packets, without a window, of which none is lost, in one of two attempts at each rate. Half a processor.
 //   - latency: round trips of single audio packets, 10,000 a second in all, and the relay's CPU for each forward.
 //   - sessions: Allocate and ChannelBind, one after another, by CPU-second; and what each adds to the relay's resident memory, and to the kernel's slab too
 //     (of the whole machine, so other programs disturb it).
@@ -25,7 +30,7 @@
 // spends most of its time waking the generator's processor, and the others much of it.
 //
 //   - wire-load: audio packets, 40,000 a second in all: CPU for each forward.
-//   - wire-loss-free: as loss-free, and forwards by CPU-second at that rate.
+//   - wire-loss-free: as loss-free, and forwards by CPU-second at that rate. A quarter of a processor.
 package main
 
 import (
@@ -55,7 +60,7 @@ type config struct {
 	rounds, sessions            int
 	coturn, sotto, only, relays string
 	moderation                  time.Duration
-	brief                       bool
+	whole, brief                bool
 }
 
 func main() {
@@ -67,6 +72,7 @@ func main() {
 	flag.StringVar(&c.relays, "relays", "", "measure only relays of these names, separated by commas")
 	flag.IntVar(&c.sessions, "sessions", 10_000, "allocations to make for memory and allocation rate, 10,000 at most")
 	flag.DurationVar(&c.moderation, "moderation", 50*time.Microsecond, "between namespaces: how long packets wait for others at the receiving end; 0: not at all")
+	flag.BoolVar(&c.whole, "whole", false, "relays have their processor to themselves also where they shall be saturated")
 	flag.BoolVar(&c.brief, "brief", false, "a short run that shows that everything works; its figures mean nothing")
 	serve := flag.String("serve", "", "be a relay, pion or bare, or what takes half of a processor, half (used internally)")
 	flag.Parse()
@@ -141,6 +147,9 @@ func run(c config) error {
 					of := relays[(i+round)%len(relays)]
 					if !s.suits(of) {
 						continue
+					}
+					if c.whole {
+						s.share = ""
 					}
 					figures, err := measure(of, s)
 					if err != nil {
