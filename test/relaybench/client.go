@@ -156,7 +156,16 @@ func (s *socket) receive(take func([]byte) error) error {
 }
 
 // ask sends a request and waits for its answer.
-func (s *socket) ask(m *stun.Message) (*stun.Message, error) {
+func (s *socket) ask(m *stun.Message) (answer *stun.Message, err error) {
+	for range 4 { // RFC 8489 section 6.2.1: a relay may have reasons not to answer at once
+		if answer, err = s.askOnce(m); err == nil {
+			return answer, nil
+		}
+	}
+	return nil, fmt.Errorf("no answer to %s: %w", m.Type, err)
+}
+
+func (s *socket) askOnce(m *stun.Message) (*stun.Message, error) {
 	if _, err := unix.Write(s.fd, m.Raw); err != nil {
 		return nil, err
 	}
@@ -167,7 +176,7 @@ func (s *socket) ask(m *stun.Message) (*stun.Message, error) {
 			continue
 		}
 		if err != nil {
-			return nil, fmt.Errorf("no answer to %s: %w", m.Type, err)
+			return nil, err
 		}
 		answer := &stun.Message{Raw: append([]byte(nil), buf[:n]...)}
 		if answer.Decode() == nil && answer.TransactionID == m.TransactionID {
