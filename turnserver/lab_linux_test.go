@@ -69,7 +69,7 @@ func init() {
 		os.Exit(1)
 	}
 	theLab, world.client = l, labClient
-	world.dialFrom = l.dialFrom
+	world.dialFrom, world.among = l.dialFrom, l.outside
 	world.dial, world.listen, world.relay, world.began, world.ending = l.dial, l.listen, l.relay, l.began, l.ending
 	world.moved = func() { // instead of waiting for the next time
 		l.s.Load().offload.tick()

@@ -36,6 +36,7 @@ var world = struct {
 	dial          func(to netip.AddrPort) (net.Conn, error)
 	dialFrom      func(host byte, to netip.AddrPort) (net.Conn, error) // one of many addresses: hosts 10 to 250
 	listen        func(ip string) (*net.UDPConn, error)
+	among         func(func() error) error // runs something on the clients' machine
 	relay         func(*Config)
 	began, ending func(testing.TB, *Server)
 	moved         func()                                     // a clock, or what policy knows of this machine
@@ -54,6 +55,7 @@ var world = struct {
 	listen: func(ip string) (*net.UDPConn, error) {
 		return net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(ip), 0)))
 	},
+	among: func(f func() error) error { return f() },
 	relay: func(*Config) {},
 	began: func(testing.TB, *Server) {}, ending: func(testing.TB, *Server) {},
 	moved:    func() {},
