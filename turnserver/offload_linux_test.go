@@ -20,6 +20,7 @@ var inLab = []behaviour{
 	{"two interfaces", testOffloadTwoInterfaces, carries},
 	{"neighbours", testOffloadNeighbours, carries},
 	{"interface change", testOffloadInterfaceChange, carries},
+	{"more channels than room", testOffloadIsFull, carries},
 	{"kill -9", testOffloadDiesWithItsProcess, watches},
 }
 
@@ -176,6 +177,47 @@ func testOffloadInterfaceChange(t *testing.T, plane string) {
 	eventually(t, "the interface is gone", func() bool { return len(s.offload.x.Attached()) == 0 })
 	plug()
 	eventually(t, "the driver carries again", carries)
+}
+
+// testOffloadIsFull: channels that find no room in the driver's tables go through the sockets, and one whose place becomes free gets it.
+func testOffloadIsFull(t *testing.T, plane string) {
+	const room, channels = 4, 7
+	s := startRelay(t, plane, func(c *Config) { c.MaxAllocations = 1 }) // eight flows, two of a channel
+	alice := newRawClient(t, s, "alice")
+	relayed := relayedAddr(t, alice.mustSucceed(stun.MethodAllocate, udpTransport))
+	buf := make([]byte, 100)
+	var peers []*net.UDPConn
+	for i := range channels {
+		peers = append(peers, listenOn(t, "127.0.0.2"))
+		alice.mustSucceed(stun.MethodChannelBind, channelAttr(uint16(0x4000+i)), peerAttr(addrPort(peers[i].LocalAddr())))
+	}
+	echo := func(i int) (byDriver uint64) {
+		before := s.offload.x.Carried()
+		_, _ = alice.conn.Write([]byte{0x40, byte(i), 0, 4, 't', 'e', 'x', 't'})
+		_ = peers[i].SetReadDeadline(time.Now().Add(3 * time.Second))
+		if n, from, err := peers[i].ReadFromUDPAddrPort(buf); err != nil || string(buf[:n]) != "text" || plain(from) != relayed {
+			t.Fatalf("channel %d, to the peer: %q from %v, %v", i, buf[:n], from, err)
+		}
+		_, _ = peers[i].WriteToUDPAddrPort([]byte("back"), relayed)
+		if got := alice.next(); string(got) != string([]byte{0x40, byte(i), 0, 4})+"back" {
+			t.Fatalf("channel %d, to the client: % x", i, got)
+		}
+		after := s.offload.x.Carried()
+		return after[toPeer].Packets - before[toPeer].Packets + after[fromPeer].Packets - before[fromPeer].Packets
+	}
+	carried := uint64(0)
+	for i := range channels {
+		carried += echo(i)
+	}
+	if carried != 2*room {
+		t.Errorf("of %d packets the driver carried %d, and has room for the flows of %d", 2*channels, carried, 2*room)
+	}
+	r := relaysOf(s)[0]
+	r.unbind(0x4000) // as when it expires
+	world.moved()
+	if got := echo(room); got != 2 {
+		t.Errorf("a channel that has room now: the driver carried %d packets", got)
+	}
 }
 
 // testOffloadDiesWithItsProcess: kill -9 leaves no program on the interface.

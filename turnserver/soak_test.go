@@ -25,8 +25,8 @@ var (
 // long as asked. Nothing is lost, the relay's memory stays flat, and when they are over, half by their clients' word and half by time, no port, descriptor,
 // goroutine, account or entry of the driver's map is left.
 //
-//	go test -run 'TestBehaviour/auto/soak' -v -timeout 20m -soak 10m -soak-allocations 10000 ./turnserver
-//	go test -run 'TestOffload$' -v -timeout 40m -soak 10m -soak-allocations 10000 ./turnserver
+//	go test ./turnserver -run 'TestBehaviour/.*/soak' -v -timeout 40m -soak 10m -soak-allocations 10000
+//	go test ./turnserver -run 'TestOffload$' -v -timeout 40m -soak 10m -soak-allocations 10000
 func testSoak(t *testing.T, plane string) {
 	const peers, perSecond = 8, 2500 // echoes of all allocations
 	count := *soakAllocations
