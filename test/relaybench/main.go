@@ -148,7 +148,7 @@ func run(c config) error {
 					if !s.suits(of) {
 						continue
 					}
-					if c.whole {
+					if c.whole || c.brief {
 						s.share = ""
 					}
 					figures, err := measure(of, s)
