@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -173,6 +174,76 @@ func testPermissionRace(t *testing.T, plane string) {
 	close(release)
 	eventually(t, "the allocation closes", func() bool { return s.table.byPublic(r.public) == nil })
 	newRawClient(t, s, "alice").mustSucceed(stun.MethodAllocate, udpTransport) // and the relay is well
+}
+
+// TestPermissionsMadeOnceMore: one request renews permissions while its allocation closes, which takes them away one by one. pion then makes
+// some of them a second time, for an allocation that is no more.
+func TestPermissionsMadeOnceMore(t *testing.T) {
+	t.Parallel()
+	forEachDataPlane(t, testPermissionsMadeOnceMore)
+}
+
+func testPermissionsMadeOnceMore(t *testing.T, plane string) {
+	t.Parallel()
+	known := []stun.Setter{peer("127.0.0.2:1")}
+	for n := range 8 {
+		known = append(known, peer(fmt.Sprintf("127.0.1.%d:1", n)))
+	}
+	held, release := make(chan struct{}, 1), make(chan struct{})
+	var hold atomic.Bool
+	s := startRelay(t, plane, func(c *Config) {
+		c.tune.foreign = prefixes("127.0.0.0/16")
+		c.tune.onPermission = func() {
+			if hold.CompareAndSwap(true, false) {
+				held <- struct{}{}
+				<-release
+			}
+		}
+	})
+	alice := newRawClient(t, s, "alice")
+	alice.mustSucceed(stun.MethodAllocate, udpTransport, lifetime(1))
+	r := relaysOf(s)[0]
+	alice.mustSucceed(stun.MethodCreatePermission, known...)
+	hold.Store(true)
+	go alice.request(stun.MethodCreatePermission, append([]stun.Setter{peer("127.0.2.1:1")}, known...)...) // a new one first
+	<-held
+	// The allocation's timer fires after a second; its Close takes away what it comes to before the new one, for which it waits.
+	time.Sleep(1500 * time.Millisecond)
+	close(release)
+	eventually(t, "the allocation is closed", func() bool { return s.table.byPublic(r.public) == nil })
+	newRawClient(t, s, "alice").mustSucceed(stun.MethodAllocate, udpTransport) // and the relay is well
+}
+
+// TestNothingIsBoundAfterTheEnd: what a request still asks of an allocation that has ended opens nothing.
+func TestNothingIsBoundAfterTheEnd(t *testing.T) {
+	s := startRelay(t, planeAuto, nil)
+	alice := newRawClient(t, s, "alice")
+	alice.mustSucceed(stun.MethodAllocate, udpTransport)
+	r, at := relaysOf(s)[0], netip.MustParseAddrPort("127.0.0.2:1")
+	alice.mustSucceed(stun.MethodChannelBind, channelAttr(0x4000), peerAttr(at))
+	r.end()
+	r.bind(0x4001, at)
+	r.permit(at.Addr(), s.now().Add(time.Hour))
+	if r.channel(0x4000) != nil || r.channel(0x4001) != nil || r.channelTo(at) != nil {
+		t.Error("a channel of an allocation that has ended")
+	}
+}
+
+// TestTheClockIsSet: the machine's clock is set forward by an hour. Credentials are over, of course; what was permitted is not.
+func TestTheClockIsSet(t *testing.T) {
+	var wall clock
+	s := startRelay(t, planeAuto, func(c *Config) { c.tune.wall = wall.now })
+	alice, echo := newRawClient(t, s, "alice"), echoPeer(t, "127.0.0.2")
+	alice.mustSucceed(stun.MethodAllocate, udpTransport)
+	alice.mustSucceed(stun.MethodChannelBind, channelAttr(0x4000), peerAttr(addrPort(echo)))
+	wall.advance(time.Hour)
+	_, _ = alice.conn.Write([]byte("\x40\x00\x00\x04text"))
+	if got := alice.next(); string(got) != "\x40\x00\x00\x04text" {
+		t.Errorf("% x", got)
+	}
+	if code := codeOf(newRawClient(t, s, "bob").request(stun.MethodAllocate, udpTransport)); code != 400 {
+		t.Errorf("an expired credential: code %d", code)
+	}
 }
 
 // TestBarePionPanics is the same with pion alone, in a process of its own.

@@ -22,14 +22,14 @@ type credential struct {
 // A credential lives for minutes, a call for hours. So an allocation goes on with the credential it was made with after that has expired, for
 // a day at most: its own client, on its own 5-tuple, may refresh it and open peers. A new allocation always needs a valid one.
 func (f *frontend) authenticate(a *turn.RequestAttributes) (userID string, key []byte, ok bool) {
-	e, now := &f.exchange, f.s.now()
+	e := &f.exchange
 	if r := e.relay; r != nil && a.Method != stun.MethodAllocate && a.Realm == f.s.cfg.Realm &&
-		a.Username == r.credential.username && now.Sub(r.born) < credentialGrace {
+		a.Username == r.credential.username && f.s.now().Sub(r.born) < credentialGrace {
 		e.credential = r.credential
 		return r.credential.id, r.credential.key, true
 	}
 	id, expiry, err := turncred.Parse(a.Username)
-	if err == nil && now.Before(expiry) && a.Realm == f.s.cfg.Realm {
+	if err == nil && f.s.cfg.tune.wall().Before(expiry) && a.Realm == f.s.cfg.Realm {
 		for _, secret := range *f.s.secrets.Load() {
 			key := turncred.Key(a.Username, a.Realm, turncred.Password(secret, a.Username))
 			if e.authentic(key) { // which of several secrets it was; with one, pion would find the same

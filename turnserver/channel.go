@@ -16,7 +16,7 @@ import (
 //  1. bind: a ChannelBind made a channel (frontend.channelCreated). unbind: its ten minutes passed, or the allocation ended.
 //  2. permit: the ChannelBind or CreatePermission succeeded, and the peer is open for five minutes (frontend.succeeded).
 //  3. passes: is this packet between client and peer allowed now?
-//  4. relay.Close: the allocation is over, after unbind for each of its channels.
+//  4. end: the allocation is over, after unbind for each of its channels, but for one that a request made meanwhile.
 
 // permission is an opened peer address.
 type permission struct {
@@ -54,6 +54,9 @@ func (p *permission) cmpPeer(peer netip.Addr) int   { return p.peer.Compare(peer
 func (r *relay) bind(number uint16, peer netip.AddrPort) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.over {
+		return
+	}
 	ch := &channel{number: number, peer: peer, permission: r.permission(peer.Addr())}
 	at, _ := slices.BinarySearchFunc(r.byNumber, number, (*channel).cmpNumber)
 	r.byNumber = slices.Insert(r.byNumber, at, ch)
@@ -73,6 +76,16 @@ func (r *relay) unbind(number uint16) {
 	at, _ = slices.BinarySearchFunc(r.byPeer, ch.peer, (*channel).cmpPeer)
 	r.byPeer = slices.Delete(r.byPeer, at, at+1)
 	r.s.offload.drop(ch)
+}
+
+func (r *relay) end() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.over = true
+	for _, ch := range r.byNumber {
+		r.s.offload.drop(ch)
+	}
+	r.byNumber, r.byPeer = nil, nil
 }
 
 func (r *relay) channel(number uint16) *channel {
@@ -105,11 +118,14 @@ func (r *relay) permission(peer netip.Addr) *permission {
 func (r *relay) permit(peer netip.Addr, until time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.over {
+		return
+	}
 	p := r.permission(peer)
 	p.until.Store(until.UnixNano())
 	for _, ch := range r.byNumber {
 		if ch.permission == p {
-			r.s.offload.put(r, ch)
+			r.s.offload.permit(r, ch)
 		}
 	}
 }

@@ -96,11 +96,12 @@ type PortRange struct{ Min, Max uint16 }
 // tuning is what the tests of this package change: times to shorten, and which addresses of loopback stand for other machines.
 type tuning struct {
 	foreign      []netip.Prefix
-	now          func() time.Time
-	firstFrame   time.Duration // from accepting a connection to its first whole message, TLS handshake included
-	restOfFrame  time.Duration // from the first byte of a later message to its last
-	idle         time.Duration // of a connection that holds no allocation
-	lifetime     time.Duration // of an allocation whose client names none
+	now          func() time.Time // what passes by it does so steadily
+	wall         func() time.Time // what the expiry of credentials is held to
+	firstFrame   time.Duration    // from accepting a connection to its first whole message, TLS handshake included
+	restOfFrame  time.Duration    // from the first byte of a later message to its last
+	idle         time.Duration    // of a connection that holds no allocation
+	lifetime     time.Duration    // of an allocation whose client names none
 	permission   time.Duration
 	channel      time.Duration
 	offloadMode  string // native or generic, where the default would choose the other
@@ -175,13 +176,25 @@ func (c Config) withDefaults() (Config, error) {
 	setDefault(&c.tune.lifetime, 10*time.Minute)  // RFC 8656 section 3.2
 	setDefault(&c.tune.permission, 5*time.Minute) // RFC 8656 section 9
 	setDefault(&c.tune.channel, 10*time.Minute)   // RFC 8656 section 12
+	if c.tune.wall == nil {
+		c.tune.wall = time.Now
+		if c.tune.now != nil {
+			c.tune.wall = c.tune.now
+		}
+	}
 	if c.tune.now == nil {
-		c.tune.now = time.Now
+		c.tune.now = steady()
 	}
 	if c.tune.onPermission == nil {
 		c.tune.onPermission = func() {}
 	}
 	return c, nil
+}
+
+// steady is a clock that nobody sets: when the machine's is set back, buckets would stay empty and permissions live on for that long.
+func steady() func() time.Time {
+	start := time.Now()
+	return func() time.Time { return start.Add(time.Since(start)) }
 }
 
 func checkSecrets(secrets [][]byte) error {

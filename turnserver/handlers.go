@@ -20,7 +20,7 @@ func (f *frontend) start() error {
 		AuthHandler:        f.authenticate,
 		QuotaHandler:       f.reserve,
 		AllocationLifetime: tune.lifetime,
-		PermissionTimeout:  neverExpires,
+		PermissionTimeout:  pionsPermission,
 		ChannelBindTimeout: tune.channel,
 		EventHandler: turn.EventHandler{
 			OnAuth:              f.judged,
@@ -104,30 +104,44 @@ func (f *frontend) mayReach(peer netip.AddrPort) bool {
 	}
 }
 
-func (f *frontend) permissionCreated(_, _ net.Addr, _, _, _ string, relayAddr net.Addr, peer net.IP) {
-	if r, addr := f.s.table.byPublic(addrPort(relayAddr)), fromIP(peer); r != nil {
-		f.exchange.published = r.publish(addr)
+func (f *frontend) permissionCreated(_, _ net.Addr, _, _, _ string, _ net.Addr, peer net.IP) {
+	if r := f.exchange.relay; r != nil {
+		f.exchange.published = r.publish(fromIP(peer))
 		f.s.cfg.tune.onPermission()
 	}
 }
 
-func (f *frontend) permissionDeleted(_, _ net.Addr, _, _, _ string, relayAddr net.Addr, peer net.IP) {
-	if r := f.s.table.byPublic(addrPort(relayAddr)); r != nil {
+func (f *frontend) permissionDeleted(client, _ net.Addr, _, _, _ string, relayAddr net.Addr, peer net.IP) {
+	if r := f.relayAt(client, relayAddr); r != nil {
 		r.forget(fromIP(peer))
 	}
 }
 
-func (f *frontend) channelCreated(_, _ net.Addr, _, _, _ string, relayAddr, peer net.Addr, number uint16) {
+func (f *frontend) channelCreated(_, _ net.Addr, _, _, _ string, _, peer net.Addr, number uint16) {
 	f.settlePermission()
-	if r := f.s.table.byPublic(addrPort(relayAddr)); r != nil {
+	if r := f.exchange.relay; r != nil {
 		r.bind(number, addrPort(peer))
 	}
 }
 
-func (f *frontend) channelDeleted(_, _ net.Addr, _, _, _ string, relayAddr, _ net.Addr, number uint16) {
-	if r := f.s.table.byPublic(addrPort(relayAddr)); r != nil {
+func (f *frontend) channelDeleted(client, _ net.Addr, _, _, _ string, relayAddr, _ net.Addr, number uint16) {
+	if r := f.relayAt(client, relayAddr); r != nil {
 		r.unbind(number)
 	}
+}
+
+// relayAt is a client's relay. A timer of pion's may tell of an allocation that is no more, whose port is somebody else's by now.
+func (f *frontend) relayAt(client, relayAddr net.Addr) *relay {
+	r := f.s.table.byPublic(addrPort(relayAddr))
+	if r == nil {
+		return nil
+	}
+	r.live.RLock()
+	defer r.live.RUnlock()
+	if r.frontend != f || r.client != addrPort(client) {
+		return nil
+	}
+	return r
 }
 
 func fromIP(ip net.IP) netip.Addr {

@@ -1,10 +1,12 @@
 package turnserver
 
 import (
+	"context"
 	"errors"
 	"fmt"
-	"net"
+	"log/slog"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -17,7 +19,7 @@ import (
 //
 //  1. start puts the program on the interfaces of the listening and relayed addresses.
 //  2. open notes a new allocation whose packets it may carry. What they cost is paid from the same accounts (account.go).
-//  3. put: a permission was granted, and with it a channel is open until then. Policy is asked here, before the driver learns of it.
+//  3. permit: a permission was granted, and with it a channel is open until then. put asks policy, before the driver learns of it.
 //  4. drop: the channel is over. release: the allocation is.
 //  5. watch brings what changes by itself: time, neighbours, interfaces, routes, policy.
 //
@@ -26,17 +28,24 @@ type offload struct {
 	s *Server
 	x *xdp.Offload
 
-	mu      sync.Mutex // held while x is used
+	mu      sync.Mutex // held while flows change
 	over    bool       // x is closed
-	flows   map[*channel][2]xdp.Key
+	flows   map[*channel]*carried
 	relays  map[*relay]struct{}
 	counted [2]xdp.Tally
 	full    bool
 }
 
+// carried is a channel in the driver, by direction.
+type carried struct {
+	keys  [2]xdp.Key
+	flows [2]xdp.Flow
+}
+
 const (
 	offloadTick  = 500 * time.Millisecond // how long the driver may go on by an old clock or an old neighbour
 	offloadRound = 30 * time.Second       // how long by an old route or policy, as watchAddresses
+	offloadLag   = time.Second            // how much earlier than the permission the driver may stop
 )
 
 // startOffload returns nil with the reason if the driver is not to be had.
@@ -53,7 +62,7 @@ func (s *Server) startOffload() (*offload, error) {
 	if err != nil {
 		return nil, err
 	}
-	o := &offload{s: s, x: x, flows: make(map[*channel][2]xdp.Key), relays: make(map[*relay]struct{})}
+	o := &offload{s: s, x: x, flows: make(map[*channel]*carried), relays: make(map[*relay]struct{})}
 	err = o.attach()
 	if len(x.Attached()) == 0 {
 		x.Close()
@@ -78,27 +87,14 @@ func (o *offload) attach() error {
 	for _, a := range o.s.addrs.UDP {
 		ours[a.Addr()] = true
 	}
-	interfaces, err := net.Interfaces()
+	keep, err := xdp.Holders(ours)
 	if err != nil {
 		return err
 	}
 	var errs []error
-	var keep []int
-	for _, i := range interfaces {
-		addrs, err := i.Addrs()
-		if err != nil || i.Flags&net.FlagLoopback != 0 {
-			continue
-		}
-		for _, a := range addrs {
-			n, ok := a.(*net.IPNet)
-			if !ok || !ours[fromIP(n.IP)] {
-				continue
-			}
-			keep = append(keep, i.Index)
-			if err := o.x.Attach(i.Index, xdp.Mode(o.s.cfg.tune.offloadMode)); err != nil {
-				errs = append(errs, err)
-			}
-			break
+	for _, index := range keep {
+		if err := o.x.Attach(index, xdp.Mode(o.s.cfg.tune.offloadMode)); err != nil {
+			errs = append(errs, err)
 		}
 	}
 	o.x.Keep(keep)
@@ -125,7 +121,11 @@ func (o *offload) watch() {
 			return
 		}
 		if now := o.x.Changes(); now != changes {
-			o.s.log.Info("offload: interfaces changed: " + o.describe())
+			level := slog.LevelInfo
+			if len(o.x.Attached()) == 0 {
+				level = slog.LevelWarn
+			}
+			o.s.log.Log(context.Background(), level, "offload: interfaces changed: "+o.describe())
 			changes = now
 			o.again()
 		}
@@ -134,15 +134,10 @@ func (o *offload) watch() {
 
 // tick tells the driver what may have changed and asks what it did.
 func (o *offload) tick() {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.over {
-		return
-	}
 	if err := errors.Join(o.x.SetClock(o.s.now()), o.attach(), o.x.Refresh()); err != nil {
 		o.s.log.Debug("offload", "error", err)
 	}
-	o.counts()
+	o.count()
 }
 
 // close ends the offload. Allocations may end later.
@@ -182,11 +177,17 @@ func (o *offload) again() {
 	o.full = false
 	o.mu.Unlock()
 	for _, r := range relays {
-		r.mu.Lock()
-		for _, ch := range r.byNumber {
-			o.put(r, ch)
+		r.mu.RLock()
+		channels := slices.Clone(r.byNumber)
+		r.mu.RUnlock()
+		for _, ch := range channels {
+			w := o.ways(r, ch.peer.Addr())
+			r.mu.Lock()
+			if _, bound := slices.BinarySearchFunc(r.byNumber, ch.number, (*channel).cmpNumber); bound {
+				o.put(r, ch, w)
+			}
+			r.mu.Unlock()
 		}
-		r.mu.Unlock()
 	}
 }
 
@@ -206,43 +207,86 @@ func offloadable(r *relay) bool {
 	return plainUDP
 }
 
-// put opens a channel in the driver for as long as its permission lasts; r.mu is held for writing.
-func (o *offload) put(r *relay, ch *channel) {
+// permit lets the driver carry a channel until its permission ends; r.mu is held for writing. It runs for each channel with an address
+// whenever the client asks for that, so one that is carried already is not looked at anew.
+func (o *offload) permit(r *relay, ch *channel) {
 	if o == nil {
 		return
 	}
-	until := time.Unix(0, ch.permission.until.Load())
-	j := r.s.policy.judge(ch.peer.Addr())
-	listener := r.frontend.local
-	if listener.Addr().IsUnspecified() { // the address that the system would answer from
-		listener = netip.AddrPortFrom(defaultSource("udp", r.client.String()), listener.Port())
+	if !o.extend(ch, untilOf(ch)) {
+		o.put(r, ch, o.ways(r, ch.peer.Addr()))
 	}
+}
+
+func untilOf(ch *channel) time.Time { return time.Unix(0, ch.permission.until.Load()) }
+
+func (o *offload) extend(ch *channel, until time.Time) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	c := o.flows[ch]
+	if c == nil || o.over || !until.After(o.s.now()) {
+		return false
+	}
+	if lag := until.Sub(c.flows[toPeer].Until); lag < 0 || lag > offloadLag {
+		c.flows[toPeer].Until, c.flows[fromPeer].Until = until, until
+		o.enter(c)
+	}
+	return true
+}
+
+// ways are those of an allocation's packets.
+type ways struct {
+	listener         netip.AddrPort // that its client speaks to
+	toClient, toPeer xdp.Route
+	near, far        bool // whether the driver can take them
+}
+
+// ways asks the system, and so takes a while: no lock of the offload's is held.
+func (o *offload) ways(r *relay, peer netip.Addr) (w ways) {
+	w.listener = r.frontend.local
+	if w.listener.Addr().IsUnspecified() { // the address that the system would answer from
+		w.listener = netip.AddrPortFrom(defaultSource("udp", r.client.String()), w.listener.Port())
+	}
+	w.toClient, w.near = o.x.Route(w.listener.Addr(), r.client.Addr())
+	if !r.s.policy.isOwn(peer) {
+		w.toPeer, w.far = o.x.Route(r.local.Addr(), peer)
+	}
+	return w
+}
+
+// put opens a channel in the driver for as long as its permission lasts, or closes it; r.mu is held for writing.
+func (o *offload) put(r *relay, ch *channel, w ways) {
+	until := untilOf(ch)
+	j := r.s.policy.judge(ch.peer.Addr())
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	numbers, ok := r.numbers()
 	if _, known := o.relays[r]; !known || !ok || o.over {
 		return
 	}
-	toClient, near := o.x.Route(listener.Addr(), r.client.Addr())
-	if !until.After(o.s.now()) || !j.allowed || !near || r.client.Addr().Is4() != r.local.Addr().Is4() {
+	if !until.After(o.s.now()) || !j.allowed || !w.near || !j.own && !w.far || r.client.Addr().Is4() != r.local.Addr().Is4() {
 		o.delete(ch)
 		return
 	}
-	up := xdp.Flow{From: r.local, To: ch.peer, Until: until, Payers: numbers}
-	down := xdp.Flow{From: listener, To: r.client, Channel: ch.number, Until: until, Payers: numbers, Route: toClient}
-	keys := [2]xdp.Key{{Remote: r.client, Local: listener, Channel: ch.number}, {Remote: ch.peer, Local: r.local}}
+	up := xdp.Flow{From: r.local, To: ch.peer, Until: until, Payers: numbers, Route: w.toPeer}
+	down := xdp.Flow{From: w.listener, To: r.client, Channel: ch.number, Until: until, Payers: numbers, Route: w.toClient}
+	keys := [2]xdp.Key{{Remote: r.client, Local: w.listener, Channel: ch.number}, {Remote: ch.peer, Local: r.local}}
 	if j.own {
 		up.From, up.Hairpin = r.public, true
 		keys[fromPeer] = xdp.Key{Remote: ch.peer, Local: r.public, Inside: true}
-	} else if up.Route, ok = o.x.Route(r.local.Addr(), ch.peer.Addr()); !ok {
-		o.delete(ch)
-		return
 	}
-	if o.flows[ch] != keys {
+	if c := o.flows[ch]; c != nil && c.keys != keys {
 		o.delete(ch)
 	}
-	o.flows[ch] = keys
-	if err := errors.Join(o.x.Put(keys[toPeer], up), o.x.Put(keys[fromPeer], down)); err != nil && !o.full {
+	c := &carried{keys, [2]xdp.Flow{up, down}}
+	o.flows[ch] = c
+	o.enter(c)
+}
+
+// enter tells the driver; o.mu is held.
+func (o *offload) enter(c *carried) {
+	err := errors.Join(o.x.Put(c.keys[toPeer], c.flows[toPeer]), o.x.Put(c.keys[fromPeer], c.flows[fromPeer]))
+	if err != nil && !o.full {
 		o.full = true
 		o.s.log.Warn("offload: no room for more flows; the sockets carry the others", "error", err)
 	}
@@ -259,10 +303,10 @@ func (o *offload) drop(ch *channel) {
 }
 
 func (o *offload) delete(ch *channel) {
-	if keys, ok := o.flows[ch]; ok && !o.over {
+	if c := o.flows[ch]; c != nil && !o.over {
 		delete(o.flows, ch)
-		o.x.Delete(keys[toPeer])
-		o.x.Delete(keys[fromPeer])
+		o.x.Delete(c.keys[toPeer])
+		o.x.Delete(c.keys[fromPeer])
 	}
 }
 

@@ -10,9 +10,9 @@ func (s *Server) startOffload() (*offload, error) {
 	return nil, errors.New("this system has no XDP; Linux has")
 }
 
-func (o *offload) open(*relay)          {}
-func (o *offload) put(*relay, *channel) {}
-func (o *offload) drop(*channel)        {}
-func (o *offload) release(*relay)       {}
-func (o *offload) count()               {}
-func (o *offload) describe() string     { return "" }
+func (o *offload) open(*relay)             {}
+func (o *offload) permit(*relay, *channel) {}
+func (o *offload) drop(*channel)           {}
+func (o *offload) release(*relay)          {}
+func (o *offload) count()                  {}
+func (o *offload) describe() string        { return "" }

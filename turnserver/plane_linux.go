@@ -3,7 +3,6 @@ package turnserver
 import (
 	"context"
 	"net"
-	"runtime"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -19,7 +18,7 @@ func (s *Server) openLoops(first *net.UDPConn) (loops []udpListener, err error) 
 			_ = c.Close() // the loops have descriptors of their own
 		}
 	}()
-	if cores := runtime.GOMAXPROCS(0); cores > 1 {
+	if cores := cores(); cores > 1 {
 		// Only when the address is ours: with SO_REUSEPORT from the start another relay at this port would go unnoticed, and share its clients with us.
 		if err := reusePort(first); err != nil {
 			return nil, err

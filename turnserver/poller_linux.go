@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unsafe"
 
@@ -16,7 +17,7 @@ import (
 //
 //   - Other goroutines need theirs. So only with Config.Dedicated, which adds one for each loop.
 //   - The garbage collector stops the loop by a signal (EINTR), as it stops any goroutine.
-//   - A timer among the descriptors ends such a wait after lapse. A loop to which nothing comes any more goes back to waiting as others do,
+//   - A timer among the descriptors ends such a wait after 10 ms. A loop to which nothing comes any more goes back to waiting as others do,
 //     also where signals are switched off (GODEBUG=asyncpreemptoff=1).
 type poller struct {
 	epoll, wake, clock int
@@ -26,18 +27,19 @@ type poller struct {
 	now    time.Time         // when they came
 
 	mayKeep bool // the P
-	keeps   bool
+	keeps   atomic.Bool
 	came    bool // something did, since the last lapse
+	lapse   time.Duration
 }
 
 const (
-	quick = 2 * time.Millisecond // what comes within this of what came before it
-	lapse = 10 * time.Millisecond
+	quick        = 2 * time.Millisecond // what comes within this of what came before it
+	defaultLapse = 10 * time.Millisecond
 )
 
 // open watches a listener; what it opened before an error release closes.
 func (p *poller) open(listener int) (err error) {
-	p.epoll, p.wake, p.clock = -1, -1, -1
+	p.epoll, p.wake, p.clock, p.lapse = -1, -1, -1, defaultLapse
 	if p.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
 		return err
 	}
@@ -73,7 +75,7 @@ func (p *poller) wakeUp() { _, _ = unix.Write(p.wake, binary.NativeEndian.Append
 // wait puts into ready what has come; a signal ends it with nothing.
 func (p *poller) wait(now func() time.Time) (err error) {
 	n := 0
-	if p.keeps {
+	if p.keeps.Load() {
 		n, err = p.pollUntold()
 	} else {
 		n, err = unix.EpollWait(p.epoll, p.events[:], -1)
@@ -86,7 +88,7 @@ func (p *poller) wait(now func() time.Time) (err error) {
 	p.now = now()
 	if n > 1 || n == 1 && int(p.ready[0].Fd) != p.clock {
 		p.came = true
-		if p.mayKeep && !p.keeps && p.now.Sub(before) < quick {
+		if p.mayKeep && !p.keeps.Load() && p.now.Sub(before) < quick {
 			p.keep(true)
 		}
 	}
@@ -115,32 +117,46 @@ func (p *poller) lapsed() {
 func (p *poller) keep(on bool) {
 	var every unix.ItimerSpec // disarmed
 	if on {
-		every.Interval = unix.NsecToTimespec(lapse.Nanoseconds())
+		every.Interval = unix.NsecToTimespec(p.lapse.Nanoseconds())
 		every.Value = every.Interval
 	}
-	p.keeps = unix.TimerfdSettime(p.clock, 0, &every, nil) == nil && on
+	p.keeps.Store(unix.TimerfdSettime(p.clock, 0, &every, nil) == nil && on)
 }
 
-// processors guards the number of Go's processors against other servers of this process.
-var processors sync.Mutex
+// added is how many Ps the servers of this process have added for their loops.
+var added struct {
+	sync.Mutex
+	processors int
+}
+
+// cores is how many loops an address gets.
+func cores() int {
+	added.Lock()
+	defer added.Unlock()
+	return runtime.GOMAXPROCS(0) - added.processors
+}
 
 // dedicate adds a P for each loop.
 func (s *Server) dedicate() {
+	loops := 0
 	for _, u := range s.udp {
 		if l, ok := u.(*loop); ok && s.cfg.Dedicated {
 			l.mayKeep = true
-			s.dedicated++
+			loops++
 		}
 	}
-	addProcessors(s.dedicated)
+	s.addProcessors(loops)
 }
 
-func (s *Server) undedicate() { addProcessors(-s.dedicated) }
+// undedicate takes them away again.
+func (s *Server) undedicate() { s.addProcessors(-s.dedicated) }
 
-func addProcessors(n int) {
-	processors.Lock()
-	defer processors.Unlock()
+func (s *Server) addProcessors(n int) {
+	added.Lock()
+	defer added.Unlock()
 	if n != 0 { // else Go would no longer follow the container's limits
 		runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + n)
 	}
+	added.processors += n
+	s.dedicated += n
 }

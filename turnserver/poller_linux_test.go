@@ -1,10 +1,13 @@
 package turnserver
 
 import (
+	"context"
 	"runtime"
+	"slices"
 	"testing"
 	"time"
 
+	"github.com/pion/stun/v4"
 	"golang.org/x/sys/unix"
 )
 
@@ -23,6 +26,7 @@ func TestPollerKeepsItsProcessor(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer p.release()
+	p.lapse = time.Hour // only the collector's signals end a wait
 	var clock time.Time // stands still, so that all is quick
 	packets, lapses := 0, 0
 	next := func() {
@@ -53,7 +57,7 @@ func TestPollerKeepsItsProcessor(t *testing.T) {
 		send()
 		next()
 	}
-	if !p.keeps {
+	if !p.keeps.Load() {
 		t.Fatal("it waits as others do although packets come in quick succession")
 	}
 	collected := make(chan struct{})
@@ -68,7 +72,9 @@ func TestPollerKeepsItsProcessor(t *testing.T) {
 		next()
 	}
 	<-collected
-	for lapses = 0; p.keeps; next() {
+	p.lapse = defaultLapse
+	p.keep(true)
+	for lapses = 0; p.keeps.Load(); next() {
 		if lapses > 2 {
 			t.Fatal("it does not give up")
 		}
@@ -80,23 +86,53 @@ func TestPollerKeepsItsProcessor(t *testing.T) {
 		send()
 		next()
 	}
-	if p.keeps {
+	if p.keeps.Load() {
 		t.Error("it keeps its processor for packets that come slowly")
 	}
 }
 
-// TestDedicated: a loop has a processor of Go's scheduler more for as long as it is there.
+// TestDedicated: a loop has a processor of Go's scheduler more for as long as it is there, keeps it under traffic, and whatever else the program
+// does goes on.
 func TestDedicated(t *testing.T) {
 	before := runtime.GOMAXPROCS(0)
-	s, err := New(Config{UDP: []string{"127.0.0.1:0", "127.0.0.2:0"}, Secrets: [][]byte{testSecret}, AllowPeers: loopback, Dedicated: true})
-	if err != nil {
-		t.Fatal(err)
+	config := Config{UDP: []string{"127.0.0.1:0", "127.0.0.2:0"}, Secrets: [][]byte{testSecret}, AllowPeers: loopback, Dedicated: true, tune: tuning{foreign: elsewhere}}
+	var servers []*Server
+	for n := range 2 { // the second is not led to think that there are more cores
+		s, err := New(config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		servers = append(servers, s)
+		if got := runtime.GOMAXPROCS(0); got != before*(3+2*n) {
+			t.Errorf("GOMAXPROCS is %d with a loop for each of %d cores and %d addresses", got, before, 2*(n+1))
+		}
 	}
-	if got := runtime.GOMAXPROCS(0); got != 3*before {
-		t.Errorf("GOMAXPROCS is %d with a loop for each of %d cores and two addresses", got, before)
+	s := servers[0]
+	alice, other := newRawClient(t, s, "alice"), echoPeer(t, "127.0.0.2")
+	alice.mustSucceed(stun.MethodAllocate, udpTransport)
+	alice.mustSucceed(stun.MethodChannelBind, channelAttr(0x4000), peerAttr(addrPort(other)))
+	eventually(t, "a loop keeps its processor", func() bool {
+		_, _ = alice.conn.Write([]byte("\x40\x00\x00\x05hello"))
+		alice.next()
+		return slices.ContainsFunc(s.udp, func(u udpListener) bool { return u.(*loop).keeps.Load() })
+	})
+	eventually(t, "loops without traffic keep none", func() bool {
+		return !slices.ContainsFunc(s.udp, func(u udpListener) bool { return u.(*loop).keeps.Load() })
+	})
+	for range 2 { // the second time there is nothing to give back
+		_ = s.Shutdown(cancelled(t))
 	}
-	_ = s.Shutdown(t.Context())
+	if got := runtime.GOMAXPROCS(0); got != before*3 {
+		t.Errorf("after the first of two has ended GOMAXPROCS is %d", got)
+	}
+	_ = servers[1].Shutdown(cancelled(t))
 	if got := runtime.GOMAXPROCS(0); got != before {
 		t.Errorf("GOMAXPROCS was %d and is %d", before, got)
 	}
+}
+
+func cancelled(t *testing.T) context.Context {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	return ctx
 }

@@ -18,9 +18,9 @@ import (
 //
 // Permissions are kept here and not by pion, for two reasons. pion goes on forwarding by channel after the permission has expired,
 // which RFC 8656 section 12.6 forbids. And up to v5.1.2 pion publishes a permission before its timer exists, so that an allocation that
-// closes at that instant stops a nil timer and takes the process down. With our own lifetimes pion's permissions need never expire
-// (neverExpires); its only removal is then the closing of the allocation, which calls forget for each permission just before it touches the
-// timer, and forget waits until creation is over. See publish.
+// closes at that instant stops a nil timer and takes the process down. With our own lifetimes pion's permissions need not expire while
+// they are used (pionsPermission); what removes them is then the closing of the allocation, which calls forget for each permission just before
+// it touches the timer, and forget waits until creation is over. See publish.
 type relay struct {
 	s             *Server
 	port          port
@@ -38,6 +38,7 @@ type relay struct {
 	permissions []*permission // kept until the relay closes
 	byNumber    []*channel
 	byPeer      []*channel
+	over        bool // no channel and no permission comes any more
 
 	stranger bucket // answers to unauthenticated requests from the client's 5-tuple
 
@@ -52,8 +53,9 @@ type port interface {
 	close()
 }
 
-// neverExpires is the permission lifetime that pion is given.
-const neverExpires = 100 * 365 * 24 * time.Hour
+// pionsPermission is the permission lifetime that pion is given: much longer than ours, and short enough that the timer of one that was made
+// while its allocation closed does not keep that for long.
+const pionsPermission = time.Hour
 
 // publish notes that pion has published a permission and is about to start its timer; the caller closes the channel after that.
 func (r *relay) publish(peer netip.Addr) chan struct{} {
@@ -71,12 +73,16 @@ func (r *relay) start(peer netip.Addr) chan struct{} {
 }
 
 // forget returns when pion may stop the timer of a permission that it has published. It runs on the goroutine that closes the allocation, while the one
-// that makes the permission may be anywhere between publishing and start; in that stretch pion takes no lock, so this wait ends.
+// that makes the permission may be anywhere between publishing and start; in that stretch pion takes no lock, so this wait ends. A request that still
+// holds the allocation may then have pion make the permission once more.
 func (r *relay) forget(peer netip.Addr) {
 	r.mu.Lock()
 	c := r.start(peer)
 	r.mu.Unlock()
 	<-c
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.permission(peer).started = nil
 }
 
 // WriteTo sends a client's packet to a peer. What may not be sent is lost silently, as RFC 8656 section 11.2 wants.
@@ -145,6 +151,7 @@ func (r *relay) Close() error {
 	if closed {
 		return nil
 	}
+	r.end()
 	r.port.close()
 	if r.frontend != nil {
 		r.frontend.release(r)

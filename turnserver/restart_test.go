@@ -94,7 +94,7 @@ type relayProcess struct {
 
 func startProcess(t testing.TB, plane, at string, change func(*Config)) *relayProcess {
 	t.Helper()
-	cfg := Config{UDP: []string{at}, AllowPeers: loopback, DataPlane: plane}
+	cfg := Config{UDP: []string{at}, AllowPeers: loopback, DataPlane: plane, Dedicated: true}
 	if change != nil {
 		change(&cfg)
 	}

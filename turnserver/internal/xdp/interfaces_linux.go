@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"net/netip"
 	"slices"
 	"time"
@@ -31,6 +32,28 @@ type attachment struct {
 	mode  Mode
 	veth  bool
 	takes bool // what leaves by redirection: takesPackets
+}
+
+// Holders are the interfaces, loopback left out, that have one of these addresses.
+func Holders(of map[netip.Addr]bool) (indexes []int, err error) {
+	addresses, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
+	if err != nil {
+		return nil, fmt.Errorf("xdp: %w", err)
+	}
+	interfaces, err := net.Interfaces()
+	if err != nil {
+		return nil, fmt.Errorf("xdp: %w", err)
+	}
+	for _, i := range interfaces {
+		holds := func(a netlink.Addr) bool {
+			ip, _ := netip.AddrFromSlice(a.IP)
+			return a.LinkIndex == i.Index && of[ip.Unmap()]
+		}
+		if i.Flags&net.FlagLoopback == 0 && slices.ContainsFunc(addresses, holds) {
+			indexes = append(indexes, i.Index)
+		}
+	}
+	return indexes, nil
 }
 
 // Attach puts the program on an interface, until Close or until the interface or this process goes. Another program that is there already stays, and
@@ -118,12 +141,44 @@ type Route struct {
 	leave    leave
 }
 
-// Route asks the system for the way from an address of ours. There is none that the program could take to this machine itself, through a tunnel, or over an
+// knownRoute is what the system said of a route, for a moment: many flows may be put at once.
+type knownRoute struct {
+	Route
+	there   bool
+	asked   time.Time
+	changes int
+}
+
+const (
+	routeLasts = time.Second
+	maxRoutes  = 1024
+)
+
+// Route is the way from an address of ours. There is none that the program could take to this machine itself, through a tunnel, or over an
 // interface without the program.
 //
 // The program does not ask for itself (bpf_fib_lookup) since the kernel answers only where forwarding is switched on, which makes the machine
 // a router for everybody.
 func (o *Offload) Route(from, to netip.Addr) (Route, bool) {
+	ends, changes := [2]netip.Addr{from, to}, o.Changes()
+	o.routing.Lock()
+	r, known := o.routes[ends]
+	o.routing.Unlock()
+	if known && r.changes == changes && time.Since(r.asked) < routeLasts {
+		return r.Route, r.there
+	}
+	r = knownRoute{asked: time.Now(), changes: changes}
+	r.Route, r.there = o.askRoute(from, to)
+	o.routing.Lock()
+	defer o.routing.Unlock()
+	if len(o.routes) >= maxRoutes {
+		clear(o.routes)
+	}
+	o.routes[ends] = r
+	return r.Route, r.there
+}
+
+func (o *Offload) askRoute(from, to netip.Addr) (Route, bool) {
 	routes, err := netlink.RouteGetWithOptions(to.AsSlice(), &netlink.RouteGetOptions{SrcAddr: from.AsSlice()})
 	if err != nil || len(routes) != 1 {
 		return Route{}, false
@@ -188,36 +243,25 @@ const reachable = unix.NUD_PERMANENT | unix.NUD_NOARP | unix.NUD_REACHABLE | uni
 // the system carries its packets. The kernel doubts a neighbour that it has not heard of for a while, but asks only when it sends to it
 // itself; since the program sends instead, Refresh has it ask (NTF_USE).
 func (o *Offload) Refresh() error {
+	o.refreshing.Lock()
+	defer o.refreshing.Unlock()
 	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.refresh()
-}
-
-// needs notes that a flow uses a neighbour. A new one is looked for at once: packets that change from the sockets to the driver half a second later
-// could overtake each other.
-func (o *Offload) needs(n neighbour) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.used[n] = time.Now()
-	if _, there := o.known[n]; !there && time.Since(o.looked) > 10*time.Millisecond {
-		_ = o.refresh() // the next Refresh tries again
-	}
-}
-
-func (o *Offload) refresh() error {
+	attached, used := maps.Clone(o.attached), maps.Clone(o.used)
 	o.looked = time.Now()
+	o.mu.Unlock()
+
 	now := make(map[neighbour]hardware)
-	for index := range o.attached {
+	var gone []int
+	for index, a := range attached {
 		l, err := netlink.LinkByIndex(index)
-		if errors.As(err, new(netlink.LinkNotFoundError)) {
-			o.detach(index) // the interface is gone
+		switch {
+		case errors.As(err, new(netlink.LinkNotFoundError)):
+			gone = append(gone, index)
 			continue
-		}
-		if err != nil {
+		case err != nil:
 			return err
-		}
-		if a := o.attached[index]; a.veth && a.takes != takesPackets(index) {
-			o.detach(index) // the other end changed, and with it the best mode
+		case a.veth && a.takes != takesPackets(index): // the other end changed, and with it the best mode
+			gone = append(gone, index)
 			continue
 		}
 		all, err := netlink.NeighList(index, netlink.FAMILY_ALL)
@@ -228,13 +272,27 @@ func (o *Offload) refresh() error {
 			ip, ok := netip.AddrFromSlice(n.IP)
 			if ok && n.State&reachable != 0 && len(n.HardwareAddr) == 6 && len(l.Attrs().HardwareAddr) == 6 {
 				k := neighbour{ip.As16(), uint32(index)}
-				if n.State == unix.NUD_STALE && time.Since(o.used[k]) < time.Minute {
+				if n.State == unix.NUD_STALE && time.Since(used[k]) < time.Minute {
 					_ = netlink.NeighSet(&netlink.Neigh{LinkIndex: index, IP: n.IP, Flags: unix.NTF_USE})
 				}
 				now[k] = hardware{[6]byte(n.HardwareAddr), [6]byte(l.Attrs().HardwareAddr)}
 			}
 		}
 	}
+
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, index := range gone {
+		if o.attached[index] == attached[index] {
+			o.detach(index)
+		}
+	}
+	o.replace(now)
+	return nil
+}
+
+// replace tells the program of the neighbours that there are.
+func (o *Offload) replace(now map[neighbour]hardware) {
 	maps.DeleteFunc(o.used, func(_ neighbour, last time.Time) bool { return time.Since(last) > time.Minute })
 	for n, h := range now {
 		if o.known[n] != h {
@@ -249,5 +307,19 @@ func (o *Offload) refresh() error {
 		}
 	}
 	o.known = now
-	return nil
 }
+
+// needs notes that a flow uses a neighbour. A new one is looked for at once: packets that change from the sockets to the driver half a second later
+// could overtake each other. But not at once each time: it may be one that does not exist.
+func (o *Offload) needs(n neighbour) {
+	o.mu.Lock()
+	o.used[n] = time.Now()
+	_, there := o.known[n]
+	look := !there && time.Since(o.looked) > lookAgain
+	o.mu.Unlock()
+	if look {
+		_ = o.Refresh() // the next one tries again
+	}
+}
+
+const lookAgain = 100 * time.Millisecond

@@ -47,6 +47,11 @@ type Offload struct {
 	offset   *ebpf.Variable
 	accounts []Account
 
+	refreshing sync.Mutex // held through a Refresh
+
+	routing sync.Mutex
+	routes  map[[2]netip.Addr]knownRoute // from, to
+
 	mu       sync.Mutex
 	attached map[int]*attachment
 	changes  int                     // of attached
@@ -140,7 +145,7 @@ func Load(cfg Config) (*Offload, error) {
 	}
 	o := &Offload{
 		program: c.DetachProgram("relay"), flows: c.DetachMap("flows"), near: c.DetachMap("neighbours"), carried: c.DetachMap("carried"),
-		offset: c.Variables["unix_offset"], accounts: accounts, attached: make(map[int]*attachment), known: make(map[neighbour]hardware), used: make(map[neighbour]time.Time),
+		offset: c.Variables["unix_offset"], accounts: accounts, routes: make(map[[2]netip.Addr]knownRoute), attached: make(map[int]*attachment), known: make(map[neighbour]hardware), used: make(map[neighbour]time.Time),
 	}
 	// Accounts may be looked at after Close, by a goroutine that carries a last packet: their memory goes with the Offload.
 	runtime.AddCleanup(o, func(memory []byte) { _ = unix.Munmap(memory) }, unsafe.Slice((*byte)(unsafe.Pointer(&accounts[0])), mappedSize(cfg.Accounts)))
@@ -150,7 +155,7 @@ func Load(cfg Config) (*Offload, error) {
 func explain(err error) error {
 	switch {
 	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
-		return fmt.Errorf("xdp: the system does not permit it: grant CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON: %w", unix.EPERM)
+		return fmt.Errorf("xdp: the system does not permit it: grant CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON: %w", err)
 	case errors.Is(err, ebpf.ErrNotSupported):
 		return fmt.Errorf("xdp: this kernel cannot do it; Linux 5.12 can: %w", err)
 	}
