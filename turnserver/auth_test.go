@@ -144,3 +144,22 @@ func testQuotas(t *testing.T, plane string) {
 		})
 	}
 }
+
+// testNoEvenPorts: a pair of ports, or one that was reserved, is not to be had (RFC 8656 sections 18.6 and 18.9), and a client may go on without.
+func testNoEvenPorts(t *testing.T, plane string) {
+	s := startRelay(t, plane, nil)
+	alice := newRawClient(t, s, "alice")
+	for name, attr := range map[string]stun.RawAttribute{
+		"even port":           {Type: stun.AttrEvenPort, Value: []byte{0}},
+		"even port, and next": {Type: stun.AttrEvenPort, Value: []byte{0x80}},
+		"reserved port":       {Type: stun.AttrReservationToken, Value: []byte("12345678")},
+	} {
+		if code := codeOf(alice.request(stun.MethodAllocate, udpTransport, attr)); code != 508 {
+			t.Errorf("%s: code %d", name, code)
+		}
+	}
+	alice.mustSucceed(stun.MethodAllocate, udpTransport)
+	if s.users.total != 1 {
+		t.Errorf("%d allocations are counted", s.users.total)
+	}
+}

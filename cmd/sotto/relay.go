@@ -35,11 +35,12 @@ type relayFlags struct {
 	allow      []string
 	proxies    []string
 	secretFile string
-	quota      int
 	drain      time.Duration
 	dataPlane  string
 	offload    string
 
+	allocations, perUser, perAddress           int
+	connections, connectionsPerAddress         int
 	bandwidth, userBandwidth, addressBandwidth int // bytes a second
 	userPackets, addressPackets                int // a second
 }
@@ -55,7 +56,11 @@ func (r *relayFlags) define(flags *pflag.FlagSet) {
 	flags.StringVar(&r.secretFile, "relay-secret-file", "", "the secrets that credentials are made from, shared with whoever makes them, one a line, in `FILE`, which others must not read: credentials are made from the first, and good with any; SIGHUP reads it again")
 	flags.StringVar(&r.dataPlane, "relay-data-plane", "auto", "how packets are carried: `auto`, the fastest way that this system has, or portable")
 	flags.StringVar(&r.offload, "offload", "off", "let the network driver (XDP) carry packets of calls, past the packet filter: `auto`, where it can; required; or off")
-	flags.IntVar(&r.quota, "relay-per-user", 0, "how many allocations one user may hold (default 32)")
+	flags.IntVar(&r.allocations, "relay-allocations", 0, "how many allocations there may be (default 10000)")
+	flags.IntVar(&r.perUser, "relay-per-user", 0, "how many of them one user may hold (default 32)")
+	flags.IntVar(&r.perAddress, "relay-per-address", 0, "how many one client address, an IPv6 /64, may hold (default 256)")
+	flags.IntVar(&r.connections, "relay-connections", 0, "how many TCP, TLS and DTLS connections there may be (default 10000)")
+	flags.IntVar(&r.connectionsPerAddress, "relay-connections-per-address", 0, "how many of them one client address may hold (default 256)")
 	flags.DurationVar(&r.drain, "drain", 5*time.Second, "how long running relayed calls may go on after the signal to stop, for instance 1h")
 	flags.IntVar(&r.bandwidth, "relay-bandwidth", 0, "bytes a second that one allocation may relay each way (default: any number)")
 	flags.IntVar(&r.userBandwidth, "relay-user-bandwidth", 0, "likewise all allocations of one user together")
@@ -81,7 +86,9 @@ func (r *relayFlags) onLoopback() {
 func (r *relayFlags) start(secrets [][]byte, certificate *tls.Config, log *slog.Logger) (*turnserver.Server, error) {
 	config := turnserver.Config{
 		UDP: r.listen, TCP: r.listen, TLS: r.tlsListen, DTLS: r.dtlsListen, TLSConfig: certificate,
-		Secrets: secrets, MaxPerUser: r.quota, DataPlane: r.dataPlane, Dedicated: true, Offload: r.offload, Logger: log,
+		Secrets: secrets, DataPlane: r.dataPlane, Dedicated: true, Offload: r.offload, Logger: log,
+		MaxAllocations: r.allocations, MaxPerUser: r.perUser, MaxPerAddress: r.perAddress,
+		MaxConnections: r.connections, MaxConnectionsPerAddress: r.connectionsPerAddress,
 		Bandwidth: r.bandwidth, UserBandwidth: r.userBandwidth, AddressBandwidth: r.addressBandwidth,
 		UserPackets: r.userPackets, AddressPackets: r.addressPackets,
 	}
@@ -116,10 +123,10 @@ func (r *relayFlags) start(secrets [][]byte, certificate *tls.Config, log *slog.
 		config.Proxies = append(config.Proxies, prefix)
 	}
 	server, err := turnserver.New(config)
-	if err != nil {
-		return nil, addressError(err, "an address of the relay", "--relay-listen")
+	if errors.Is(err, syscall.EADDRINUSE) || errors.Is(err, syscall.EACCES) { // it says which address
+		err = fmt.Errorf("%w (the relay's addresses: --relay-listen, --relay-tls-listen, --relay-dtls-listen)", err)
 	}
-	return server, nil
+	return server, err
 }
 
 // relayURLs are what clients are told. Over TLS and DTLS they check the name in the certificate, so they are given that.

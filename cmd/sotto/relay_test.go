@@ -8,8 +8,11 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
+	"io"
 	"math/big"
 	"net"
+	"net/http"
+	"net/netip"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -19,6 +22,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"sotto/turnserver"
 )
 
 // TestRelayOfAServerOnLoopback: it is opened to the addresses it listens on and to no other: not to the rest of 127.0.0.0/8, and to nothing on
@@ -165,4 +170,33 @@ func writeCertificate(t *testing.T, directory string, serial int64) (certFile, k
 		}
 	}
 	return certFile, keyFile
+}
+
+// A relay alone has its metrics where Prometheus looks for them.
+func TestMetricsOfTheRelayAlone(t *testing.T) {
+	relay, err := turnserver.New(turnserver.Config{UDP: []string{"127.0.0.1:0"}, Secrets: [][]byte{make([]byte, 32)}, AllowPeers: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer relay.Shutdown(t.Context())
+	listener, err := listenMetrics("127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error)
+	go func() { served <- serveMetrics(listener, nil, relay) }()
+	for _, path := range []string{"/metrics", "/metrics/relay"} {
+		response, err := http.Get("http://" + listener.Addr().String() + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(response.Body)
+		if response.Body.Close(); err != nil || !strings.Contains(string(body), "\nsotto_turn_allocations 0\n") {
+			t.Errorf("%s: %v\n%s", path, err, body)
+		}
+	}
+	listener.Close()
+	if err := <-served; err != nil {
+		t.Error(err)
+	}
 }

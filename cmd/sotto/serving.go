@@ -151,7 +151,8 @@ func listenMetrics(address string) (net.Listener, error) {
 	return listener, nil
 }
 
-// serveMetrics answers until the listener is closed: /healthz, /metrics of the server, /metrics/relay of the relay. Either may be nil.
+// serveMetrics answers until the listener is closed: /healthz, /metrics of the server, /metrics/relay of the relay. Either may be nil; a relay alone
+// answers at /metrics too, where Prometheus looks if it is not told otherwise.
 func serveMetrics(listener net.Listener, server *signaling.Server, relay *turnserver.Server) error {
 	mux := http.NewServeMux()
 	health := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte("ok\n")) }))
@@ -162,7 +163,11 @@ func serveMetrics(listener net.Listener, server *signaling.Server, relay *turnse
 	if relay != nil {
 		registry := prometheus.NewRegistry()
 		registry.MustRegister(relay)
-		mux.Handle("GET /metrics/relay", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
+		handler := promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
+		mux.Handle("GET /metrics/relay", handler)
+		if server == nil {
+			mux.Handle("GET /metrics", handler)
+		}
 	}
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) {
 		if relay != nil && relay.Draining() { // so that a load balancer sends no new calls
