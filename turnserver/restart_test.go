@@ -35,6 +35,7 @@ func TestMain(m *testing.M) {
 type settings struct {
 	Config
 	OffloadMode string
+	TLSConfig   *struct{} // stands before Config's, which JSON cannot carry
 }
 
 // status is what the relay says of itself.
@@ -99,7 +100,7 @@ func startProcess(t testing.TB, plane, at string, change func(*Config)) *relayPr
 		change(&cfg)
 	}
 	world.relay(&cfg)
-	text, err := json.Marshal(settings{cfg, cfg.tune.offloadMode})
+	text, err := json.Marshal(settings{Config: cfg, OffloadMode: cfg.tune.offloadMode})
 	if err != nil {
 		t.Fatal(err)
 	}
