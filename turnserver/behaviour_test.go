@@ -59,6 +59,7 @@ var behaviours = []behaviour{
 	// Peers.
 	{"forbidden peers", testForbiddenPeers, watches},
 	{"peers that become forbidden", testPeersBecomeForbidden, carries},
+	{"reload", testReload, carries},
 	{"own services stay out of reach", testOwnServicesStayOutOfReach, watches},
 	{"loopback is this machine", testLoopbackIsThisMachine, absent},
 	{"permissions are bounded", testPermissionsAreBounded, watches},

@@ -74,7 +74,14 @@ const perSite = 10
 type addressQuota struct{ holders, sites *quota[netip.Addr] }
 
 func newAddressQuota(max, maxOf int) *addressQuota {
-	return &addressQuota{newQuota[netip.Addr](max, maxOf), newQuota[netip.Addr](math.MaxInt, perSite*min(maxOf, math.MaxInt/perSite))}
+	q := &addressQuota{newQuota[netip.Addr](0, 0), newQuota[netip.Addr](0, 0)}
+	q.bound(max, maxOf)
+	return q
+}
+
+func (q *addressQuota) bound(max, maxOf int) {
+	q.holders.bound(max, maxOf)
+	q.sites.bound(math.MaxInt, perSite*min(maxOf, math.MaxInt/perSite))
 }
 
 func (q *addressQuota) take(a netip.Addr) bool {
@@ -107,6 +114,13 @@ type quota[K comparable] struct {
 
 func newQuota[K comparable](max, maxOf int) *quota[K] {
 	return &quota[K]{held: make(map[K]int), max: max, maxOf: maxOf}
+}
+
+// bound changes the bounds of what is taken from now on.
+func (q *quota[K]) bound(max, maxOf int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.max, q.maxOf = max, maxOf
 }
 
 func (q *quota[K]) take(k K) bool {

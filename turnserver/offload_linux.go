@@ -169,6 +169,9 @@ func (o *offload) counts() {
 
 // again puts every channel once more, by the routes and the policy of now.
 func (o *offload) again() {
+	if o == nil {
+		return
+	}
 	o.mu.Lock()
 	relays := make([]*relay, 0, len(o.relays))
 	for r := range o.relays {

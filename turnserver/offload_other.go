@@ -14,5 +14,6 @@ func (o *offload) open(*relay)             {}
 func (o *offload) permit(*relay, *channel) {}
 func (o *offload) drop(*channel)           {}
 func (o *offload) release(*relay)          {}
+func (o *offload) again()                  {}
 func (o *offload) count()                  {}
 func (o *offload) describe() string        { return "" }

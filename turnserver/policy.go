@@ -19,8 +19,8 @@ import (
 // The rules apply to each CreatePermission and ChannelBind, to each packet on its way to a peer, by Send or by channel, and
 // to the source of each packet that comes from one.
 type policy struct {
-	allow   []netip.Prefix
-	foreign []netip.Prefix // tuning.foreign
+	allow   atomic.Pointer[[]netip.Prefix] // Config.AllowPeers
+	foreign []netip.Prefix                 // tuning.foreign
 	local   atomic.Pointer[localAddrs]
 }
 
@@ -78,7 +78,7 @@ func (p *policy) allows(a netip.Addr) bool {
 	if !a.IsValid() || a.IsUnspecified() || a.IsMulticast() || a == netip.AddrFrom4([4]byte{255, 255, 255, 255}) || p.local.Load().broadcast[a] {
 		return false
 	}
-	if !globallyRoutable(a) && !contains(p.allow, a) {
+	if !globallyRoutable(a) && !contains(*p.allow.Load(), a) {
 		return false
 	}
 	if inner, ok := embedded(a); ok {
@@ -92,6 +92,14 @@ func (p *policy) allows(a netip.Addr) bool {
 func (p *policy) isOwn(a netip.Addr) bool {
 	l := p.local.Load()
 	return (l.own[a] || a.IsLoopback() || contains(l.ownNetworks, a)) && !contains(p.foreign, a)
+}
+
+// open replaces the ranges that were opened. What is remembered of a peer goes by p.local, so that becomes another.
+func (p *policy) open(allow []netip.Prefix) {
+	p.allow.Store(&allow)
+	known := p.local.Load()
+	same := *known
+	p.local.CompareAndSwap(known, &same) // if refresh was faster, what it read is newer than allow
 }
 
 // refresh reads the interfaces again; extra are addresses that are ours without being on one.

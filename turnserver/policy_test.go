@@ -137,11 +137,12 @@ func testForbiddenPeers(t *testing.T, plane string) {
 
 // TestOpenedRangesDecodeEmbeddedAddresses: to open NAT64 is not to open what lies behind it.
 func TestOpenedRangesDecodeEmbeddedAddresses(t *testing.T) {
-	p := &policy{allow: prefixes("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32", "::/96", "10.7.0.0/16", "0.0.0.0/8", "224.0.0.0/4", "ff00::/8")}
+	p := &policy{}
 	p.local.Store(&localAddrs{
 		own:       map[netip.Addr]bool{netip.MustParseAddr("11.22.33.44"): true},
 		broadcast: map[netip.Addr]bool{netip.MustParseAddr("10.7.255.255"): true},
 	})
+	p.open(prefixes("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32", "::/96", "10.7.0.0/16", "0.0.0.0/8", "224.0.0.0/4", "ff00::/8"))
 	for addr, want := range map[string]bool{
 		"64:ff9b::8.8.8.8": true, "64:ff9b::127.0.0.1": false, "64:ff9b::10.0.0.1": false, "64:ff9b::10.7.0.1": true,
 		"64:ff9b::11.22.33.44": false, "64:ff9b:1::8.8.8.8": true, "64:ff9b:1::192.168.0.1": false,

@@ -67,7 +67,7 @@ func New(cfg Config) (*Server, error) {
 		cfg:         cfg,
 		log:         cfg.Logger,
 		metrics:     newMetrics(),
-		policy:      policy{allow: cfg.AllowPeers, foreign: cfg.tune.foreign},
+		policy:      policy{foreign: cfg.tune.foreign},
 		table:       newTable(),
 		users:       newQuota[string](cfg.MaxAllocations, cfg.MaxPerUser),
 		addresses:   newAddressQuota(math.MaxInt, cfg.MaxPerAddress),
@@ -79,6 +79,7 @@ func New(cfg Config) (*Server, error) {
 		streams:     make(map[connection]struct{}),
 	}
 	s.secrets.Store(&cfg.Secrets)
+	s.policy.allow.Store(&cfg.AllowPeers)
 	s.policy.refresh(cfg.External)
 	if err := s.listen(); err != nil {
 		s.close()

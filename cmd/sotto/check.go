@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
@@ -95,9 +96,9 @@ func (t transport) check(ctx context.Context, secret []byte, roots *x509.CertPoo
 		ends[i] = e
 	}
 	a, b := ends[0], ends[1]
-	if err := errors.Join(a.permit(b.relayed.LocalAddr()), b.permit(a.relayed.LocalAddr())); err != nil {
+	if err := cmp.Or(a.permit(b.relayed.LocalAddr()), b.permit(a.relayed.LocalAddr())); err != nil {
 		return fmt.Errorf("it allocates and does not let two of its own clients reach each other (%v): "+
-			"let it relay to its own relayed addresses", err)
+			"let it relay to its own relayed addresses (of Sotto's relay --relay-allow, if they are not public)", err)
 	}
 	there, _, rtt := carry(ctx, a.relayed, b.relayed.LocalAddr(), b.relayed)
 	back, _, _ := carry(ctx, b.relayed, a.relayed.LocalAddr(), a.relayed)

@@ -42,6 +42,7 @@ type command struct {
 	summary string // one line for the list
 	help    string // what it does, and examples to copy
 	flags   func(*pflag.FlagSet)
+	line    []string // what stood behind the name, for settings that are read again
 	run     func(ctx context.Context, out *output, args []string) error
 }
 
@@ -79,7 +80,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return exitUsage
 	}
 
-	s, err := settings(cmd, args[1:], os.LookupEnv)
+	cmd.line = args[1:]
+	s, err := settings(cmd, os.LookupEnv)
 	out := newOutput(stdout, stderr, s.json)
 	switch {
 	case errors.Is(err, pflag.ErrHelp):

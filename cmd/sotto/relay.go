@@ -84,9 +84,26 @@ func (r *relayFlags) onLoopback() {
 }
 
 func (r *relayFlags) start(secrets [][]byte, certificate *tls.Config, log *slog.Logger) (*turnserver.Server, error) {
-	config := turnserver.Config{
-		UDP: r.listen, TCP: r.listen, TLS: r.tlsListen, DTLS: r.dtlsListen, TLSConfig: certificate,
-		Secrets: secrets, DataPlane: r.dataPlane, Dedicated: true, Offload: r.offload, Logger: log,
+	config, err := r.config()
+	if err != nil {
+		return nil, err
+	}
+	if len(r.tlsListen)+len(r.dtlsListen) > 0 && certificate == nil {
+		return nil, usagef("--relay-tls-listen and --relay-dtls-listen need --tls-cert and --tls-key")
+	}
+	config.Secrets, config.TLSConfig, config.Logger = secrets, certificate, log
+	server, err := turnserver.New(config)
+	if errors.Is(err, syscall.EADDRINUSE) || errors.Is(err, syscall.EACCES) { // it says which address
+		err = fmt.Errorf("%w (the relay's addresses: --relay-listen, --relay-tls-listen, --relay-dtls-listen)", err)
+	}
+	return server, err
+}
+
+// config are the settings, without secrets, certificate and logger.
+func (r *relayFlags) config() (config turnserver.Config, err error) {
+	config = turnserver.Config{
+		UDP: r.listen, TCP: r.listen, TLS: r.tlsListen, DTLS: r.dtlsListen,
+		DataPlane: r.dataPlane, Dedicated: true, Offload: r.offload,
 		MaxAllocations: r.allocations, MaxPerUser: r.perUser, MaxPerAddress: r.perAddress,
 		MaxConnections: r.connections, MaxConnectionsPerAddress: r.connectionsPerAddress,
 		Bandwidth: r.bandwidth, UserBandwidth: r.userBandwidth, AddressBandwidth: r.addressBandwidth,
@@ -95,38 +112,31 @@ func (r *relayFlags) start(secrets [][]byte, certificate *tls.Config, log *slog.
 	if len(r.listen) == 0 {
 		config.UDP, config.TCP = []string{":3478"}, []string{":3478"}
 	}
-	if len(r.tlsListen)+len(r.dtlsListen) > 0 && certificate == nil {
-		return nil, usagef("--relay-tls-listen and --relay-dtls-listen need --tls-cert and --tls-key")
-	}
 	if _, err := fmt.Sscanf(r.ports, "%d-%d", &config.RelayPorts.Min, &config.RelayPorts.Max); err != nil {
-		return nil, usagef("--relay-ports %q is not FIRST-LAST, for instance 49152-65535", r.ports)
+		return config, usagef("--relay-ports %q is not FIRST-LAST, for instance 49152-65535", r.ports)
 	}
 	for _, text := range r.external {
 		address, err := netip.ParseAddr(text)
 		if err != nil {
-			return nil, usagef("--relay-address %q is not an IP address", text)
+			return config, usagef("--relay-address %q is not an IP address", text)
 		}
 		config.External = append(config.External, address)
 	}
 	for _, text := range r.allow {
 		prefix, err := netip.ParsePrefix(text)
 		if err != nil {
-			return nil, usagef("--relay-allow %q is not a range, for instance 10.0.0.0/8", text)
+			return config, usagef("--relay-allow %q is not a range, for instance 10.0.0.0/8", text)
 		}
 		config.AllowPeers = append(config.AllowPeers, prefix)
 	}
 	for _, text := range r.proxies {
 		prefix, err := netip.ParsePrefix(text)
 		if err != nil {
-			return nil, usagef("--relay-proxy %q is not a range, for instance 192.0.2.10/32", text)
+			return config, usagef("--relay-proxy %q is not a range, for instance 192.0.2.10/32", text)
 		}
 		config.Proxies = append(config.Proxies, prefix)
 	}
-	server, err := turnserver.New(config)
-	if errors.Is(err, syscall.EADDRINUSE) || errors.Is(err, syscall.EACCES) { // it says which address
-		err = fmt.Errorf("%w (the relay's addresses: --relay-listen, --relay-tls-listen, --relay-dtls-listen)", err)
-	}
-	return server, err
+	return config, nil
 }
 
 // relayURLs are what clients are told. Over TLS and DTLS they check the name in the certificate, so they are given that.
@@ -190,6 +200,28 @@ func (r *relayFlags) newSecrets(relay *turnserver.Server, minter *signaling.Serv
 		}
 		if err == nil && minter != nil {
 			err = minter.SetRelaySecret(secrets[0])
+		}
+		return err
+	}
+}
+
+// newSettings has a relay take over what read finds now, as far as it can. The relay may be nil.
+func (r *relayFlags) newSettings(relay *turnserver.Server, read func() (*relayFlags, error)) func() error {
+	if relay == nil {
+		return nil
+	}
+	return func() error {
+		now, err := read()
+		if err != nil {
+			return err
+		}
+		config, err := now.config()
+		if err != nil {
+			return err
+		}
+		err = relay.Reload(config)
+		if err == nil || errors.Is(err, turnserver.ErrNeedsRestart) {
+			r.drain = now.drain
 		}
 		return err
 	}

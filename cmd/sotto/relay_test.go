@@ -82,7 +82,7 @@ func TestHangupReloadsTheRelaysCertificate(t *testing.T) {
 	}
 	ctx, stop := context.WithCancel(t.Context())
 	stopped := make(chan error)
-	go func() { stopped <- untilStopped(ctx, reloads(certificate, nil), nil, logger(false)) }()
+	go func() { stopped <- untilStopped(ctx, reloads(certificate, nil, nil), nil, logger(false)) }()
 
 	if n := serial(); n != 1 {
 		t.Errorf("certificate %d before", n)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -33,15 +34,16 @@ type serveFlags struct {
 	verbose       bool
 }
 
-func serveCommand() *command {
-	var f serveFlags
-	return &command{
+func serveCommand() *command { return new(serveFlags).command() }
+
+func (f *serveFlags) command() (cmd *command) {
+	cmd = &command{
 		name:    "serve",
 		summary: "Run a server, with a relay inside",
 		help: `
 Runs the signaling server, which carries sealed envelopes, and the relay, which carries sealed packets. On the first start it
 prints an invitation for two accounts; more come from "sotto invite". SIGHUP reads the certificate files and
-the file of the relay's secrets again.
+the file of the relay's secrets again, and --config for the relay's settings, as "sotto turn --help" says.
 
 Examples:
   sotto serve --listen 127.0.0.1:8080
@@ -76,9 +78,10 @@ Examples:
 			if err := exactly(0, args, "no argument"); err != nil {
 				return err
 			}
-			return serve(ctx, out, f)
+			return serve(ctx, out, *f, cmd.line)
 		},
 	}
+	return cmd
 }
 
 // serve starts everything from the inside out, so that nothing answers before what it needs is there, and nothing is changed
@@ -89,7 +92,7 @@ Examples:
 //  3. open the store and the server behind the bound address
 //  4. open the control socket and the metrics, and say where everything is
 //  5. on a signal, let relayed calls end, then take it all down in the reverse order
-func serve(ctx context.Context, out *output, f serveFlags) (err error) {
+func serve(ctx context.Context, out *output, f serveFlags, line []string) (err error) {
 	data, err := serverData(f.data)
 	if err != nil {
 		return err
@@ -163,7 +166,8 @@ func serve(ctx context.Context, out *output, f serveFlags) (err error) {
 	if relayConfig == nil {
 		newSecrets = nil
 	}
-	if err := untilStopped(ctx, reloads(certificate, newSecrets), failed, log); err != nil {
+	newSettings := f.relay.newSettings(relay, func() (*relayFlags, error) { return readServeFlags(line) })
+	if err := untilStopped(ctx, reloads(certificate, newSettings, newSecrets), failed, log); err != nil {
 		return err
 	}
 	if relay != nil { // before anything else: its calls need the server
@@ -232,12 +236,27 @@ func (f *serveFlags) startRelay(name string, certificate *signaling.CertificateF
 	if len(f.relayURLs) > 0 {
 		return nil, &signaling.RelayConfig{URLs: f.relayURLs, Secret: secrets[0]}, nil
 	}
-	if loopbackAddress(f.listen) {
-		f.relay.onLoopback()
-	}
+	f.loopback()
 	relay, err := f.relay.start(secrets, relayTLS(certificate), log)
 	if err != nil {
 		return nil, nil, err
 	}
 	return relay, &signaling.RelayConfig{URLs: relayURLs(relay, name), Secret: secrets[0]}, nil
+}
+
+// loopback makes the relay of a server for trials one for trials.
+func (f *serveFlags) loopback() {
+	if loopbackAddress(f.listen) {
+		f.relay.onLoopback()
+	}
+}
+
+// readServeFlags are the relay's settings as the command line has them, the environment, and the file as it is now.
+func readServeFlags(line []string) (*relayFlags, error) {
+	var now serveFlags
+	cmd := now.command()
+	cmd.line = line
+	_, err := settings(cmd, os.LookupEnv)
+	now.loopback()
+	return &now.relay, err
 }

@@ -93,11 +93,14 @@ type reload struct {
 	read func() error
 }
 
-// reloads are those of a command that has certificate files or a file of secrets; each may be missing.
-func reloads(certificate *signaling.CertificateFiles, secrets func() error) []reload {
+// reloads are those of a command that has certificate files, a relay or a file of secrets; each may be missing.
+func reloads(certificate *signaling.CertificateFiles, settings, secrets func() error) []reload {
 	var all []reload
 	if certificate != nil {
 		all = append(all, reload{"certificate", certificate.Reload})
+	}
+	if settings != nil {
+		all = append(all, reload{"relay settings", settings})
 	}
 	if secrets != nil {
 		all = append(all, reload{"relay secrets", secrets})
@@ -114,9 +117,12 @@ func untilStopped(ctx context.Context, again []reload, failed <-chan error, log 
 		select {
 		case <-hangup:
 			for _, r := range again {
-				if err := r.read(); err != nil {
+				switch err := r.read(); {
+				case errors.Is(err, turnserver.ErrNeedsRestart):
+					log.Warn("read again, but not all of it holds", "what", r.what, "error", err)
+				case err != nil:
 					log.Error("cannot read again; what is in use stays", "what", r.what, "error", err)
-				} else {
+				default:
 					log.Info("read again", "what", r.what)
 				}
 			}

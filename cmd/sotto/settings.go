@@ -21,10 +21,10 @@ type parsed struct {
 	json  bool
 }
 
-func settings(cmd *command, args []string, getenv func(string) (string, bool)) (parsed, error) {
+func settings(cmd *command, getenv func(string) (string, bool)) (parsed, error) {
 	flags := flagSet(cmd)
 	p := parsed{flags: flags}
-	err := flags.Parse(args)
+	err := flags.Parse(cmd.line)
 	p.json, _ = flags.GetBool("json")
 	p.args = flags.Args()
 	if err == pflag.ErrHelp {

@@ -2,23 +2,35 @@ package main
 
 import (
 	"context"
+	"os"
 
 	"github.com/spf13/pflag"
 )
 
-func turnCommand() *command {
-	var relay relayFlags
-	var tlsCert, tlsKey, metrics, ca string
-	var check []string
-	var verbose bool
-	return &command{
+// turnFlags are the settings of a relay alone, in the order of the help text.
+type turnFlags struct {
+	relay   relayFlags
+	tlsCert string
+	tlsKey  string
+	check   []string
+	ca      string
+	metrics string
+	verbose bool
+}
+
+func turnCommand() *command { return new(turnFlags).command() }
+
+func (f *turnFlags) command() (cmd *command) {
+	cmd = &command{
 		name:    "turn",
 		summary: "Run the relay alone, for any WebRTC program",
 		help: `
 Runs a TURN server (RFC 8656) for calls whose ends do not reach each other. Credentials are the customary time-limited ones, made
 by whoever shares the secret: the user name is "expiry:id", the password base64(HMAC-SHA1(secret, user name)). It relays to
-globally routable addresses only, unless --relay-allow opens others. SIGHUP reads the certificate files and the secrets again. "sotto serve"
-has the same relay inside.
+globally routable addresses only, unless --relay-allow opens others. "sotto serve" has the same relay inside.
+
+SIGHUP reads again, and no call ends: the certificate files, the secrets, and from --config relay-allow, relay-allocations, relay-per-user,
+relay-per-address, relay-connections, relay-connections-per-address and drain. The log names what else is different and needs a restart.
 
 SIGTERM stops in order: new calls are refused, running ones get --drain; /healthz answers 503 "draining" meanwhile. A second
 SIGTERM ends them.
@@ -37,55 +49,70 @@ Examples:
       the server that sends its devices to this relay
 `,
 		flags: func(flags *pflag.FlagSet) {
-			relay.define(flags)
-			flags.StringVar(&tlsCert, "tls-cert", "", "certificate `FILE` (PEM)")
-			flags.StringVar(&tlsKey, "tls-key", "", "its private key `FILE` (PEM)")
-			flags.StringSliceVar(&check, "check", nil, "run no relay but try the one at `HOST:PORT` or turn: or turns: URL, over each transport, and say what to do")
-			flags.StringVar(&ca, "ca", "", "with --check, trust the certificate authorities in `FILE` (PEM) instead of the system's")
-			flags.StringVar(&metrics, "metrics", "127.0.0.1:9464", "answer /metrics and /healthz on this `ADDRESS`, or \"off\"")
-			flags.BoolVar(&verbose, "verbose", false, "log more, to standard error; never names, addresses or keys")
+			f.relay.define(flags)
+			flags.StringVar(&f.tlsCert, "tls-cert", "", "certificate `FILE` (PEM)")
+			flags.StringVar(&f.tlsKey, "tls-key", "", "its private key `FILE` (PEM)")
+			flags.StringSliceVar(&f.check, "check", nil, "run no relay but try the one at `HOST:PORT` or turn: or turns: URL, over each transport, and say what to do")
+			flags.StringVar(&f.ca, "ca", "", "with --check, trust the certificate authorities in `FILE` (PEM) instead of the system's")
+			flags.StringVar(&f.metrics, "metrics", "127.0.0.1:9464", "answer /metrics and /healthz on this `ADDRESS`, or \"off\"")
+			flags.BoolVar(&f.verbose, "verbose", false, "log more, to standard error; never names, addresses or keys")
 		},
 		run: func(ctx context.Context, out *output, args []string) error {
 			if err := exactly(0, args, "no argument"); err != nil {
 				return err
 			}
-			if relay.secretFile == "" {
-				return usagef("--relay-secret-file is missing; make one with: (umask 077; openssl rand -base64 32 > secret)")
-			}
-			secrets, err := relay.secrets()
-			if err != nil {
-				return err
-			}
-			if len(check) > 0 {
-				return checkRelay(ctx, out, check, secrets[0], ca)
-			}
-			certificate, err := certificateFiles(tlsCert, tlsKey)
-			if err != nil {
-				return err
-			}
-			log := logger(verbose)
-			listener, err := listenMetrics(metrics)
-			if err != nil {
-				return err
-			}
-			if listener != nil {
-				defer listener.Close()
-			}
-			server, err := relay.start(secrets, relayTLS(certificate), log)
-			if err != nil {
-				return err
-			}
-			if listener != nil {
-				go serveMetrics(listener, nil, server)
-			}
-			relay.say(out, server)
-			sayMetrics(out, listener)
-			if err := untilStopped(ctx, reloads(certificate, relay.newSecrets(server, nil)), nil, log); err != nil {
-				return err
-			}
-			relay.drainRelay(server, out)
-			out.say(map[string]string{"event": "stopping"}, "stopping")
-			return stopRelay(server)
+			return f.run(ctx, out, cmd.line)
 		},
 	}
+	return cmd
+}
+
+func (f *turnFlags) run(ctx context.Context, out *output, line []string) error {
+	if f.relay.secretFile == "" {
+		return usagef("--relay-secret-file is missing; make one with: (umask 077; openssl rand -base64 32 > secret)")
+	}
+	secrets, err := f.relay.secrets()
+	if err != nil {
+		return err
+	}
+	if len(f.check) > 0 {
+		return checkRelay(ctx, out, f.check, secrets[0], f.ca)
+	}
+	certificate, err := certificateFiles(f.tlsCert, f.tlsKey)
+	if err != nil {
+		return err
+	}
+	log := logger(f.verbose)
+	listener, err := listenMetrics(f.metrics)
+	if err != nil {
+		return err
+	}
+	if listener != nil {
+		defer listener.Close()
+	}
+	server, err := f.relay.start(secrets, relayTLS(certificate), log)
+	if err != nil {
+		return err
+	}
+	if listener != nil {
+		go serveMetrics(listener, nil, server)
+	}
+	f.relay.say(out, server)
+	sayMetrics(out, listener)
+	newSettings := f.relay.newSettings(server, func() (*relayFlags, error) { return readTurnFlags(line) })
+	if err := untilStopped(ctx, reloads(certificate, newSettings, f.relay.newSecrets(server, nil)), nil, log); err != nil {
+		return err
+	}
+	f.relay.drainRelay(server, out)
+	out.say(map[string]string{"event": "stopping"}, "stopping")
+	return stopRelay(server)
+}
+
+// readTurnFlags are the settings as the command line has them, the environment, and the file as it is now.
+func readTurnFlags(line []string) (*relayFlags, error) {
+	var now turnFlags
+	cmd := now.command()
+	cmd.line = line
+	_, err := settings(cmd, os.LookupEnv)
+	return &now.relay, err
 }
