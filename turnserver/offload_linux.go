@@ -186,7 +186,7 @@ func (o *offload) again() {
 		for _, ch := range channels {
 			w := o.ways(r, ch.peer.Addr())
 			r.mu.Lock()
-			if _, bound := slices.BinarySearchFunc(r.byNumber, ch.number, (*channel).cmpNumber); bound {
+			if slices.Contains(r.byNumber, ch) { // still
 				o.put(r, ch, w)
 			}
 			r.mu.Unlock()
