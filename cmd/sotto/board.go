@@ -93,9 +93,8 @@ func (b *board) note(c *boardCall, event client.CallEvent) {
 func (b *board) press(key byte) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if i := slices.IndexFunc(b.calls, func(c *boardCall) bool { return c.answer != nil }); i >= 0 && slices.Contains([]byte("ade"), key) {
-		b.calls[i].answer <- key
-		b.calls[i].answer = nil
+	if ring := b.ringing(); ring != nil && slices.Contains([]byte("ade"), key) {
+		b.answer(ring, key)
 		return
 	}
 	if key == '?' {
@@ -118,11 +117,35 @@ func (b *board) press(key byte) {
 	}
 }
 
+// ringing is the call of which it is asked whether it is taken. The client lets no more than one ring.
+func (b *board) ringing() *boardCall {
+	for _, c := range b.calls {
+		if c.answer != nil {
+			return c
+		}
+	}
+	return nil
+}
+
+// answer hands on what was pressed, unless that cannot be: of all calls one at most is on hold. Then it is asked again.
+func (b *board) answer(ring *boardCall, key byte) {
+	active := b.current()
+	if key == 'a' && active != nil && active.accepted && !active.held {
+		if held := b.otherHeld(active); held != nil {
+			b.out.say(nil, "the call with %s cannot be put on hold, as that with %s is: press e to end it and take the call of %s, or d to decline",
+				active.peer, held.peer, ring.peer)
+			return
+		}
+	}
+	ring.answer <- key
+	ring.answer = nil
+}
+
 // help says what may be pressed now.
 func (b *board) help() {
-	ring, said := slices.IndexFunc(b.calls, func(c *boardCall) bool { return c.answer != nil }), false
-	if ring >= 0 {
-		b.out.say(nil, "%s calls: %s", b.calls[ring].peer, b.calls[ring].asked)
+	said := false
+	if ring := b.ringing(); ring != nil {
+		b.out.say(nil, "%s calls: %s", ring.peer, ring.asked)
 		said = true
 	}
 	if c := b.current(); c != nil {
@@ -145,6 +168,16 @@ func (b *board) has(c *boardCall) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.current() == c
+}
+
+// calling tells whether a call was accepted, be it on hold.
+func (b *board) calling() bool {
+	if b == nil {
+		return false
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.ContainsFunc(b.calls, func(c *boardCall) bool { return c.accepted })
 }
 
 // own is what this end has turned on.

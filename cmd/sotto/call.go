@@ -22,6 +22,9 @@ Calls USER and shows the call while it lasts: time, loss, round trip, path, and 
 to know that nobody is in between. On a terminal single keys steer it: m mutes, h puts on hold or goes back, v shows video or not,
 q hangs up, as Ctrl-C does, and ? says so.
 
+On a terminal who else calls meanwhile can be accepted, with this call on hold (a) or ended (e), or declined (d), and messages are
+shown. Otherwise calls are declined, and messages wait for "sotto listen".
+
 With --agent a program speaks. The shell starts CMD when the call is accepted. Samples are 48 kHz, mono, signed 16 bit, little endian:
 
   standard input    what is heard. It ends with the call. What is not read within a second is lost
@@ -79,8 +82,11 @@ Examples:
 				return err
 			}
 			out.say(callLine{Event: "calling", Peer: args[0]}, "calling %s", args[0])
-			ended, err := follow(ctx, out, b, &boardCall{call: call, peer: args[0], video: m.video != ""}, m.limit, tracks)
-			return errors.Join(err, endError(ended, args[0]), tracks.Close())
+			others := answering{media: &m, board: b}
+			return others.during(ctx, out, c, func() error {
+				ended, err := follow(ctx, out, b, &boardCall{call: call, peer: args[0], video: m.video != ""}, m.limit, tracks)
+				return errors.Join(err, endError(ended, args[0]), tracks.Close())
+			})
 		},
 	}
 }

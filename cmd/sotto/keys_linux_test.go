@@ -181,14 +181,8 @@ func TestKeysOfTwoCalls(t *testing.T) {
 	ours, theirs := pseudoTerminal(t)
 	home := registered(t, "alice", "bob", "carol")
 	press := func(key string) { ours.WriteString(key) }
-	last := map[string]*exec.Cmd{}
-	call := func(name string) (script *typescript) {
-		if last[name] != nil {
-			last[name].Wait() // one process at a time has an account
-		}
-		last[name], script = sotto(t, home, nil, "call", "bob", "--as", name, "--audio", "tone", "--json")
-		return script
-	}
+	people := callers{t: t, home: home}
+	call := func(name string) *typescript { return people.call("bob", name) }
 	if cmd, _ := sotto(t, home, nil, "contacts", "add", "carol", "--as", "bob"); cmd.Wait() != nil {
 		t.Fatal("carol is no contact")
 	}
