@@ -84,7 +84,7 @@ func (a *answering) receive(ctx context.Context, out *output, incoming client.In
 	call := incoming.Call
 	from := call.Peer()
 	peer := from.String()
-	entry := &boardCall{call: call, peer: peer, video: a.media.video != ""}
+	entry := a.media.onBoard(call, peer)
 	say := func(format string, args ...any) {
 		out.say(incomingLine{"incoming", peer, from.Accepted, from.Verified, from.Changed, incoming.Waiting}, whoCalls(from)+format, args...)
 	}

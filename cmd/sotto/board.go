@@ -11,7 +11,7 @@ import (
 	"sotto/client"
 )
 
-const keyHelp = "m mutes, h puts on hold or goes back, v shows video or not, q hangs up, ? shows this"
+const keyHelp = "m mutes, h puts on hold or goes back, v shows video or not, l saves data or not, q hangs up, ? shows this"
 
 // A board is the calls of one command, and the keys that steer them: a, d and e go to the call that rings, the others to the one that is
 // being had.
@@ -29,7 +29,13 @@ type boardCall struct {
 	answer chan byte // what is pressed while it rings; nil if that is not asked
 	asked  string    // the question
 
-	accepted, held, muted, video bool
+	accepted, held, muted, video, lowData bool
+}
+
+// onBoard is a call with what the flags turn on.
+func (m *mediaFlags) onBoard(call *client.Call, peer string) *boardCall {
+	call.SetLowData(m.lowData)
+	return &boardCall{call: call, peer: peer, video: m.video != "", lowData: m.lowData}
 }
 
 // keyboard reads keys until the context ends, if there is somebody to press any. The board is nil otherwise.
@@ -112,6 +118,9 @@ func (b *board) press(key byte) {
 		b.turn(c, &c.muted, c.call.Mute, "muted in the call with %s", "not muted any more in the call with %s")
 	case 'v':
 		b.turn(c, &c.video, c.call.ShowVideo, "video is shown in the call with %s", "no video is shown any more in the call with %s")
+	case 'l':
+		low := func(on bool) error { c.call.SetLowData(on); return nil }
+		b.turn(c, &c.lowData, low, "at most 300 kb/s are sent to %s", "as much as is useful is sent to %s again")
 	case 'h':
 		b.hold(c)
 	}
@@ -181,13 +190,12 @@ func (b *board) calling() bool {
 }
 
 // own is what this end has turned on.
-func (b *board) own(c *boardCall) (muted, video bool) {
-	if b == nil {
-		return false, false
+func (b *board) own(c *boardCall) (muted, video, lowData bool) {
+	if b != nil {
+		b.mu.Lock()
+		defer b.mu.Unlock()
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return c.muted, c.video
+	return c.muted, c.video, c.lowData
 }
 
 // hint says how to go on.

@@ -162,8 +162,12 @@ func TestKeys(t *testing.T) {
 	screen.find("back in the call with bob")
 	press("v")
 	screen.find("no camera")
+	press("l")
+	screen.find("at most 300 kb/s are sent to bob")
+	press("l")
+	screen.find("as much as is useful is sent to bob again")
 	press("?")
-	screen.find("m mutes, h puts on hold")
+	screen.find("m mutes, h puts on hold.*l saves data")
 	press("q")
 	screen.find("call with bob: hung up")
 	if err := call.Wait(); err != nil {
