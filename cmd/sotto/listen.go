@@ -55,7 +55,8 @@ func listenCommand() *command {
 		summary: "Receive messages and calls",
 		help: `
 Prints messages as they come and says when somebody calls: press a to accept or d to decline, and the keys of "sotto call" in a call.
-A second call waits: a puts the other on hold, e ends it. Of two calls one can be on hold. Missed calls are kept until they were printed, as messages are.
+A second call waits: a puts the other on hold, e ends it. Of all calls one can be on hold. Missed calls are
+kept until they were printed, as messages are.
 
 With --answer every call is accepted at once, also a stranger's, for machines without a person; with --answer=contacts only those of
 people whom you have added, written to or called. Others are declined, and so is who calls while a call goes on. The caller hears a
@@ -75,7 +76,7 @@ Examples:
 		flags: func(flags *pflag.FlagSet) {
 			flags.StringVar(&l.answer, "answer", "", "accept calls at once: `all`, or =contacts for those of your contacts only")
 			flags.Lookup("answer").NoOptDefVal = answerAll
-			flags.BoolVar(&l.once, "once", false, "end after the first call")
+			flags.BoolVar(&l.once, "once", false, "end after the first call, when no other is left")
 			m.define(flags, "tone")
 			f.define(flags)
 		},
