@@ -13,14 +13,15 @@ import (
 	"sotto/media/file"
 )
 
-// An intercom takes calls of those who are listed, at once, and of nobody else.
+// An intercom takes calls of those who are listed, at once, and of nobody else; and one at a time.
 func Example_intercom() {
-	alice, bob, stop := exampleServer()
+	people, stop := exampleServer("alice", "bob", "carol")
 	defer stop()
+	alice, bob, carol := people[0], people[1], people[2]
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 
-	listed := map[string]bool{"alice": true}
+	listed := map[string]bool{"alice": true, "carol": true}
 	heard := make(chan int, 1)
 	devices := client.MediaOptions{
 		Microphone: func(context.Context) (media.AudioSource, error) { return silence{}, nil },
@@ -31,8 +32,8 @@ func Example_intercom() {
 			switch e := event.(type) {
 			case client.IncomingCall:
 				// The name is the server's word until the safety number was compared (Contact.Verified).
-				if from := e.Call.Peer(); !listed[from.Username] || from.Changed {
-					e.Call.Decline()
+				if from := e.Call.Peer(); !listed[from.Username] || from.Changed || e.Waiting {
+					e.Call.Decline() // to accept one that waits would put the call that goes on on hold
 					continue
 				}
 				if err := e.Call.Accept(ctx, devices); err != nil && !errors.Is(err, client.ErrCallEnded) {
@@ -48,10 +49,15 @@ func Example_intercom() {
 	check(err)
 	<-heard
 	fmt.Println("the intercom is open")
+	second, err := carol.Call(ctx, "bob", client.CallOptions{MediaOptions: devices})
+	check(err)
+	<-second.Done()
+	fmt.Println("carol's call beside it:", second.End())
 	check(call.Hangup())
 	<-call.Done()
 	// Output:
 	// the intercom is open
+	// carol's call beside it: declined
 }
 
 // A queue takes frames from one place and yields them in another, or else silence. It never waits: while a microphone does nothing is
@@ -76,10 +82,11 @@ func (q queue) ReadFrame(pcm []int16) error {
 	return nil
 }
 
-// An echo bot answers every call, and each caller hears themselves, half a second later.
+// An echo bot answers every call, one at a time, and each caller hears themselves, half a second later.
 func Example_echoBot() {
-	alice, bot, stop := exampleServer()
+	people, stop := exampleServer("alice", "bob")
 	defer stop()
+	alice, bot := people[0], people[1]
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 
@@ -87,6 +94,10 @@ func Example_echoBot() {
 		for event := range bot.Events() {
 			switch e := event.(type) {
 			case client.IncomingCall:
+				if e.Waiting {
+					e.Call.Decline() // or the call that goes on would be put on hold
+					continue
+				}
 				echo := make(queue, 100) // of this call
 				for range 25 {
 					echo.WriteFrame(make([]int16, media.FrameSamples))
@@ -176,8 +187,9 @@ func converse(ctx context.Context, call *client.Call, agent func(hear io.Reader,
 
 // A voice agent reads and writes samples. This one listens for a second, and repeats it until the other end hangs up.
 func Example_voiceAgent() {
-	alice, bob, stop := exampleServer()
+	people, stop := exampleServer("alice", "bob")
 	defer stop()
+	alice, bob := people[0], people[1]
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 
@@ -200,6 +212,10 @@ func Example_voiceAgent() {
 		for event := range bob.Events() {
 			switch e := event.(type) {
 			case client.IncomingCall:
+				if e.Waiting {
+					e.Call.Decline() // one conversation at a time
+					continue
+				}
 				if err := converse(ctx, e.Call, agent); err != nil && !errors.Is(err, client.ErrCallEnded) {
 					fmt.Println("the agent:", err)
 				}

@@ -12,8 +12,8 @@ import (
 	"sotto/signaling"
 )
 
-// exampleServer runs a server in this process, with two accounts. Yours runs by "sotto serve".
-func exampleServer() (alice, bob *client.Client, stop func()) {
+// exampleServer runs a server in this process, with accounts of these names. Yours runs by "sotto serve".
+func exampleServer(names ...string) (people []*client.Client, stop func()) {
 	dir, err := os.MkdirTemp("", "sotto")
 	check(err)
 	server, err := signaling.New(signaling.Config{DataDir: dir + "/server", Names: []string{"127.0.0.1"}, OpenRegistration: true})
@@ -23,18 +23,18 @@ func exampleServer() (alice, bob *client.Client, stop func()) {
 	go listener.Serve(server.Handler())
 
 	ctx := context.Background()
-	register := func(name string) *client.Client {
+	for _, name := range names {
 		c, err := client.Register(ctx, dir+"/"+name, client.RegisterOptions{
 			Server: listener.URL("127.0.0.1"), Username: name, Options: client.Options{Loopback: true},
 		})
 		check(err)
 		check(c.Start(ctx))
-		return c
+		people = append(people, c)
 	}
-	alice, bob = register("alice"), register("bob")
-	return alice, bob, func() {
-		alice.Close()
-		bob.Close()
+	return people, func() {
+		for _, c := range people {
+			c.Close()
+		}
 		listener.Shutdown(ctx)
 		server.Shutdown(ctx)
 		os.RemoveAll(dir)
@@ -49,8 +49,9 @@ func check(err error) {
 
 // A message, and the receipt for the next one.
 func Example() {
-	alice, bob, stop := exampleServer()
+	people, stop := exampleServer("alice", "bob")
 	defer stop()
+	alice, bob := people[0], people[1]
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 
@@ -99,8 +100,9 @@ func (c counter) WriteFrame([]int16) error {
 
 // A call, from the first ring to the last event.
 func ExampleClient_Call() {
-	alice, bob, stop := exampleServer()
+	people, stop := exampleServer("alice", "bob")
 	defer stop()
+	alice, bob := people[0], people[1]
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 

@@ -20,7 +20,8 @@ const (
 	agentAhead    = 5               // frames of the agent's that wait: what it says faster than it is spoken waits in its pipe
 	agentBehind   = 50              // frames for the agent that wait: a second
 	agentPatience = 2 * time.Second // for it to end by itself when the call has
-	agentGrace    = 2 * time.Second // from SIGTERM to SIGKILL
+	agentGrace    = 2 * time.Second // from SIGTERM to SIGKILL; and for what left the group to write more
+	agentTail     = 10              // frames of silence after what it said last, while that is on its way to the other end's speaker
 )
 
 // An agent is a program that speaks in one call:
@@ -30,7 +31,7 @@ const (
 //  2. What is heard comes to its standard input, and what it writes to its standard output is said: 48 kHz, mono, signed 16 bit, little
 //     endian. When it writes nothing, silence is sent; what it does not read within a second is lost.
 //  3. On descriptor 3 it can read what happens to the call, as --json prints it.
-//  4. When it ends, the rest of what it said is spoken, and the call is hung up. When the call ends, its input does.
+//  4. When it ends, the rest of what it said is spoken to the last frame, then the call is hung up. When the call ends, its input does.
 //  5. Its process group is told to end (SIGTERM) when it has ended, or agentPatience after the call, and made to (SIGKILL) after
 //     agentGrace.
 //
@@ -49,6 +50,7 @@ type agent struct {
 	quit    sync.Once
 	gone    chan struct{} // closed when it has ended and was heard out
 	exit    error         // to be read when gone is closed
+	left    chan struct{} // closed when its process group has ended
 
 	in            io.WriteCloser
 	news, newsEnd *os.File // descriptor 3, theirs and ours; nil where there is none
@@ -58,6 +60,7 @@ func newAgent(command, peer string) (*agent, error) {
 	a := &agent{
 		command: command, peer: peer, started: make(chan struct{}),
 		said: make(chan []int16, agentAhead), heard: make(chan []int16, agentBehind), over: make(chan struct{}), gone: make(chan struct{}),
+		left: make(chan struct{}),
 	}
 	if runtime.GOOS == "windows" { // descriptors are not handed on
 		return a, nil
@@ -173,26 +176,43 @@ func (a *agent) live(cmd *exec.Cmd, out *os.File) {
 		<-exited // as we made it
 	}
 	a.exit = agentError(err)
-	select {
-	case <-spoken:
-	case <-time.After(agentGrace): // what left the group holds its output
-	}
-	out.Close()
+	close(a.left)
+	_ = out.SetReadDeadline(time.Now().Add(agentGrace)) // of a read that waits already
 	<-spoken
+	out.Close()
 }
 
-// speak takes what the agent says until nobody says anything any more.
-func (a *agent) speak(out io.Reader) {
+// speak takes what the agent says until nobody says anything any more. What left its group may hold its output: once the agent has ended
+// that has agentGrace for each frame. However long frames wait for the call to take them does not count.
+func (a *agent) speak(out *os.File) {
 	pcm := file.NewPCMReader(out)
 	for {
 		frame := make([]int16, media.FrameSamples)
 		if pcm.ReadFrame(frame) != nil {
-			return
+			break
+		}
+		if !a.say(frame) {
+			continue // nobody listens, and the agent may want to finish
 		}
 		select {
-		case a.said <- frame:
-		case <-a.over: // nobody listens, and the agent may want to finish
+		case <-a.left:
+			_ = out.SetReadDeadline(time.Now().Add(agentGrace))
+		default:
 		}
+	}
+	// When the last of these has found room, those before it that had no room left are spoken.
+	for range agentAhead + agentTail {
+		a.say(make([]int16, media.FrameSamples))
+	}
+}
+
+// say waits until there is room for a frame, or the call is over.
+func (a *agent) say(frame []int16) bool {
+	select {
+	case a.said <- frame:
+		return true
+	case <-a.over:
+		return false
 	}
 }
 

@@ -11,7 +11,7 @@ import (
 	"sotto/client"
 )
 
-const keyHelp = "m mutes, h puts on hold or goes back, v shows video or not, q hangs up, ? shows this"
+const keyHelp = "m mutes, h puts on hold or goes back, v shows video or not, l saves data or not, q hangs up, ? shows this"
 
 // A board is the calls of one command, and the keys that steer them: a, d and e go to the call that rings, the others to the one that is
 // being had.
@@ -29,7 +29,13 @@ type boardCall struct {
 	answer chan byte // what is pressed while it rings; nil if that is not asked
 	asked  string    // the question
 
-	accepted, held, muted, video bool
+	accepted, held, muted, video, lowData bool
+}
+
+// onBoard is a call with what the flags turn on.
+func (m *mediaFlags) onBoard(call *client.Call, peer string) *boardCall {
+	call.SetLowData(m.lowData)
+	return &boardCall{call: call, peer: peer, video: m.video != "", lowData: m.lowData}
 }
 
 // keyboard reads keys until the context ends, if there is somebody to press any. The board is nil otherwise.
@@ -93,9 +99,8 @@ func (b *board) note(c *boardCall, event client.CallEvent) {
 func (b *board) press(key byte) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if i := slices.IndexFunc(b.calls, func(c *boardCall) bool { return c.answer != nil }); i >= 0 && slices.Contains([]byte("ade"), key) {
-		b.calls[i].answer <- key
-		b.calls[i].answer = nil
+	if ring := b.ringing(); ring != nil && slices.Contains([]byte("ade"), key) {
+		b.answer(ring, key)
 		return
 	}
 	if key == '?' {
@@ -113,16 +118,43 @@ func (b *board) press(key byte) {
 		b.turn(c, &c.muted, c.call.Mute, "muted in the call with %s", "not muted any more in the call with %s")
 	case 'v':
 		b.turn(c, &c.video, c.call.ShowVideo, "video is shown in the call with %s", "no video is shown any more in the call with %s")
+	case 'l':
+		low := func(on bool) error { c.call.SetLowData(on); return nil }
+		b.turn(c, &c.lowData, low, "at most 300 kb/s are sent to %s", "as much as is useful is sent to %s again")
 	case 'h':
 		b.hold(c)
 	}
 }
 
+// ringing is the call of which it is asked whether it is taken. The client lets no more than one ring.
+func (b *board) ringing() *boardCall {
+	for _, c := range b.calls {
+		if c.answer != nil {
+			return c
+		}
+	}
+	return nil
+}
+
+// answer hands on what was pressed, unless that cannot be: of all calls one at most is on hold. Then it is asked again.
+func (b *board) answer(ring *boardCall, key byte) {
+	active := b.current()
+	if key == 'a' && active != nil && active.accepted && !active.held {
+		if held := b.otherHeld(active); held != nil {
+			b.out.say(nil, "the call with %s cannot be put on hold, as that with %s is: press e to end it and take the call of %s, or d to decline",
+				active.peer, held.peer, ring.peer)
+			return
+		}
+	}
+	ring.answer <- key
+	ring.answer = nil
+}
+
 // help says what may be pressed now.
 func (b *board) help() {
-	ring, said := slices.IndexFunc(b.calls, func(c *boardCall) bool { return c.answer != nil }), false
-	if ring >= 0 {
-		b.out.say(nil, "%s calls: %s", b.calls[ring].peer, b.calls[ring].asked)
+	said := false
+	if ring := b.ringing(); ring != nil {
+		b.out.say(nil, "%s calls: %s", ring.peer, ring.asked)
 		said = true
 	}
 	if c := b.current(); c != nil {
@@ -147,14 +179,23 @@ func (b *board) has(c *boardCall) bool {
 	return b.current() == c
 }
 
-// own is what this end has turned on.
-func (b *board) own(c *boardCall) (muted, video bool) {
+// calling tells whether a call was accepted, be it on hold.
+func (b *board) calling() bool {
 	if b == nil {
-		return false, false
+		return false
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return c.muted, c.video
+	return slices.ContainsFunc(b.calls, func(c *boardCall) bool { return c.accepted })
+}
+
+// own is what this end has turned on.
+func (b *board) own(c *boardCall) (muted, video, lowData bool) {
+	if b != nil {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+	}
+	return c.muted, c.video, c.lowData
 }
 
 // hint says how to go on.

@@ -20,7 +20,10 @@ func callCommand() *command {
 		help: `
 Calls USER and shows the call while it lasts: time, loss, round trip, path, and a code which both ends can read to each other
 to know that nobody is in between. On a terminal single keys steer it: m mutes, h puts on hold or goes back, v shows video or not,
-q hangs up, as Ctrl-C does, and ? says so.
+l saves data or not, q hangs up, as Ctrl-C does, and ? says so.
+
+On a terminal who else calls meanwhile can be accepted, with this call on hold (a) or ended (e), or declined (d), and messages are
+shown. Otherwise calls are declined, and messages wait for "sotto listen".
 
 With --agent a program speaks. The shell starts CMD when the call is accepted. Samples are 48 kHz, mono, signed 16 bit, little endian:
 
@@ -42,6 +45,8 @@ Examples:
   sotto call bob --audio tone --for 10s        a tone, for ten seconds
   sotto call bob --audio hello.wav --video clip.ivf --record calls/
       play files (WAV or Ogg/Opus, VP8 in IVF), keep what is heard and seen
+  sotto call bob --video clip.ivf --screen slides.ivf --low-data
+      share a screen as well, and send at most 300 kb/s
   sotto call bob --agent ./reminder            a program speaks
   sotto call bob --agent 'ffmpeg -nostdin -v error -i song.mp3 -ar 48000 -ac 1 -f s16le -'
   sotto call bob --relay-only                  do not let bob see this machine's address
@@ -79,8 +84,11 @@ Examples:
 				return err
 			}
 			out.say(callLine{Event: "calling", Peer: args[0]}, "calling %s", args[0])
-			ended, err := follow(ctx, out, b, &boardCall{call: call, peer: args[0], video: m.video != ""}, m.limit, tracks)
-			return errors.Join(err, endError(ended, args[0]), tracks.Close())
+			others := answering{media: &m, board: b}
+			return others.during(ctx, out, c, func() error {
+				ended, err := follow(ctx, out, b, m.onBoard(call, args[0]), m.limit, tracks)
+				return errors.Join(err, endError(ended, args[0]), tracks.Close())
+			})
 		},
 	}
 }

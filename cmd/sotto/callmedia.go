@@ -24,11 +24,12 @@ type mediaFlags struct {
 	audio     string
 	audioElse string // its default
 	video     string
+	screen    string
 	loop      bool
 	record    string
 	limit     time.Duration
 
-	relayOnly, variableRate bool
+	relayOnly, variableRate, lowData bool
 }
 
 func (m *mediaFlags) define(flags *pflag.FlagSet, audio string) {
@@ -36,11 +37,13 @@ func (m *mediaFlags) define(flags *pflag.FlagSet, audio string) {
 	flags.StringVar(&m.agent, "agent", "", "let the program `CMD` speak and listen")
 	flags.StringVar(&m.audio, "audio", audio, "what you say: mic, tone, none, or a `FILE` (WAV, Ogg/Opus)")
 	flags.StringVar(&m.video, "video", "", "what you show: a `FILE` (VP8 in IVF)")
+	flags.StringVar(&m.screen, "screen", "", "what you share as your screen, beside --video: a `FILE` (VP8 in IVF)")
 	flags.BoolVar(&m.loop, "loop", false, "play the files again and again")
-	flags.StringVar(&m.record, "record", "", "keep what you hear (WAV) and see (IVF) in `DIR`")
+	flags.StringVar(&m.record, "record", "", "keep what you hear (WAV) and see, their screen too (IVF), in `DIR`")
 	flags.BoolVar(&m.relayOnly, "relay-only", false, "use the relay only: the other end does not learn this machine's address")
 	flags.BoolVar(&m.variableRate, "variable-rate", false,
 		"let packets of sound be as large as the sound needs; otherwise all have one size, and who watches the network learns nothing of what is said")
+	flags.BoolVar(&m.lowData, "low-data", false, "send at most 300 kb/s in all")
 	flags.DurationVar(&m.limit, "for", 0, "hang up so long after the call was accepted; 0 does not")
 }
 
@@ -69,11 +72,12 @@ func (m *mediaFlags) check() error {
 // tracks are the open media of one call. Files are open before it begins, so that a missing one is noticed; devices and
 // recordings open when the call does.
 type tracks struct {
-	flags *mediaFlags
-	peer  string
-	agent *agent // nil if none speaks
-	audio media.AudioSource
-	video media.VideoSource
+	flags  *mediaFlags
+	peer   string
+	agent  *agent // nil if none speaks
+	audio  media.AudioSource
+	video  media.VideoSource
+	screen media.VideoSource // nil if none is shared
 
 	mu       sync.Mutex
 	closers  []func() error
@@ -104,18 +108,30 @@ func (m *mediaFlags) open(peer string) (*tracks, error) {
 			t.audio = file.LoopAudio(audio)
 		}
 	}
+	var err error
 	if m.video != "" {
-		video, err := file.OpenVideo(m.video)
-		if err != nil {
-			return nil, errors.Join(err, t.Close())
-		}
-		t.closers = append(t.closers, video.Close)
-		t.video = video
-		if m.loop {
-			t.video = file.LoopVideo(video)
-		}
+		t.video, err = t.openVideo(m.video)
+	}
+	if m.screen != "" && err == nil {
+		t.screen, err = t.openVideo(m.screen)
+	}
+	if err != nil {
+		return nil, errors.Join(err, t.Close())
 	}
 	return t, nil
+}
+
+// openVideo opens a file, which is closed with the tracks.
+func (t *tracks) openVideo(name string) (media.VideoSource, error) {
+	video, err := file.OpenVideo(name)
+	if err != nil {
+		return nil, err
+	}
+	t.closeLater(video.Close)
+	if t.flags.loop {
+		return file.LoopVideo(video), nil
+	}
+	return video, nil
 }
 
 // thenSilence goes on when a file is over: the network would see that there is nothing more to hear.
@@ -145,7 +161,10 @@ func (t *tracks) options() client.MediaOptions {
 		o.Camera = t.camera
 	}
 	if t.flags.record != "" {
-		o.Screen = func(context.Context) (media.VideoSink, error) { return &screen{tracks: t}, nil }
+		o.Screen = func(context.Context) (media.VideoSink, error) { return &recorder{tracks: t, ending: ".ivf"}, nil }
+		o.SharedScreen = func(context.Context) (media.VideoSink, error) {
+			return &recorder{tracks: t, ending: "-screen.ivf"}, nil
+		}
 	}
 	return o
 }
@@ -159,33 +178,32 @@ func (t *tracks) camera(context.Context) (media.VideoSource, error) {
 	if video != nil {
 		return video, nil
 	}
-	again, err := file.OpenVideo(t.flags.video)
-	if err != nil {
-		return nil, err
-	}
-	t.closeLater(again.Close)
-	if t.flags.loop {
-		return file.LoopVideo(again), nil
-	}
-	return again, nil
+	return t.openVideo(t.flags.video)
 }
 
-// A screen records what is seen, once there is something to see.
-type screen struct {
+// share shows the screen. It can as soon as the call's devices are open.
+func (t *tracks) share(call *client.Call) error {
+	// Without its Close: the call would close what it cannot show yet.
+	return call.ShareScreen(struct{ media.VideoSource }{t.screen})
+}
+
+// A recorder keeps what is seen, once there is something to see.
+type recorder struct {
 	tracks    *tracks
+	ending    string // of the file's name
 	recording *file.IVF
 }
 
-func (s *screen) WriteFrame(frame media.VideoFrame) error {
-	if s.recording == nil {
-		recording, err := file.CreateIVF(s.tracks.recording(".ivf"))
+func (r *recorder) WriteFrame(frame media.VideoFrame) error {
+	if r.recording == nil {
+		recording, err := file.CreateIVF(r.tracks.recording(r.ending))
 		if err != nil {
 			return err
 		}
-		s.recording = recording
-		s.tracks.closeLater(recording.Close)
+		r.recording = recording
+		r.tracks.closeLater(recording.Close)
 	}
-	return s.recording.WriteFrame(frame)
+	return r.recording.WriteFrame(frame)
 }
 
 // speaker plays what is heard where the microphone is, and records it if that is wanted.
@@ -227,10 +245,10 @@ func (s audioSinks) WriteFrame(pcm []int16) error {
 	return errors.Join(errs...)
 }
 
-func (t *tracks) recording(extension string) string {
+func (t *tracks) recording(ending string) string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	name := filepath.Join(t.flags.record, time.Now().Format("20060102-150405-")+filepath.Base(t.peer)+extension)
+	name := filepath.Join(t.flags.record, time.Now().Format("20060102-150405-")+filepath.Base(t.peer)+ending)
 	t.recorded = append(t.recorded, name)
 	return name
 }

@@ -162,8 +162,12 @@ func TestKeys(t *testing.T) {
 	screen.find("back in the call with bob")
 	press("v")
 	screen.find("no camera")
+	press("l")
+	screen.find("at most 300 kb/s are sent to bob")
+	press("l")
+	screen.find("as much as is useful is sent to bob again")
 	press("?")
-	screen.find("m mutes, h puts on hold")
+	screen.find("m mutes, h puts on hold.*l saves data")
 	press("q")
 	screen.find("call with bob: hung up")
 	if err := call.Wait(); err != nil {
@@ -181,14 +185,8 @@ func TestKeysOfTwoCalls(t *testing.T) {
 	ours, theirs := pseudoTerminal(t)
 	home := registered(t, "alice", "bob", "carol")
 	press := func(key string) { ours.WriteString(key) }
-	last := map[string]*exec.Cmd{}
-	call := func(name string) (script *typescript) {
-		if last[name] != nil {
-			last[name].Wait() // one process at a time has an account
-		}
-		last[name], script = sotto(t, home, nil, "call", "bob", "--as", name, "--audio", "tone", "--json")
-		return script
-	}
+	people := callers{t: t, home: home}
+	call := func(name string) *typescript { return people.call("bob", name) }
 	if cmd, _ := sotto(t, home, nil, "contacts", "add", "carol", "--as", "bob"); cmd.Wait() != nil {
 		t.Fatal("carol is no contact")
 	}

@@ -3,12 +3,12 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/spf13/pflag"
+
 	"sotto/client"
 )
 
@@ -32,15 +32,6 @@ type peerLine struct {
 	Peer  string `json:"peer"`
 }
 
-type incomingLine struct {
-	Event    string `json:"event"` // "incoming"
-	Peer     string `json:"peer"`
-	Accepted bool   `json:"accepted"` // among the contacts
-	Verified bool   `json:"verified"`
-	Changed  bool   `json:"changed,omitempty"` // another identity key has appeared
-	Waiting  bool   `json:"waiting,omitempty"` // beside another call
-}
-
 type peerDevicesLine struct {
 	Event   string `json:"event"`
 	Peer    string `json:"peer"`
@@ -58,18 +49,19 @@ type missedLine struct {
 func listenCommand() *command {
 	var f clientFlags
 	var m mediaFlags
-	l := listening{media: &m}
+	l := listening{answering: answering{media: &m}}
 	return &command{
 		name:    "listen",
 		summary: "Receive messages and calls",
 		help: `
 Prints messages as they come and says when somebody calls: press a to accept or d to decline, and the keys of "sotto call" in a call.
-A second call waits: a puts the other on hold, e ends it. Missed calls are kept until they were printed, as messages are.
+A second call waits: a puts the other on hold, e ends it. Of all calls one can be on hold. Missed calls are
+kept until they were printed, as messages are.
 
 With --answer every call is accepted at once, also a stranger's, for machines without a person; with --answer=contacts only those of
-people whom you have added, written to or called. Others are declined. The caller hears a tone, unless --audio says something else. A
-microphone is used only where you ask for it. Without --answer and without a terminal calls ring for your other devices, if there are
-any, and are told of as missed.
+people whom you have added, written to or called. Others are declined, and so is who calls while a call goes on. The caller hears a
+tone, unless --audio says something else. A microphone is used only where you ask for it. Without --answer and without a terminal calls
+ring for your other devices, if there are any, and are told of as missed.
 
 With --agent a program speaks in each call, and to your contacts only, unless --answer says otherwise: "sotto call --help" tells how.
 
@@ -84,7 +76,7 @@ Examples:
 		flags: func(flags *pflag.FlagSet) {
 			flags.StringVar(&l.answer, "answer", "", "accept calls at once: `all`, or =contacts for those of your contacts only")
 			flags.Lookup("answer").NoOptDefVal = answerAll
-			flags.BoolVar(&l.once, "once", false, "end after the first call")
+			flags.BoolVar(&l.once, "once", false, "end after the first call, when no other is left")
 			m.define(flags, "tone")
 			f.define(flags)
 		},
@@ -105,29 +97,10 @@ Examples:
 	}
 }
 
-const (
-	answerAll      = "all"
-	answerContacts = "contacts"
-)
-
-// listening is how calls are answered.
+// listening is how calls are answered, and how long.
 type listening struct {
-	answer string // answerAll, answerContacts, or empty: ask
-	once   bool
-	media  *mediaFlags
-	board  *board
-}
-
-func (l *listening) check() error {
-	switch l.answer {
-	case "", answerAll, answerContacts:
-	default:
-		return usageError{fmt.Errorf("--answer is all or contacts, not %q", l.answer)}
-	}
-	if l.media.agent != "" && l.answer == "" {
-		l.answer = answerContacts
-	}
-	return nil
+	answering
+	once bool
 }
 
 // listen handles what comes until the user has enough.
@@ -142,13 +115,13 @@ func (l *listening) listen(ctx context.Context, out *output, c *client.Client) e
 	var calls sync.WaitGroup
 	defer calls.Wait() // with ctx over they hang up, and say what was
 	defer hangUp()
-	over := make(chan error, 1)
+	over, going := make(chan error, 1), 0
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case err := <-over:
-			if l.once {
+			if going--; l.once && going == 0 {
 				return err
 			}
 			if err != nil {
@@ -162,6 +135,7 @@ func (l *listening) listen(ctx context.Context, out *output, c *client.Client) e
 				return down.Err
 			}
 			if incoming, ok := event.(client.IncomingCall); ok {
+				going++
 				calls.Go(func() {
 					err := l.receive(ctx, out, incoming)
 					select {
@@ -267,85 +241,4 @@ func printable(text string) string {
 		}
 		return r
 	}, text)
-}
-
-// receive asks, or answers by itself, and follows the call to its end.
-func (l *listening) receive(ctx context.Context, out *output, incoming client.IncomingCall) error {
-	call := incoming.Call
-	from := call.Peer()
-	peer := from.String()
-	entry := &boardCall{call: call, peer: peer, video: l.media.video != ""}
-	say := func(format string, args ...any) {
-		out.say(incomingLine{"incoming", peer, from.Accepted, from.Verified, from.Changed, incoming.Waiting}, whoCalls(from)+format, args...)
-	}
-	accept := call.Accept
-	switch {
-	case l.answer == answerAll, l.answer == answerContacts && from.Accepted:
-		say("")
-	case l.answer == answerContacts:
-		say("; declined, as only contacts are answered")
-		return l.decline(ctx, out, entry)
-	case l.board == nil:
-		say("; it rings here, where nobody can answer (--answer accepts calls)")
-		_, err := follow(ctx, out, nil, entry, 0, nil)
-		return err
-	default:
-		entry.asked = "a accepts, d declines"
-		if incoming.Waiting {
-			entry.asked = "a holds the other call and accepts, e ends the other and accepts, d declines"
-		}
-		key := l.ask(ctx, entry, func() { say(": %s", entry.asked) })
-		if key == 'd' {
-			return l.decline(ctx, out, entry)
-		}
-		if key == 'e' {
-			accept = call.AcceptInstead
-		}
-	}
-	tracks, err := l.media.open(peer)
-	if err != nil {
-		call.Decline()
-		return err
-	}
-	if err := accept(ctx, tracks.options()); err != nil && !errors.Is(err, client.ErrCallEnded) {
-		call.Decline()
-		return errors.Join(fmt.Errorf("cannot accept the call of %s: %w", peer, err), tracks.Close())
-	}
-	ended, err := follow(ctx, out, l.board, entry, l.media.limit, tracks)
-	return errors.Join(err, endError(ended, peer), tracks.Close())
-}
-
-func (l *listening) decline(ctx context.Context, out *output, entry *boardCall) error {
-	entry.call.Decline()
-	_, err := follow(ctx, out, l.board, entry, 0, nil)
-	return err
-}
-
-// whoCalls says how well the caller is known.
-func whoCalls(from client.Contact) string {
-	switch peer := from.String(); {
-	case from.Changed:
-		return peer + ", WHOSE IDENTITY KEY HAS CHANGED, calls under the old one"
-	case from.Verified:
-		return peer + " (verified) calls"
-	case !from.Accepted:
-		return peer + ", who is not among your contacts, calls"
-	default:
-		return peer + " calls"
-	}
-}
-
-// ask waits for a key of the user's, or the end of the call.
-func (l *listening) ask(ctx context.Context, entry *boardCall, say func()) byte {
-	answer := make(chan byte, 1)
-	entry.answer = answer
-	defer l.board.add(entry)()
-	say()
-	select {
-	case key := <-answer:
-		return key
-	case <-entry.call.Done():
-	case <-ctx.Done():
-	}
-	return 'd'
 }

@@ -19,7 +19,7 @@ type display struct {
 	began, accepted time.Time
 	lastProgress    time.Time
 	code            *client.Verified // of an incoming call, until it is accepted
-	held            bool
+	held, shared    bool
 	peerState       client.PeerState
 	failed          error // what ended the call from here
 }
@@ -52,6 +52,7 @@ func follow(ctx context.Context, out *output, b *board, entry *boardCall, limit 
 			}
 			d.show(event)
 		case <-tick.C:
+			d.share()
 			d.progress()
 		case <-gone:
 			gone = nil
@@ -130,6 +131,19 @@ func (d *display) show(event client.CallEvent) {
 	}
 }
 
+// share shares the screen, if there is one, once: as soon as that can be, of which no event tells.
+func (d *display) share() {
+	switch call := d.entry.call; {
+	case d.shared || d.tracks == nil || d.tracks.screen == nil || d.accepted.IsZero():
+	case !call.Video():
+		d.shared = true
+		d.say(callLine{Event: "no_screen", Peer: d.entry.peer}, "no screen is shared: %s called without pictures", d.entry.peer)
+	case d.tracks.share(call) == nil:
+		d.shared = true
+		d.say(callLine{Event: "screen", Peer: d.entry.peer}, "your screen is shared with %s", d.entry.peer)
+	}
+}
+
 // showPeerState says what the other end has changed.
 func (d *display) showPeerState(is client.PeerState) {
 	was, peer := d.peerState, d.entry.peer
@@ -180,17 +194,18 @@ func (d *display) progress() {
 
 // states are what is not as it is at the beginning of a call, at both ends.
 func (d *display) states() string {
-	muted, video := d.board.own(d.entry)
-	return states("you", muted, d.held, video, false) +
-		states(d.entry.peer, d.peerState.Muted, d.peerState.Held, d.peerState.Video, d.peerState.Screen)
+	muted, video, lowData := d.board.own(d.entry)
+	is := d.peerState
+	return states("you", muted, d.held, video, d.shared && d.entry.call.Video(), lowData) +
+		states(d.entry.peer, is.Muted, is.Held, is.Video, is.Screen, false)
 }
 
-func states(who string, muted, held, video, screen bool) string {
+func states(who string, muted, held, video, screen, lowData bool) string {
 	var words []string
 	for _, state := range []struct {
 		on   bool
 		word string
-	}{{muted, "muted"}, {held, "on hold"}, {video, "video"}, {screen, "screen"}} {
+	}{{muted, "muted"}, {held, "on hold"}, {video, "video"}, {screen, "screen"}, {lowData, "low data"}} {
 		if state.on {
 			words = append(words, state.word)
 		}

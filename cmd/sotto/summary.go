@@ -10,7 +10,7 @@ import (
 
 type callLine struct {
 	// Event is "calling", "ringing", "accepted", "connected", "first_media", "verified", "interrupted", "undecryptable", "deaf", "held",
-	// "resumed", "poor" or "good".
+	// "resumed", "poor", "good", "screen" or "no_screen".
 	Event string `json:"event"`
 	Peer  string `json:"peer"`
 	Path  string `json:"path,omitempty"`
@@ -49,6 +49,7 @@ type summaryLine struct {
 	Received  uint64       `json:"bytes_received"`
 	Audio     streamFields `json:"audio"`
 	Video     streamFields `json:"video"`
+	Screen    streamFields `json:"screen"`
 	Recorded  []string     `json:"recorded,omitempty"`
 }
 
@@ -75,7 +76,7 @@ func (d *display) summarize(ended client.Ended) {
 		Event: "summary", Peer: peer, Reason: ended.Reason.String(),
 		Cipher: s.Cipher, Path: s.Path.Kind, Code: code, RoundTrip: milliseconds(s.RoundTrip),
 		SetUp: milliseconds(s.FirstMediaAfter), Sent: s.BytesSent, Received: s.BytesReceived,
-		Audio: fields(s.Audio), Video: fields(s.Video), Recorded: recorded,
+		Audio: fields(s.Audio), Video: fields(s.Video), Screen: fields(s.Screen), Recorded: recorded,
 	}
 	if d.accepted.IsZero() {
 		line.Cipher, line.Path, line.Recorded = "", "", nil
@@ -93,9 +94,7 @@ func (d *display) summarize(ended client.Ended) {
 		"network", line.RoundTrip, 100*s.Audio.Loss(), line.Audio.Jitter)
 	text += fmt.Sprintf("  %-12s %d frames sent, %d heard, %d of them concealed",
 		"audio", s.Audio.FramesSent, s.Audio.FramesReceived, s.Audio.FramesConcealed)
-	if s.Video.FramesSent+s.Video.FramesReceived > 0 {
-		text += fmt.Sprintf("\n  %-12s %d frames sent, %d seen, %d lost", "video", s.Video.FramesSent, s.Video.FramesReceived, s.Video.FramesLost)
-	}
+	text += pictures("video", s.Video) + pictures("screen", s.Screen)
 	for _, file := range recorded {
 		text += fmt.Sprintf("\n  %-12s %s", "recorded", file)
 	}
@@ -104,6 +103,14 @@ func (d *display) summarize(ended client.Ended) {
 
 func fields(s media.StreamStats) streamFields {
 	return streamFields{s.Codec, s.FramesSent, s.FramesReceived, s.FramesConcealed, s.FramesLost, s.Loss(), milliseconds(s.Jitter)}
+}
+
+// pictures is a line about a stream that had any.
+func pictures(name string, s media.StreamStats) string {
+	if s.FramesSent+s.FramesReceived == 0 {
+		return ""
+	}
+	return fmt.Sprintf("\n  %-12s %d frames sent, %d seen, %d lost", name, s.FramesSent, s.FramesReceived, s.FramesLost)
 }
 
 func pathWords(kind string) string {

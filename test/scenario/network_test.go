@@ -56,7 +56,7 @@ func (w town) wire(t *testing.T, end, device string, network int) {
 	ip(t, "-n", end, "route", "replace", "default", "via", far)
 }
 
-// call lets alice call bob, who answers, and returns when both hear each other.
+// call lets alice call bob, who answers, and returns when both hear each other. What they hear, a tone, is recorded.
 func (w town) call(t *testing.T, length time.Duration) (alice, bob *process) {
 	directory := t.TempDir()
 	cert, key := certificate(t, "10.94.0.1")
@@ -65,13 +65,15 @@ func (w town) call(t *testing.T, length time.Duration) (alice, bob *process) {
 		"--relay-listen", "10.94.0.1:0", "--relay-allow", "10.94.0.0/16")
 	url := server.event("server")["url"].(string)
 	token := server.event("invitation")["token"].(string)
-	as := func(name string) []string { return []string{"--account", filepath.Join(directory, name), "--ca", cert} }
-	for name, namespace := range map[string]string{"alice": w.alice, "bob": w.bob} {
-		run(t, namespace, append([]string{"register", name, "--server", url, "--invitation", token}, as(name)...)...)
+	as := func(name string) []string {
+		return []string{"--account", filepath.Join(directory, name), "--ca", cert, "--audio", "tone", "--record", filepath.Join(directory, name+"-heard")}
 	}
-	bob = start(t, w.bob, append([]string{"listen", "--answer", "--once", "--audio", "tone"}, as("bob")...)...)
+	for name, namespace := range map[string]string{"alice": w.alice, "bob": w.bob} {
+		run(t, namespace, append([]string{"register", name, "--server", url, "--invitation", token}, as(name)[:4]...)...)
+	}
+	bob = start(t, w.bob, append([]string{"listen", "--answer", "--once"}, as("bob")...)...)
 	bob.event("link_up")
-	alice = start(t, w.alice, append([]string{"call", "bob", "--audio", "tone", "--for", length.String()}, as("alice")...)...)
+	alice = start(t, w.alice, append([]string{"call", "bob", "--for", length.String()}, as("alice")...)...)
 	for _, p := range []*process{alice, bob} {
 		p.event("first_media")
 	}
@@ -111,7 +113,7 @@ func TestCallIsCut(t *testing.T) {
 		}{20 * time.Second, "hung up"}, struct {
 			cut    time.Duration
 			reason string
-		}{45 * time.Second, "connection lost"})
+		}{40 * time.Second, "connection lost"})
 	}
 	for _, test := range cuts {
 		t.Run(test.cut.String(), func(t *testing.T) {
@@ -125,8 +127,12 @@ func TestCallIsCut(t *testing.T) {
 				if test.reason == "hung up" {
 					p.event("connected")
 				}
-				if summary := p.event("summary"); summary["reason"] != test.reason {
+				summary := p.event("summary")
+				if summary["reason"] != test.reason {
 					t.Errorf("%s's summary is %v", name, summary)
+				}
+				if test.reason == "hung up" {
+					isHeardAgain(t, name, summary)
 				}
 			}
 		})

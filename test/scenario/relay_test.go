@@ -63,7 +63,7 @@ func TestRelayIsKilled(t *testing.T) {
 		relay.wait()
 		relay = another()
 	}
-	time.Sleep(5 * time.Second) // in which the last is made good
+	time.Sleep(most + 2*time.Second) // in which the last is made good
 	alice.cmd.Process.Signal(syscall.SIGINT)
 	var gaps []time.Duration
 	for name, p := range map[string]*process{"alice": alice, "bob": bob} {
@@ -71,6 +71,7 @@ func TestRelayIsKilled(t *testing.T) {
 		if summary["reason"] != "hung up" || summary["path"] != "relay" {
 			t.Errorf("%s's summary is %v", name, summary)
 		}
+		isHeardAgain(t, name, summary)
 		heard := silences(t, summary)
 		if len(heard) > kills+2 {
 			t.Errorf("%s: the relay was killed %d times, and the sound was away for %v", name, kills, heard)
@@ -100,18 +101,10 @@ const madeUp = time.Second
 // silences are the times for which a tone was away, as it was recorded, if that was longer than madeUp.
 func silences(t *testing.T, summary line) (all []time.Duration) {
 	t.Helper()
-	const header, frame, loud, shortest = 44, 960, 1000, 2
-	b, err := os.ReadFile(summary["recorded"].([]any)[0].(string))
-	if err != nil {
-		t.Fatal(err)
-	}
+	const shortest = 2
 	began, quiet := false, 0
-	for b = b[min(header, len(b)):]; len(b) >= 2*frame; b = b[2*frame:] {
-		var peak int16
-		for i := 0; i < 2*frame; i += 2 {
-			peak = max(peak, int16(binary.LittleEndian.Uint16(b[i:])))
-		}
-		if peak < loud {
+	for _, loud := range recorded(t, summary) {
+		if !loud {
 			quiet++
 			continue
 		}
@@ -123,8 +116,42 @@ func silences(t *testing.T, summary line) (all []time.Duration) {
 	return all
 }
 
+// isHeardAgain fails the test if what was recorded last, for longer than a receiver makes up, is not the tone.
+func isHeardAgain(t *testing.T, name string, summary line) {
+	t.Helper()
+	const last = 75 // frames, 1.5 s
+	frames := recorded(t, summary)
+	loud := 0
+	for _, is := range frames[max(0, len(frames)-last):] {
+		if is {
+			loud++
+		}
+	}
+	if loud < last*9/10 {
+		t.Errorf("%s: of the last %d frames that were recorded %d are loud", name, last, loud)
+	}
+}
+
+// recorded tells of each frame of a recording whether it is loud.
+func recorded(t *testing.T, summary line) (frames []bool) {
+	t.Helper()
+	const header, frame, loud = 44, 960, 1000
+	b, err := os.ReadFile(summary["recorded"].([]any)[0].(string))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for b = b[min(header, len(b)):]; len(b) >= 2*frame; b = b[2*frame:] {
+		var peak int16
+		for i := 0; i < 2*frame; i += 2 {
+			peak = max(peak, int16(binary.LittleEndian.Uint16(b[i:])))
+		}
+		frames = append(frames, peak >= loud)
+	}
+	return frames
+}
+
 // One end's machine sleeps: its process stands still, and so does its clock in the middle of what it does. The call survives that as it
-// survives a cut.
+// survives a cut, and both ends hear each other again.
 func TestAnEndSleeps(t *testing.T) {
 	sleeps := map[time.Duration]string{6 * time.Second: "hung up"}
 	if *long {
@@ -138,8 +165,12 @@ func TestAnEndSleeps(t *testing.T) {
 			time.Sleep(sleep) // what is tested
 			alice.cmd.Process.Signal(syscall.SIGCONT)
 			for name, p := range map[string]*process{"alice": alice, "bob": bob} {
-				if summary := p.event("summary"); summary["reason"] != reason {
+				summary := p.event("summary")
+				if summary["reason"] != reason {
 					t.Errorf("%s's summary is %v\n%s", name, summary, strings.TrimSpace(p.errs.String()))
+				}
+				if reason == "hung up" {
+					isHeardAgain(t, name, summary)
 				}
 			}
 		})
