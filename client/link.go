@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/url"
 	"sync"
@@ -89,7 +90,16 @@ func (c *Client) open(ctx context.Context, l *link, path string, config *tls.Con
 	}
 	u = u.JoinPath(path)
 	u.Scheme = map[string]string{"https": "wss", "http": "ws"}[u.Scheme]
-	dialer := websocket.Dialer{Proxy: http.ProxyFromEnvironment, TLSClientConfig: config}
+	stop := func() bool { return true }
+	dialer := websocket.Dialer{Proxy: http.ProxyFromEnvironment, TLSClientConfig: config,
+		NetDialContext: func(_ context.Context, network, address string) (net.Conn, error) {
+			conn, err := new(net.Dialer).DialContext(ctx, network, address)
+			if err == nil {
+				stop = context.AfterFunc(ctx, func() { conn.Close() }) // of the context the websocket's handshake sees the deadline only
+			}
+			return conn, err
+		},
+	}
 	conn, response, err := dialer.DialContext(ctx, u.String(), nil)
 	switch {
 	case err != nil && response != nil && response.StatusCode == http.StatusNotFound:
@@ -102,7 +112,6 @@ func (c *Client) open(ctx context.Context, l *link, path string, config *tls.Con
 	l.conn, l.waiting, l.over = conn, map[uint64]chan *wire.ServerFrame{}, make(chan struct{})
 	conn.SetReadLimit(maxServerFrame)
 	conn.SetReadDeadline(time.Now().Add(handshakeTimeout))
-	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	err = greet(l, u.Host)
 	if !stop() && err == nil {
 		err = ctx.Err()
@@ -189,7 +198,7 @@ func printable(s string) string {
 
 // receive is step 4. It returns what ended the link.
 func (l *link) receive(ctx context.Context) error {
-	stop := context.AfterFunc(ctx, func() { l.conn.Close() })
+	stop := context.AfterFunc(ctx, func() { l.end(context.Cause(ctx)) })
 	defer stop()
 	patience := time.Duration(l.welcome.PingInterval)*time.Second*5/2 + 5*time.Second
 	alive := func() { l.conn.SetReadDeadline(time.Now().Add(patience)) }

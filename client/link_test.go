@@ -271,3 +271,41 @@ func TestRegistrationIsFinishedAfterCrash(t *testing.T) {
 	bob.send(t, "alice", "welcome")
 	(&person{Client: alice}).hears(t, "welcome")
 }
+
+// TestNetworkChangesDuringADial: an attempt over a way into the network that is gone would take until handshakeTimeout, with nobody reachable
+// meanwhile. It is given up at the change.
+func TestNetworkChangesDuringADial(t *testing.T) {
+	w := newWorld(t)
+	alice := w.online("alice")
+	if err := alice.WaitConnected(patience(t)); err != nil {
+		t.Fatal(err)
+	}
+	w.stop()
+	silent, err := net.Listen("tcp", w.address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	attempt := func() {
+		t.Helper()
+		_ = silent.(*net.TCPListener).SetDeadline(time.Now().Add(handshakeTimeout / 2))
+		conn, err := silent.Accept() // and no word
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+	}
+	attempt()
+	for range 3 {
+		alice.networkChanged()
+		attempt()
+	}
+	silent.Close()
+	w.start()
+	alice.networkChanged()
+	ctx, cancel := context.WithTimeout(t.Context(), handshakeTimeout/2)
+	defer cancel()
+	if err := alice.WaitConnected(ctx); err != nil {
+		t.Error(err)
+	}
+}

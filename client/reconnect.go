@@ -1,6 +1,7 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,6 +26,7 @@ const (
 type linkState struct {
 	mu      sync.Mutex
 	up      *link
+	lose    context.CancelCauseFunc // ends that, or the attempt at one
 	final   error
 	changed chan struct{} // closed and replaced at every change
 }
@@ -35,6 +37,13 @@ func (s *linkState) set(up *link, final error) {
 	s.up, s.final = up, final
 	close(s.changed)
 	s.changed = make(chan struct{})
+}
+
+// begin notes how the attempt that begins, and the link that comes of it, can be ended.
+func (s *linkState) begin(lose context.CancelCauseFunc) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lose = lose
 }
 
 // wait returns the link once there is one.
@@ -112,7 +121,7 @@ func (c *Client) keepLinked(ctx context.Context) {
 	}
 }
 
-// errNetworkChanged ends a link that leads over a way into the network that may be dead.
+// errNetworkChanged ends a link, or an attempt at one, that leads over a way into the network that may be dead.
 var errNetworkChanged = errors.New("this device's network has changed")
 
 // watchNetwork lets the link and the calls follow this device's way into the network.
@@ -130,10 +139,10 @@ func (c *Client) watchNetwork(ctx context.Context) {
 func (c *Client) networkChanged() {
 	c.calls.networkChanged()
 	c.link.mu.Lock()
-	up := c.link.up
+	lose := c.link.lose
 	c.link.mu.Unlock()
-	if up != nil {
-		up.end(errNetworkChanged)
+	if lose != nil {
+		lose(errNetworkChanged)
 	}
 	select {
 	case c.networkNew <- struct{}{}:
@@ -144,14 +153,15 @@ func (c *Client) networkChanged() {
 // serveLink is one link and the goroutines that live as long as it: the reader, what it delivers, the outbox, the anonymous link beside
 // it, the pre-keys, what sealed sender needs.
 func (c *Client) serveLink(ctx context.Context) error {
-	l, err := c.dial(ctx)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, lose := context.WithCancelCause(ctx)
+	c.link.begin(lose)
 	var serving sync.WaitGroup
 	defer serving.Wait()
-	defer cancel()
+	defer lose(nil)
+	l, err := c.dial(ctx)
+	if err != nil {
+		return cmp.Or(context.Cause(ctx), err)
+	}
 	defer l.end(errLinkDown)
 
 	correction, doubt := clockCorrection(fromTimestamp(l.welcome.ServerTime), time.Now())
