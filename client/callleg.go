@@ -241,6 +241,7 @@ func (l *leg) makeSession(s *calls, controlling bool) (err error) {
 		OnCandidate:      func(candidate string) { l.onCandidate(s, 0, candidate) },
 		OnPathCandidate:  func(generation uint32, candidate string) { l.onCandidate(s, generation, candidate) },
 		OnEvent:          func(event media.Event) { s.box.post(func() { s.onMedia(l, event) }) },
+		OnDeviceFailed:   func(device string, err error) { s.box.post(func() { s.onDeviceFailed(l, device, err) }) },
 	})
 	return err
 }

@@ -349,6 +349,25 @@ func TestRule12NothingIsDueBeforeTheCallIsOpen(t *testing.T) {
 	changed.after(5*time.Second, "FAILED→A1 End(failed)")
 }
 
+func TestAHoldLeavesTheCameraToItsUser(t *testing.T) {
+	b := newBench(t)
+	b.from(a1, 5, Offer{Video: true}, "Ringing→A1 Prepare Incoming")
+	b.on(Prepared{Call: id(5)}, "Answer→A1 Connect Gather")
+	b.on(AcceptCall{Call: id(5), Camera: true}, "AllowAddresses Accept→A1 Open accepted MediaState→A1")
+	camera := func(event Event, want Flow) {
+		t.Helper()
+		var effects []Effect
+		b.Endpoint, effects = b.Step(event, b.now)
+		if len(effects) == 0 || effects[0] != (SetFlow{Leg{id(5), 1}, want}) {
+			t.Errorf("%+v: %+v", event, effects)
+		}
+	}
+	camera(Hold{id(5), true}, Flow{Camera: true})
+	camera(ShowVideo{id(5), false}, Flow{})
+	camera(ShowVideo{id(5), true}, Flow{Camera: true})
+	camera(Hold{id(5), false}, Flow{Microphone: true, Camera: true, Play: true})
+}
+
 func TestAStrangersCallBecomesDirect(t *testing.T) {
 	b := newBench(t)
 	b.from(a1, 5, Offer{}, "Ringing→A1 Prepare Incoming")
