@@ -36,6 +36,7 @@ func (s *calls) open(l *leg, flow callflow.Flow) {
 	o := l.o
 	o.chosen, o.flow = l, flow
 	l.session.Accepted()
+	s.keepRelays(l)
 	o.call.mu.Lock()
 	m := o.call.media
 	o.call.session = l.session
@@ -116,7 +117,7 @@ func (s *calls) begin(o *ongoing, d devices) {
 		return
 	}
 	session.SetSinks(d.speaker, d.screen)
-	session.SetScreenSink(d.shared) // nil: what comes is dropped
+	session.SetScreenSink(d.shared)                  // nil: what comes is dropped
 	o.sinks = closers(d.speaker, d.screen, d.shared) // the session closes its sources
 	o.sending, o.cameraOn = true, d.camera != nil
 	o.call.mu.Lock()
