@@ -469,12 +469,10 @@ func (x *explorer) moves(w world, do func(m move, result func() world)) {
 			if c.phase != free && slices.Contains(x.hangups, device) {
 				happens(w, device, HangUp{c.id}, "user:")
 			}
-			for _, l := range c.legs {
-				if l.connected && w.left.cuts > 0 {
-					cut := w
-					cut.left.cuts--
-					happens(cut, device, Interrupted{c.id, l.device}, "has")
-				}
+			if l := &c.legs[c.chosenLeg()]; c.opened && l.connected && w.left.cuts > 0 {
+				cut := w
+				cut.left.cuts--
+				happens(cut, device, Interrupted{c.id, l.device}, "has")
 			}
 		}
 		if w.left.reports > 0 && *e != x.endpoints[0] {
@@ -536,6 +534,9 @@ func (x *explorer) reports(w world, device int) (all []Event) {
 				continue
 			}
 			all = append(all, Stalled(at), Undecryptable(at), DirectAllowed(at))
+			if l.connected && !c.opened {
+				all = append(all, Interrupted(at))
+			}
 			if l.deciphers {
 				all = append(all, KeyChanged(at))
 			} else if x.sends(w, Address{c.peer, l.device}, c.id, x.devices[device]) {
