@@ -40,6 +40,7 @@ func (s *calls) open(l *leg, flow callflow.Flow) {
 	o.call.mu.Lock()
 	m := o.call.media
 	o.call.session = l.session
+	l.session.SetLowData(o.call.lowData)
 	o.call.mu.Unlock()
 	if !flow.Camera {
 		m.Camera = nil
@@ -122,7 +123,6 @@ func (s *calls) begin(o *ongoing, d devices) {
 	o.sending, o.cameraOn = true, d.camera != nil
 	o.call.mu.Lock()
 	o.call.sending = true
-	session.SetLowData(o.call.lowData)
 	o.call.mu.Unlock()
 	s.setFlow(o, o.flow)
 	o.call.opened <- nil

@@ -124,7 +124,7 @@ func TestRelayCredentialsAreRenewed(t *testing.T) {
 	})
 	alice.networkChanged() // which breaks the link as well
 	eventually(t, "the call has another path", func() bool {
-		return caller.Stats().Path.Generation == 1 && callee.Stats().Path.Generation == 1 && caller.Stats().Path.Kind == "relay"
+		return caller.Stats().Path.Generation > 0 && callee.Stats().Path.Generation > 0 && caller.Stats().Path.Kind == "relay"
 	})
 	hear(t, caller, callee)
 	caller.Hangup()
