@@ -109,9 +109,11 @@ type QualityChanged struct {
 	Poor bool
 }
 
-// DeviceFailed says that the camera could not be opened when Call.ShowVideo asked for it. The call goes on without.
+// DeviceFailed says that something the call sends from or plays to failed, or that the camera could not be opened when Call.ShowVideo
+// asked for it. The call goes on without: a microphone can be replaced with Call.SetMicrophone, a camera opened anew with Call.ShowVideo.
 type DeviceFailed struct {
-	Err error
+	Device string // "microphone", "camera", "speaker", "display" of the other end's pictures, or "screen", which this end shares
+	Err    error
 }
 
 // Ended is the last event of a call.

@@ -36,9 +36,11 @@ func (s *calls) open(l *leg, flow callflow.Flow) {
 	o := l.o
 	o.chosen, o.flow = l, flow
 	l.session.Accepted()
+	s.keepRelays(l)
 	o.call.mu.Lock()
 	m := o.call.media
 	o.call.session = l.session
+	l.session.SetLowData(o.call.lowData)
 	o.call.mu.Unlock()
 	if !flow.Camera {
 		m.Camera = nil
@@ -116,14 +118,11 @@ func (s *calls) begin(o *ongoing, d devices) {
 		return
 	}
 	session.SetSinks(d.speaker, d.screen)
-	if d.shared != nil {
-		session.SetScreenSink(d.shared)
-	}
+	session.SetScreenSink(d.shared)                  // nil: what comes is dropped
 	o.sinks = closers(d.speaker, d.screen, d.shared) // the session closes its sources
 	o.sending, o.cameraOn = true, d.camera != nil
 	o.call.mu.Lock()
 	o.call.sending = true
-	session.SetLowData(o.call.lowData)
 	o.call.mu.Unlock()
 	s.setFlow(o, o.flow)
 	o.call.opened <- nil
@@ -140,10 +139,10 @@ func (s *calls) setFlow(o *ongoing, flow callflow.Flow) {
 	s.turnCamera(o)
 }
 
-// turnCamera opens the camera, or closes it, as the flow says; beside the loop, one after the other. A hold leaves it as it is.
+// turnCamera opens the camera, or closes it, as the flow says, during a hold as well; beside the loop, one after the other.
 func (s *calls) turnCamera(o *ongoing) {
 	on := o.flow.Camera
-	if o.cameraBusy || on == o.cameraOn || !o.flow.Play {
+	if o.cameraBusy || on == o.cameraOn {
 		return
 	}
 	o.cameraBusy = true
@@ -166,14 +165,31 @@ func (s *calls) turnCamera(o *ongoing) {
 			}
 			o.cameraBusy = false
 			if on && err != nil {
-				o.call.emit(DeviceFailed{err})
-				s.step(callflow.ShowVideo{Call: o.id})
+				s.lostDevice(o, "camera", err)
 				return
 			}
 			o.cameraOn = on
 			s.turnCamera(o)
 		})
 	})
+}
+
+// onDeviceFailed hears of a media session that one of its devices failed.
+func (s *calls) onDeviceFailed(l *leg, device string, err error) {
+	if o := s.table[l.at.Call]; o != nil && o.chosen == l {
+		s.lostDevice(o, device, err)
+	}
+}
+
+// lostDevice tells the user that the call goes on without a device, and the other end if it showed pictures.
+func (s *calls) lostDevice(o *ongoing, device string, err error) {
+	o.call.emit(DeviceFailed{device, err})
+	switch device {
+	case "camera":
+		s.step(callflow.ShowVideo{Call: o.id})
+	case "screen":
+		s.step(callflow.ShareScreen{Call: o.id})
+	}
 }
 
 // close closes devices of which nothing was read.

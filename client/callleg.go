@@ -60,7 +60,9 @@ type leg struct {
 	listed      []byte          // digest of the account's list that the peer's device holds
 	early       []pathCandidate // of the peer's
 	halves      map[uint32]callflow.Path
-	restarts    time.Duration // see mayRestart
+	begun       uint32            // the newest path's generation
+	restarts    time.Duration     // see mayPass
+	later       callflow.Received // the same
 
 	mu    sync.Mutex
 	found map[uint32][]string // candidates of this end's, by generation, until they leave
@@ -241,6 +243,7 @@ func (l *leg) makeSession(s *calls, controlling bool) (err error) {
 		OnCandidate:      func(candidate string) { l.onCandidate(s, 0, candidate) },
 		OnPathCandidate:  func(generation uint32, candidate string) { l.onCandidate(s, generation, candidate) },
 		OnEvent:          func(event media.Event) { s.box.post(func() { s.onMedia(l, event) }) },
+		OnDeviceFailed:   func(device string, err error) { s.box.post(func() { s.onDeviceFailed(l, device, err) }) },
 	})
 	return err
 }

@@ -14,7 +14,9 @@ const (
 	relayPatience = 5 * time.Second  // how long a call waits for relay credentials before it does without
 	relayMargin   = 30 * time.Second // credentials that last no longer are not begun with
 
-	// A path that the peer begins costs sockets and allocations at relays. More than some at once, and then one in a second, are ignored.
+	linkPause = 100 * time.Millisecond // until the next look whether there is a link
+
+	// A path that the peer begins costs sockets and allocations at relays. Of more than some at once, and then one in a second, the newest waits.
 	restartEvery = time.Second
 	restartBurst = 4
 )
@@ -23,15 +25,18 @@ const (
 type relays struct {
 	list  []media.Relay
 	until time.Time // that is how long the credentials last
+	renew time.Time // others are to be asked for then; zero: the server has no relay
 }
 
-// fetchRelays asks for credentials that last for the setting up of one call. A server without a relay has none.
+// fetchRelays asks for credentials, which last for the setting up of one call.
 func (c *Client) fetchRelays(ctx context.Context) (r relays) {
-	ctx, cancel := context.WithTimeout(ctx, relayPatience)
-	defer cancel()
-	reply, err := c.request(ctx, &wire.ClientFrame{Body: &wire.ClientFrame_GetRelay{GetRelay: &wire.GetRelayCredentials{}}})
-	if err != nil {
-		c.log.Info("there are no relay credentials for this call")
+	reply, err := c.askForRelays(ctx)
+	switch {
+	case refused(err, wire.Error_NOT_FOUND):
+		return r
+	case err != nil:
+		c.log.Info("there are no relay credentials for this call yet")
+		r.renew = c.now().Add(max(c.timing.relays, retryAfter(err)))
 		return r
 	}
 	credentials := reply.GetRelayCredentials()
@@ -43,12 +48,55 @@ func (c *Client) fetchRelays(ctx context.Context) (r relays) {
 			r.list = append(r.list, media.Relay{URL: u, Username: credentials.GetUsername(), Password: credentials.GetPassword()})
 		}
 	}
+	r.renew = c.now().Add(max(c.timing.relays, r.until.Sub(c.now())/2))
 	return r
+}
+
+// askForRelays asks again over the next link if the one there is breaks: it often does just when a path has to be found.
+func (c *Client) askForRelays(ctx context.Context) (*wire.ServerFrame, error) {
+	ctx, cancel := context.WithTimeout(ctx, relayPatience)
+	defer cancel()
+	for {
+		reply, err := c.request(ctx, &wire.ClientFrame{Body: &wire.ClientFrame_GetRelay{GetRelay: &wire.GetRelayCredentials{}}})
+		if err != errLinkDown {
+			return reply, err
+		}
+		select {
+		case <-time.After(linkPause):
+		case <-ctx.Done():
+			return nil, err
+		}
+	}
+}
+
+// keepRelays replaces the credentials of a call when half their time is over, and fetches some if there were none yet, as long as the call
+// lasts: a path that breaks later is replaced with those that are there.
+func (s *calls) keepRelays(l *leg) {
+	renew, ctx := l.relays.renew, l.o.call.ctx
+	s.running.Go(func() {
+		for !renew.IsZero() {
+			select {
+			case <-time.After(renew.Sub(s.c.now())):
+			case <-ctx.Done():
+				return
+			}
+			fresh := s.c.fetchRelays(ctx)
+			renew = fresh.renew
+			s.box.post(func() { l.takeRelays(fresh) })
+		}
+	})
+}
+
+func (l *leg) takeRelays(fresh relays) {
+	if len(fresh.list) > 0 && fresh.until.After(l.relays.until) {
+		l.relays = fresh
+	}
 }
 
 // restartPath begins another path beside the one there is. It does not wait for the server if it need not: the link to that has probably
 // broken as well.
 func (s *calls) restartPath(l *leg, generation uint32) {
+	l.begun = generation
 	known, ctx := l.relays, l.o.call.ctx
 	stale := len(known.list) > 0 && s.c.now().Add(relayMargin).After(known.until)
 	s.running.Go(func() {
@@ -90,7 +138,7 @@ func (s *calls) goDirect(o *ongoing) {
 
 // pathReady sends this end's half of a path, and joins it to the peer's if that came before.
 func (s *calls) pathReady(l *leg, used relays, ours callflow.Path) {
-	l.relays = used
+	l.takeRelays(used)
 	s.step(callflow.PathReady{Call: l.at.Call, Device: l.at.Device, Path: ours})
 	if s.legOf(l.at.Call, l.at.Device) != l {
 		return
@@ -116,12 +164,32 @@ func (l *leg) connectPath(theirs callflow.Path) {
 	_ = l.session.ConnectPath(theirs.Generation, theirs.Ufrag, theirs.Password)
 }
 
-// mayRestart reports whether the peer may begin another path now, and counts it.
-func (l *leg) mayRestart(now time.Duration) bool {
-	at := max(l.restarts, now-restartBurst*restartEvery) + restartEvery
-	if at > now {
-		return false
+// mayPass reports whether a peer's half of a path may be looked at now. It may if it begins nothing: it is late, or this end has begun the
+// same path. Of others that come too fast the newest is looked at later.
+func (s *calls) mayPass(l *leg, generation uint32, half callflow.Received) bool {
+	if generation <= l.begun {
+		return true
 	}
-	l.restarts = at
-	return true
+	now := s.now()
+	at := max(l.restarts, now-restartBurst*restartEvery) + restartEvery
+	if at <= now {
+		l.restarts = at
+		return true
+	}
+	waiting, ok := l.later.Message.(callflow.Path)
+	if !ok {
+		time.AfterFunc(at-now, func() { s.box.post(func() { s.passLater(l) }) })
+	}
+	if !ok || generation > waiting.Generation {
+		l.later = half
+	}
+	return false
+}
+
+func (s *calls) passLater(l *leg) {
+	half := l.later
+	l.later = callflow.Received{}
+	if s.legOf(l.at.Call, l.at.Device) == l && s.mayPass(l, half.Message.(callflow.Path).Generation, half) {
+		s.step(half)
+	}
 }

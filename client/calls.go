@@ -27,6 +27,7 @@ type timing struct {
 	callflow.Timing
 
 	interrupted time.Duration // media.Config.InterruptedAfter
+	relays      time.Duration // between attempts to get relay credentials, at least
 	keys        time.Duration // from a pre-key's use to a look at what the server has left
 
 	sealCall, sealText time.Duration // for the anonymous link, before a call or anything else leaves the ordinary way
@@ -34,7 +35,7 @@ type timing struct {
 }
 
 var realTiming = timing{
-	Timing: callflow.StandardTiming, interrupted: 5 * time.Second, keys: 30 * time.Second,
+	Timing: callflow.StandardTiming, interrupted: 5 * time.Second, relays: 10 * time.Second, keys: 30 * time.Second,
 	sealCall: 10 * time.Second, sealText: 30 * time.Second, unused: 5 * time.Minute,
 }
 
@@ -234,9 +235,9 @@ func (s *calls) receive(from *contact, device uint8, content *wire.Content) {
 		return
 	}
 	event.Message = fromCallMessage(content.GetCall())
-	if _, restart := event.Message.(callflow.Path); restart {
-		if l := s.legOf(event.Call, device); l == nil || !l.mayRestart(s.now()) {
-			return // the next attempt comes through
+	if path, ok := event.Message.(callflow.Path); ok {
+		if l := s.legOf(event.Call, device); l == nil || l.o.peer.Account != from.Account || !s.mayPass(l, path.Generation, event) {
+			return
 		}
 	}
 	if event.Message != nil {

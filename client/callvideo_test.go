@@ -7,10 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"google.golang.org/protobuf/proto"
-
 	"sotto/media"
-	"sotto/wire"
 )
 
 // lens is a camera of small pictures, ten a second.
@@ -153,30 +150,6 @@ func TestNoVideoInACallOfSound(t *testing.T) {
 		t.Errorf("a screen in a call of sound: %v", err)
 	}
 	hear(t, caller, callee)
-	caller.Hangup()
-	awaitEnd(t, callee, Normal)
-}
-
-// A peer that floods a call with new paths gets some of them.
-func TestPathsAreLimited(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t)
-	alice, bob := friends(t, w)
-	caller, callee := accepted(t, alice, bob, CallOptions{})
-	id := callee.ID()
-	for generation := range uint32(50) {
-		m := &wire.CallMessage{CallId: id[:], Body: &wire.CallMessage_Path{Path: &wire.Path{
-			Generation: generation + 1, Ice: &wire.IceParameters{Ufrag: "abcd", Password: "0123456789012345678901"},
-		}}}
-		bob.takes(callee.peer, proto.CloneOf(m))
-	}
-	carriedOut := make(chan struct{})
-	bob.calls.box.post(func() { close(carriedOut) }) // behind them all
-	<-carriedOut
-	hear(t, caller, callee) // and what they began beside the loop has had its time
-	if opened := callee.session.Generation(); opened > 2*restartBurst {
-		t.Errorf("%d paths were opened", opened)
-	}
 	caller.Hangup()
 	awaitEnd(t, callee, Normal)
 }

@@ -44,6 +44,10 @@ type Config struct {
 	OnPathCandidate func(generation uint32, candidate string) // to be brought to the peer's AddPathCandidate
 	OnEvent         func(Event)                               // must return soon and not call Close; may be nil
 
+	// OnDeviceFailed hears of a source that failed (a "microphone", the "camera", the shared "screen"; not of one that has no more) and of a
+	// sink ("speaker", "display"): the session goes on without. It must return soon and not call Close; may be nil.
+	OnDeviceFailed func(device string, err error)
+
 	InterruptedAfter time.Duration // 0: 5 s
 	FailAfter        time.Duration // 0: 30 s (RFC 7675); also how long the first connection may take
 	RekeyEvery       time.Duration // 0: a minute; for what this end sends, if Keys has a source

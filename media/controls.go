@@ -50,18 +50,19 @@ func announced(yes bool) error {
 	return nil
 }
 
-func exchange[T any](s *Session, source T, err error, begin func(T)) error {
+func exchange[T any](s *Session, source T, err error, begin func(T) T) error {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if err == nil && s.state != sending {
+	unused := source
+	switch {
+	case err != nil:
+	case s.state != sending:
 		err = errNotStarted
+	default:
+		unused = begin(source)
 	}
-	if err != nil {
-		closeSource(source)
-		return err
-	}
-	begin(source)
-	return nil
+	s.mu.Unlock()
+	closeSource(unused)
+	return err
 }
 
 // SetScreenSink shows the peer's second video stream, as SetSinks does the first.

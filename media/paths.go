@@ -3,6 +3,7 @@ package media
 import (
 	"errors"
 	"net/netip"
+	"slices"
 	"time"
 
 	"sotto/media/netchange"
@@ -187,6 +188,9 @@ func (s *Session) watchReady(r *route) {
 		}
 		s.mu.Lock()
 		defer s.mu.Unlock()
+		if !slices.Contains(s.routes, r) {
+			return
+		}
 		s.choose()
 		s.readyOnce.Do(func() { close(s.ready) })
 	}()
@@ -236,6 +240,10 @@ func (s *Session) pathState(r *route, state path.State, reason error) {
 	defer s.events.Unlock()
 	var event Event
 	s.mu.Lock()
+	if !slices.Contains(s.routes, r) { // given up: it is being closed, and says nothing of the connection
+		s.mu.Unlock()
+		return
+	}
 	stood := s.stands()
 	switch state {
 	case path.Connected:
@@ -316,14 +324,15 @@ func (s *Session) retireOlder(r *route) {
 		case <-ticker.C:
 		}
 		s.mu.Lock()
-		if r.stands {
+		there := slices.Contains(s.routes, r)
+		if there && r.stands {
 			for _, older := range s.routes {
 				if older.generation < r.generation {
 					s.drop(older)
 				}
 			}
 		}
-		over := r.stands || r.failed
+		over := !there || r.stands || r.failed
 		s.mu.Unlock()
 		if over {
 			return

@@ -408,3 +408,37 @@ func TestPathsOutOfOrder(t *testing.T) {
 		t.Errorf("after Close: %v", err)
 	}
 }
+
+// A path that was given up says nothing of the connection any more, whatever becomes of it while it is being closed.
+func TestAPathThatWasGivenUp(t *testing.T) { synctest.Test(t, testAPathThatWasGivenUp) }
+
+func testAPathThatWasGivenUp(t *testing.T) {
+	p := talking(t, newNetwork(t, 5*time.Millisecond), Config{})
+	var ear heard
+	p.callee.SetSinks(&ear, nil)
+	open := func() *route {
+		generation := p.caller.Generation() + 1
+		if _, _, err := p.caller.OpenPath(generation, nil); err != nil {
+			t.Fatal(err)
+		}
+		return p.caller.route(generation)
+	}
+	givenUp := open()
+	open() // the one before never came to stand
+	before := p.eventsOf(p.caller)
+	for _, state := range []path.State{path.Connected, path.Interrupted, path.Connected, path.Failed} {
+		p.caller.pathState(givenUp, state, errors.New("late"))
+		time.Sleep(2 * pathGrace)
+	}
+	if events := p.eventsOf(p.caller); !slices.Equal(events, before) {
+		t.Errorf("events %v, then %v", before, events)
+	}
+	if p.caller.route(0) == nil {
+		t.Fatal("the path in use was closed")
+	}
+	heardBefore, _ := ear.counts()
+	time.Sleep(time.Second)
+	if n, _ := ear.counts(); n < heardBefore+45 {
+		t.Errorf("%d frames were heard in a second", n-heardBefore)
+	}
+}

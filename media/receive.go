@@ -88,8 +88,8 @@ func (a *audioReceiver) play() {
 			continue
 		}
 		if err := sink.WriteFrame(pcm); err != nil {
-			a.s.log.Error("playing audio failed", "error", err)
 			a.setSink(nil)
+			a.s.deviceFailed("speaker", err)
 		}
 	}
 }
@@ -228,8 +228,8 @@ func (v *videoReceiver) play() {
 				continue
 			}
 			if err := sink.WriteFrame(frame); err != nil {
-				v.s.log.Error("showing video failed", "error", err)
 				v.setSink(nil)
+				v.s.deviceFailed("display", err)
 			}
 		}
 	}

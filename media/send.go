@@ -3,6 +3,7 @@ package media
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"sync"
 	"time"
@@ -67,14 +68,15 @@ type encoder interface {
 	SetBitrate(bitrate int) error
 }
 
-// begin starts to send, or goes over to another source. Session.mu is held.
-func (a *audioSender) begin(source AudioSource) {
-	a.source.put(source, source != nil)
+// begin starts to send, or goes over to another source, and returns the one before, to be closed. Session.mu is held.
+func (a *audioSender) begin(source AudioSource) (unused AudioSource) {
+	unused = a.source.put(source, source != nil)
 	if !a.running && source != nil {
 		a.running = true
 		a.s.done.Add(1)
 		go a.run(a.s.chain.AddLocal(a.stream.chain()))
 	}
+	return unused
 }
 
 func (a *audioSender) run(out *rtpchain.Writer) {
@@ -88,8 +90,8 @@ func (a *audioSender) run(out *rtpchain.Writer) {
 			return
 		}
 		if err := source.ReadFrame(pcm); err != nil {
-			if a.source.ended(turn) {
-				a.s.sourceEnded("audio", err)
+			if last, was := a.source.ended(turn); was {
+				a.s.sourceEnded("microphone", last, err)
 			}
 			continue
 		}
@@ -108,7 +110,7 @@ func (a *audioSender) run(out *rtpchain.Writer) {
 			marker = true
 		}
 		if sent, err := a.send(out, pcm, frame, marker); err != nil {
-			a.s.log.Error("encoding audio failed", "error", err)
+			a.s.deviceFailed("microphone", fmt.Errorf("its sound cannot be encoded: %w", err))
 			return
 		} else {
 			marker = !sent
@@ -166,9 +168,11 @@ func (s *Session) waitReady() bool {
 	}
 }
 
-func (s *Session) sourceEnded(kind string, err error) {
-	if !errors.Is(err, io.EOF) && s.ctx.Err() == nil {
-		s.log.Error("reading a source failed", "kind", kind, "error", err)
+// sourceEnded closes a source, beside the goroutine that is to read the next one.
+func (s *Session) sourceEnded(device string, source any, err error) {
+	s.done.Go(func() { closeSource(source) })
+	if !errors.Is(err, io.EOF) {
+		s.deviceFailed(device, err)
 	}
 }
 

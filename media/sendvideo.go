@@ -14,6 +14,7 @@ import (
 type videoSender struct {
 	s       *Session
 	stream  Stream
+	device  string // see Config.OnDeviceFailed
 	source  slot[VideoSource]
 	running bool // guarded by Session.mu
 	held    atomic.Bool
@@ -21,15 +22,16 @@ type videoSender struct {
 	counts  videoCounters
 }
 
-// begin starts to send, or goes over to another source. Session.mu is held.
-func (v *videoSender) begin(source VideoSource) {
+// begin starts to send, or goes over to another source, and returns the one before, to be closed. Session.mu is held.
+func (v *videoSender) begin(source VideoSource) (unused VideoSource) {
 	v.tell(source)
-	v.source.put(source, source != nil)
+	unused = v.source.put(source, source != nil)
 	if !v.running && source != nil {
 		v.running = true
 		v.s.done.Add(1)
 		go v.run(v.s.chain.AddLocal(v.stream.chain()))
 	}
+	return unused
 }
 
 // tell asks the source for a rate that fits, if it can be asked.
@@ -76,8 +78,8 @@ func (v *videoSender) run(out *rtpchain.Writer) {
 		}
 		frame, err := source.ReadFrame()
 		if err != nil {
-			if v.source.ended(turn) {
-				v.s.sourceEnded("video", err)
+			if last, was := v.source.ended(turn); was {
+				v.s.sourceEnded(v.device, last, err)
 			}
 			continue
 		}

@@ -120,7 +120,7 @@ func NewSession(cfg Config) (*Session, error) {
 	picture, _ := announced.stream(Video)
 	second, _ := announced.stream(Screen)
 	s.microphone = &audioSender{s: s, stream: sound, encoder: encoder}
-	s.camera, s.screen = &videoSender{s: s, stream: picture}, &videoSender{s: s, stream: second}
+	s.camera, s.screen = &videoSender{s: s, stream: picture, device: "camera"}, &videoSender{s: s, stream: second, device: "screen"}
 	if s.audio, err = newAudioReceiver(s); err != nil {
 		return nil, err
 	}
@@ -229,6 +229,17 @@ func (s *Session) report(event Event) {
 	}
 }
 
+// deviceFailed tells of a source or sink that the session goes on without.
+func (s *Session) deviceFailed(device string, err error) {
+	if s.ctx.Err() != nil {
+		return // it was closed
+	}
+	s.log.Error("a device failed", "device", device, "error", err)
+	if s.cfg.OnDeviceFailed != nil {
+		s.cfg.OnDeviceFailed(device, err)
+	}
+}
+
 // Close ends the session and waits for everything it started; an AudioSource or VideoSource that has a Close method is closed, which
 // must end a ReadFrame that blocks. Sinks are their owner's to close: Close waits for a WriteFrame that blocks. Close must not be called
 // from Config.OnEvent.
@@ -250,9 +261,9 @@ func (s *Session) Close() error {
 	if chain != nil {
 		err = errors.Join(err, chain.Close())
 	}
-	s.microphone.source.close()
-	s.camera.source.close()
-	s.screen.source.close()
+	s.done.Go(s.microphone.source.close) // one that does not close keeps no other one open
+	s.done.Go(s.camera.source.close)
+	s.done.Go(s.screen.source.close)
 	s.done.Wait()
 	return err
 }

@@ -24,22 +24,21 @@ type slot[T any] struct {
 	closed  bool
 }
 
-// put exchanges the source and closes the one before, which ends a ReadFrame that blocks.
-func (s *slot[T]) put(source T, filled bool) {
+// put exchanges the source and returns the one that is to be closed, which ends a ReadFrame that blocks. A device may take its time to
+// close, or never do, so no lock of the session's may be held then.
+func (s *slot[T]) put(source T, filled bool) (unused T) {
 	s.mu.Lock()
-	before := s.source
-	if s.closed {
-		before = source
-	} else {
-		s.source, s.filled = source, filled
-	}
+	defer s.mu.Unlock()
 	s.turn++
 	if s.changed != nil {
 		close(s.changed)
 		s.changed = nil
 	}
-	s.mu.Unlock()
-	closeSource(before)
+	if s.closed {
+		return source
+	}
+	unused, s.source, s.filled = s.source, source, filled
+	return unused
 }
 
 // take waits for a source. It reports false when the context ends.
@@ -63,29 +62,29 @@ func (s *slot[T]) take(ctx context.Context) (source T, turn int, ok bool) {
 	return source, 0, false
 }
 
-// ended takes a source out that has no more, and reports whether it was still the one.
-func (s *slot[T]) ended(turn int) bool {
+// ended takes out a source that has no more, to be closed, and reports whether it was still the one.
+func (s *slot[T]) ended(turn int) (last T, was bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.turn != turn || !s.filled {
-		return false
+		return last, false
 	}
-	s.empty()
-	return true
+	return s.empty(), true
 }
 
-// close closes the source, and every one that is put later.
+// close closes the source. No other is taken from now on.
 func (s *slot[T]) close() {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.closed = true
-	s.empty()
+	last := s.empty()
+	s.mu.Unlock()
+	closeSource(last)
 }
 
-func (s *slot[T]) empty() {
+func (s *slot[T]) empty() (last T) {
 	var none T
-	closeSource(s.source)
-	s.source, s.filled = none, false
+	last, s.source, s.filled = s.source, none, false
+	return last
 }
 
 func closeSource(source any) {

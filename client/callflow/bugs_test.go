@@ -180,6 +180,42 @@ var mistakes = []struct {
 		},
 	},
 	{
+		name: "the call that was to end goes on beside the one in its place", model: "a second call",
+		after: func(was, is Endpoint, event Event, effects []Effect) (Endpoint, []Effect) {
+			if accept, ok := event.(AcceptCall); ok && accept.EndOther {
+				for i := range is.calls {
+					if is.calls[i].phase == free {
+						is.calls[i] = was.calls[i]
+					}
+				}
+			}
+			return is, effects
+		},
+	},
+	{
+		name: "the camera is on after a hold", model: "pictures and a shared screen",
+		after: func(was, is Endpoint, event Event, effects []Effect) (Endpoint, []Effect) {
+			for i, e := range effects {
+				if f, ok := e.(SetFlow); ok && f.Flow.Play {
+					f.Flow.Camera = true
+					effects[i] = f
+				}
+			}
+			return is, effects
+		},
+	},
+	{
+		name: "a packet that nobody can decrypt ends what rings", model: "what is reported of a call",
+		after: func(was, is Endpoint, event Event, effects []Effect) (Endpoint, []Effect) {
+			for i := range is.calls {
+				if l := &is.calls[i].legs[0]; l.garbled {
+					l.decipherBy = time.Second
+				}
+			}
+			return is, effects
+		},
+	},
+	{
 		name: "a missed call is shown twice", model: "one call",
 		after: func(was, is Endpoint, event Event, effects []Effect) (Endpoint, []Effect) {
 			for _, e := range effects {
@@ -227,7 +263,7 @@ func TestMistakesAreFound(t *testing.T) {
 				return e, all
 			}
 			if mistake.model == attackerModel {
-				if problem := attack(mistaken); problem == "" {
+				if _, problem := attack(mistaken); problem == "" {
 					t.Error("not found")
 				} else {
 					t.Log(problem)

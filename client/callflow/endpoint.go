@@ -79,7 +79,9 @@ type leg struct {
 	verified  bool   // the verification code is known
 	confirmed bool   // callee: the caller has taken this device's accept
 	connected bool   // there is a path
+	broken    bool   // there was one, or none was found, before the call was open
 	deciphers bool   // media of the peer's was decrypted
+	garbled   bool   // something could not be, before the call was open
 	part      string // caller: the callee's part of the code, if its accept overtook its answer
 	since     uint64 // when the peer sent what made the leg: offer or accept
 

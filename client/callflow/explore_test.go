@@ -16,7 +16,7 @@ const (
 
 var (
 	long = flag.Bool("long", false, "explore with larger budgets")
-	runs = flag.Int("runs", 20_000, "random runs, over all models")
+	runs = flag.Int("runs", 100_000, "random runs, over all models; a tenth of them under the race detector and with -short")
 	seed = flag.Uint64("seed", 1, "of the first random run; the next one's is one more")
 
 	alice, bob, carol = Account{'A'}, Account{'B'}, Account{'C'}
@@ -76,8 +76,25 @@ func models() []model {
 			answers: sometimes(2), budget: either(budget{lost: 1}, budget{lost: 1, twice: 1, ticks: 1}),
 		},
 		{
-			name: "a second call", devices: []Address{a1, b1, c1}, calls: []placed{{0, 1, bob}, {2, 2, bob}}, answers: []int{1}, hangups: sometimes(1),
+			name: "a second call", devices: []Address{a1, b1, c1}, calls: []placed{{0, 1, bob}, {2, 2, bob}}, answers: []int{1}, hangups: sometimes(1), instead: true,
 			budget: either(budget{lost: 1}, budget{lost: 1, ticks: 1}),
+		},
+		{
+			name: "what is reported of a call", devices: []Address{a1, b1}, calls: one, answers: []int{1}, slow: true,
+			budget: either(budget{cuts: 1, reports: 2}, budget{lost: 1, cuts: 1, reports: 2}),
+		},
+		{
+			name: "what is reported while two devices ring", devices: []Address{a1, b1, b2}, calls: one, answers: []int{1, 2},
+			budget: either(budget{reports: 1}, budget{lost: 1, reports: 1}),
+		},
+		{
+			name: "what is reported while both call at once", devices: []Address{a1, b1}, calls: []placed{{0, 1, bob}, {1, 2, alice}},
+			budget: either(budget{reports: 1}, budget{lost: 1, reports: 2}),
+		},
+		{
+			name: "pictures and a shared screen", devices: []Address{a1, b1}, calls: one, answers: []int{1},
+			inCall: []userEvent{{0, ShowVideo{id(1), false}}, {0, ShowVideo{id(1), true}}, {1, ShareScreen{id(1), true}}, {1, Hold{id(1), true}}, {1, Hold{id(1), false}}},
+			budget: either(budget{}, budget{lost: 1, twice: 1, ticks: 1}),
 		},
 		{
 			name: "a device forgets the call and calls again", devices: []Address{a1, b1}, calls: []placed{{0, 2, bob}, {0, 1, bob}}, answers: []int{1},
@@ -96,12 +113,16 @@ func models() []model {
 func crowds() []model {
 	of := func(name string, devices [3]Address, calls ...placed) model {
 		m := model{
-			name: name, devices: devices[:], calls: calls, answers: []int{0, 1, 2}, hangups: []int{0, 1, 2}, slow: true,
-			budget: budget{lost: 6, twice: 8, ticks: 12, cuts: 4, crashes: 1},
+			name: name, devices: devices[:], calls: calls, answers: []int{0, 1, 2}, hangups: []int{0, 1, 2}, slow: true, instead: true,
+			budget: budget{lost: 6, twice: 8, ticks: 12, cuts: 4, reports: 6, crashes: 1},
 		}
 		for device := range devices {
 			n := byte(device + 1)
-			m.inCall = append(m.inCall, userEvent{device, Hold{id(n), true}}, userEvent{device, Hold{id(n), false}}, userEvent{device, Mute{id(n), true}})
+			for _, event := range []Event{
+				Hold{id(n), true}, Hold{id(n), false}, Mute{id(n), true}, ShowVideo{id(n), false}, ShowVideo{id(n), true}, ShareScreen{id(n), true},
+			} {
+				m.inCall = append(m.inCall, userEvent{device, event})
+			}
 		}
 		return m
 	}
@@ -244,14 +265,31 @@ func (x *explorer) walk() (f found) {
 // TestRandomRuns goes on longer than a walk to the last state could, with more of everything that goes wrong. Each run has a seed of its
 // own; one that fails says how to repeat it alone.
 func TestRandomRuns(t *testing.T) {
-	all := append(models(), crowds()...)
+	all, total := append(models(), crowds()...), *runs
+	if raceDetector || testing.Short() {
+		total = (total + 9) / 10
+	}
+	var mu sync.Mutex
+	met := map[string]int{}
+	t.Cleanup(func() {
+		for _, event := range []Event{
+			AcceptCall{EndOther: true}, ShowVideo{}, ShareScreen{}, Fault{}, Interrupted{}, Stalled{}, FirstMedia{}, Undecryptable{}, KeyChanged{},
+			NetworkChanged{}, DirectAllowed{}, DeviceRemoved{},
+		} {
+			if met[eventKind(event)] < total/1000 {
+				t.Errorf("%s happened %d times", eventKind(event), met[eventKind(event)])
+			}
+		}
+		t.Log(met)
+	})
 	for _, m := range all {
-		m.budget = budget{lost: 6, twice: 8, ticks: 12, cuts: 4, crashes: m.budget.crashes * 2}
+		m.budget = budget{lost: 6, twice: 8, ticks: 12, cuts: 4, reports: 6, crashes: m.budget.crashes * 2}
 		t.Run(m.name, func(t *testing.T) {
 			t.Parallel()
 			var x *explorer
 			steps, longest := 0, 0
-			for run := range (*runs + len(all) - 1) / len(all) {
+			kinds := map[string]int{}
+			for run := range (total + len(all) - 1) / len(all) {
 				if run%explorerRuns == 0 {
 					x = newExplorer(m)
 				}
@@ -261,13 +299,29 @@ func TestRandomRuns(t *testing.T) {
 						strings.Join(told(trace), "\n"), strings.ReplaceAll(t.Name(), " ", "_"), *seed+uint64(run))
 				}
 				steps, longest = steps+len(trace), max(longest, len(trace))
+				for _, m := range trace {
+					kinds[eventKind(m.event)]++
+				}
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			for kind, n := range kinds {
+				met[kind] += n
 			}
 			t.Logf("%d steps, %d in the longest run", steps, longest)
 		})
 	}
 }
 
-// randomRun takes one of all possible moves until there is none. Users are slower than the network, so that calls get anywhere.
+func eventKind(e Event) string {
+	if accept, ok := e.(AcceptCall); ok && accept.EndOther {
+		return "AcceptCall instead"
+	}
+	return strings.TrimPrefix(fmt.Sprintf("%T", e), "callflow.")
+}
+
+// randomRun takes one of all possible moves until there is none. Users are slower than the network, and little fails, so that calls get
+// anywhere.
 func (x *explorer) randomRun(random *rand.Rand) (trace []move) {
 	w := x.start()
 	for x.problem == "" {
@@ -275,10 +329,14 @@ func (x *explorer) randomRun(random *rand.Rand) (trace []move) {
 		var to func() world
 		weights := 0
 		x.moves(w, func(m move, result func() world) {
-			weight := 8
+			weight := 32
 			switch m.event.(type) {
-			case HangUp, fire, crash:
+			case Fault, DeviceRemoved:
 				weight = 1
+			case HangUp, fire, crash:
+				weight = 4
+			case NetworkChanged, Stalled, Undecryptable, KeyChanged, DirectAllowed:
+				weight = 8
 			}
 			if weights += weight; random.IntN(weights) < weight {
 				by, to = m, result

@@ -13,14 +13,21 @@ func (s *step) open(c *call, l *leg) {
 	if l.peerSequence != 0 {
 		s.do(PeerMedia{c.id, l.peer})
 	}
-	if l.connected {
+	switch {
+	case l.connected:
 		s.do(Tell{c.id, NoticeConnected})
-	} else {
+	case l.broken:
+		s.onInterrupted(c, l)
+	default: // the first one is still looked for
 		l.lostBy, l.retryBy = s.now+s.timing.Lost, s.now+s.timing.Retry
 	}
-	if l.deciphers {
+	switch {
+	case l.deciphers:
 		s.do(Tell{c.id, NoticeFirstMedia})
+	case l.garbled:
+		s.onUndecryptable(c, l)
 	}
+	l.broken, l.garbled = false, false
 }
 
 func (s *step) sendMedia(c *call, l *leg) {
@@ -124,27 +131,33 @@ func (s *step) onLeg(at Leg, on func(*call, *leg)) {
 
 // onFirstMedia also confirms the callee's accept: a caller sends on no other leg.
 func (s *step) onFirstMedia(c *call, l *leg) {
-	l.deciphers, l.decipherBy = true, 0
+	l.deciphers, l.garbled, l.decipherBy = true, false, 0
 	if c.opened {
 		s.do(Tell{c.id, NoticeFirstMedia})
 		s.onConfirm(c, l)
 	}
 }
 
-// onUndecryptable ends nothing that was heard: one packet may be anybody's.
+// onUndecryptable ends nothing that was heard: one packet may be anybody's. Nor does it end what is not open: there is nothing to be heard
+// yet that could show the packet to be a forgery.
 func (s *step) onUndecryptable(c *call, l *leg) {
+	if !c.opened {
+		l.garbled = !l.deciphers
+		return
+	}
 	if !l.deciphers && l.decipherBy == 0 {
 		l.decipherBy = s.now + s.timing.Decipher
 	}
-	if c.opened {
-		s.do(Tell{c.id, NoticeUndecryptable})
-	}
+	s.do(Tell{c.id, NoticeUndecryptable})
 }
 
 // onKeyChanged gives a call that was heard as long as one whose path is lost: whoever can replace packets can drop them as well.
 func (s *step) onKeyChanged(c *call, l *leg) {
-	l.deciphers, l.decipherBy = false, s.now+s.timing.Lost
-	if c.opened {
-		s.do(Tell{c.id, NoticeDeaf})
+	l.deciphers = false
+	if !c.opened {
+		l.garbled = true
+		return
 	}
+	l.decipherBy = s.now + s.timing.Lost
+	s.do(Tell{c.id, NoticeDeaf})
 }

@@ -62,13 +62,14 @@ type Media struct {
 	Screen bool
 }
 
-// Flow is what a media session does now.
+// Flow is what a media session does now. Unless it plays the call is on hold, and nothing is sent; a camera that is on stays on.
 type Flow struct{ Microphone, Camera, Screen, Play bool }
 
-// flow follows from both ends: a call on hold at either one is silent in both directions.
+// flow follows from both ends: a call on hold at either one is silent in both directions. The camera is its user's alone, who sees its
+// light: a hold turns it neither off nor, when it ends, on.
 func flow(local, peer Media) Flow {
 	if local.Held || peer.Held {
-		return Flow{}
+		return Flow{Camera: local.Video}
 	}
 	return Flow{Microphone: !local.Muted, Camera: local.Video, Screen: local.Screen, Play: true}
 }

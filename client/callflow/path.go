@@ -42,7 +42,7 @@ func (s *step) onLocalCandidates(ev LocalCandidates) {
 
 // onConnected also repeats what this end sends, in case it was lost with the path before.
 func (s *step) onConnected(c *call, l *leg) {
-	l.connected, l.lostBy, l.retryBy = true, 0, 0
+	l.connected, l.broken, l.lostBy, l.retryBy = true, false, 0, 0
 	if c.opened {
 		s.do(Tell{c.id, NoticeConnected})
 		if l.generation > 0 {
@@ -58,10 +58,14 @@ func (s *step) onStalled(c *call, l *leg) {
 	}
 }
 
-// onInterrupted begins the search for another path. While it rings there is none: the accept begins it, if the path is still missing.
+// onInterrupted begins the search for another path. While it rings there is none: open begins it, if the path is still missing.
 func (s *step) onInterrupted(c *call, l *leg) {
 	l.connected = false
-	if !c.opened || l.lostBy != 0 {
+	if !c.opened {
+		l.broken = true
+		return
+	}
+	if l.lostBy != 0 {
 		return
 	}
 	l.lostBy, l.retryBy = s.now+s.timing.Lost, s.now+s.timing.Retry

@@ -315,6 +315,59 @@ func TestRule11AStallLooksForAnotherPath(t *testing.T) {
 	b.on(Stalled{id(5), 1}, "") // that is known
 }
 
+func TestRule11APathThatBreaksWhileItRings(t *testing.T) {
+	b := newBench(t)
+	b.from(a1, 5, Offer{}, "Ringing→A1 Prepare Incoming")
+	b.on(Prepared{Call: id(5)}, "Answer→A1 Connect Gather")
+	b.on(Connected{id(5), 1}, "")
+	b.on(Interrupted{id(5), 1}, "")
+	back := *b
+	b.on(AcceptCall{Call: id(5)}, "AllowAddresses Accept→A1 Open accepted MediaState→A1 reconnecting RestartPath")
+	b.on(Interrupted{id(5), 1}, "")
+	b.after(5*time.Second, "RestartPath")
+	back.on(Connected{id(5), 1}, "")
+	back.on(AcceptCall{Call: id(5)}, "AllowAddresses Accept→A1 Open accepted MediaState→A1 connected")
+}
+
+func TestRule12NothingIsDueBeforeTheCallIsOpen(t *testing.T) {
+	b := newBench(t)
+	b.from(a1, 5, Offer{}, "Ringing→A1 Prepare Incoming")
+	b.on(Prepared{Call: id(5)}, "Answer→A1 Connect Gather")
+	b.from(a1, 5, Reveal{}, "Verify")
+	b.on(Connected{id(5), 1}, "")
+	b.on(Undecryptable{id(5), 1}, "")
+	b.after(30*time.Second, "")
+	heard := *b
+	b.on(AcceptCall{Call: id(5)}, "AllowAddresses Accept→A1 Open accepted MediaState→A1 connected undecryptable")
+	b.after(5*time.Second, "FAILED→A1 End(failed)")
+	heard.on(FirstMedia{id(5), 1}, "")
+	changed := heard
+	heard.on(AcceptCall{Call: id(5)}, "AllowAddresses Accept→A1 Open accepted MediaState→A1 connected first-media")
+	changed.on(KeyChanged{id(5), 1}, "")
+	changed.after(29*time.Second, "")
+	changed.on(AcceptCall{Call: id(5)}, "AllowAddresses Accept→A1 Open accepted MediaState→A1 connected undecryptable")
+	changed.after(5*time.Second, "FAILED→A1 End(failed)")
+}
+
+func TestAHoldLeavesTheCameraToItsUser(t *testing.T) {
+	b := newBench(t)
+	b.from(a1, 5, Offer{Video: true}, "Ringing→A1 Prepare Incoming")
+	b.on(Prepared{Call: id(5)}, "Answer→A1 Connect Gather")
+	b.on(AcceptCall{Call: id(5), Camera: true}, "AllowAddresses Accept→A1 Open accepted MediaState→A1")
+	camera := func(event Event, want Flow) {
+		t.Helper()
+		var effects []Effect
+		b.Endpoint, effects = b.Step(event, b.now)
+		if len(effects) == 0 || effects[0] != (SetFlow{Leg{id(5), 1}, want}) {
+			t.Errorf("%+v: %+v", event, effects)
+		}
+	}
+	camera(Hold{id(5), true}, Flow{Camera: true})
+	camera(ShowVideo{id(5), false}, Flow{})
+	camera(ShowVideo{id(5), true}, Flow{Camera: true})
+	camera(Hold{id(5), false}, Flow{Microphone: true, Camera: true, Play: true})
+}
+
 func TestAStrangersCallBecomesDirect(t *testing.T) {
 	b := newBench(t)
 	b.from(a1, 5, Offer{}, "Ringing→A1 Prepare Incoming")

@@ -1,6 +1,7 @@
 package callflow
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -15,14 +16,16 @@ import (
 //   - a message arrives and stays under way, to arrive again; or is lost. (One that arrives after everything else is as good as lost
 //     too: these have budgets only because they multiply the states.)
 //   - any time that an endpoint waits for passes, before any other;
-//   - a user does what the endpoint offers: accept, hang up, mute, hold;
-//   - a path breaks, or a device forgets everything, as often as the model says.
+//   - a user does what the endpoint offers: accept, hang up, mute, hold, show pictures;
+//   - a path breaks, a media session reports something, an effect fails, a device leaves its account or forgets everything, as often as
+//     the model says.
 type model struct {
 	name    string
 	devices []Address
 	calls   []placed     // the users' calls
 	answers []int        // devices whose users may accept
 	hangups []int        // devices whose users may hang up or decline
+	instead bool         // users may also end the call there is to accept another one
 	inCall  []userEvent  // what else users do, each once
 	budget  budget       // of what goes wrong
 	machine machine      // Step, or one with a mistake in it
@@ -44,7 +47,7 @@ type userEvent struct {
 	event  Event
 }
 
-type budget struct{ lost, twice, ticks, cuts, crashes uint8 }
+type budget struct{ lost, twice, ticks, cuts, reports, crashes uint8 }
 
 const (
 	maxDevices = 3
@@ -56,17 +59,18 @@ type world struct {
 	ends   [maxDevices]uint32 // interned endpoints
 	items  string             // under way, sorted: two bytes each
 	left   budget
-	users  uint16 // calls placed and in-call events that happened
+	users  uint32 // calls placed and in-call events that happened
 	ghosts [maxDevices]ghost
-	lossy  bool // something was lost
-	forgot bool // a device started anew
+	gone   uint8 // devices that are no longer on their account's list, a bit each
+	lossy  bool  // something was lost
+	forgot bool  // a device started anew
 }
 
 // A ghost remembers about a device what its endpoint may have forgotten.
 type ghost struct {
 	consent, opened, rung, hungUp, missed, offered uint8 // bits by call id
 	wants                                          uint8 // id of the call that its user has asked for, until it ends or is accepted
-	muted, held                                    uint8
+	muted, held, shows, shares                     uint8
 	clock                                          uint8
 	reasons                                        [maxIDs + 1]Reason
 }
@@ -214,9 +218,15 @@ func (x *explorer) happen(w world, device int, event Event) world {
 	case PlaceCall:
 		g.clock++
 		g.consent, g.wants = g.consent|1<<ev.Call[0], ev.Call[0]
+		g.shows = set(g.shows, ev.Call[0], ev.Video)
 	case AcceptCall:
 		g.clock++
 		g.consent |= 1 << ev.Call[0]
+		g.shows = set(g.shows, ev.Call[0], ev.Camera)
+	case ShowVideo:
+		g.shows = set(g.shows, ev.Call[0], ev.On)
+	case ShareScreen:
+		g.shares = set(g.shares, ev.Call[0], ev.On)
 	case HangUp:
 		if g.wants == ev.Call[0] {
 			g.wants = 0
@@ -276,8 +286,8 @@ func (x *explorer) carryOut(w world, device int, effect Effect) world {
 			return w
 		case c.caller:
 			n := 0
-			for _, d := range x.devices {
-				if d.Account == c.peer {
+			for i, d := range x.devices {
+				if d.Account == c.peer && w.gone&(1<<i) == 0 {
 					prepared.Devices[n] = d.Device
 					n++
 				}
@@ -303,6 +313,7 @@ func (x *explorer) carryOut(w world, device int, effect Effect) world {
 		x.require(g.wants == ef.Old[0], device, "takes call %d in place of %d, which its user does not want", ef.New[0], ef.Old[0])
 		g.wants, g.reasons[ef.Old[0]] = ef.New[0], adopted
 		g.consent |= 1 << ef.New[0]
+		g.shows, g.shares = moved(g.shows, ef), moved(g.shares, ef)
 	case Open:
 		n := ef.Call[0]
 		c := (&step{Endpoint: e}).find(ef.Call)
@@ -340,8 +351,11 @@ func (x *explorer) carryOut(w world, device int, effect Effect) world {
 	return w
 }
 
+// moved lets what was said of a call be said of the one that took its place.
+func moved(bits byte, by Adopt) byte { return set(bits, by.New[0], bits&(1<<by.Old[0]) != 0) }
+
 func (x *explorer) post(w world, to Address, r Received) world {
-	if i := slices.Index(x.devices, to); i >= 0 {
+	if i := slices.Index(x.devices, to); i >= 0 && w.gone&(1<<i|1<<slices.Index(x.devices, r.From)) == 0 {
 		return w.add(x.item(item{i, true, r}))
 	}
 	return w
@@ -349,6 +363,8 @@ func (x *explorer) post(w world, to Address, r Received) world {
 
 func (x *explorer) checkFlow(g *ghost, device int, n byte, f Flow) {
 	x.require(!f.Microphone || (g.muted|g.held)&(1<<n) == 0, device, "its microphone is open in call %d against its user's will", n)
+	x.require(!f.Camera || g.shows&(1<<n) != 0, device, "its camera is on in call %d against its user's will", n)
+	x.require(!f.Screen || g.shares&^g.held&(1<<n) != 0, device, "it shares its screen in call %d against its user's will", n)
 }
 
 func (x *explorer) checkEndpoint(device int, e *Endpoint) {
@@ -366,6 +382,7 @@ func (x *explorer) checkEndpoint(device int, e *Endpoint) {
 		}
 		waits := c.reachBy != 0 || c.ringBy != 0
 		for _, l := range c.legs {
+			x.require(c.opened || l.decipherBy+l.lostBy+l.retryBy == 0, device, "waits for media in call %d, which is not open", c.id[0])
 			waits = waits || l.agreeBy != 0 || l.lostBy != 0
 		}
 		x.require(waits || c.opened && c.legs[c.chosenLeg()].connected, device, "waits for nothing in call %d", c.id[0])
@@ -425,14 +442,14 @@ func (x *explorer) moves(w world, do func(m move, result func() world)) {
 	}
 	for i, p := range x.calls {
 		place := PlaceCall{Call: id(p.id), Peer: p.peer, Video: true}
-		if w.users&(1<<i) == 0 && !slices.ContainsFunc(x.step(w.ends[p.device], place).effects, refused) {
+		if w.users&(1<<i) == 0 && w.gone&(1<<p.device) == 0 && !slices.ContainsFunc(x.step(w.ends[p.device], place).effects, refused) {
 			placed := w
 			placed.users |= 1 << i
 			happens(placed, p.device, place, "user:")
 		}
 	}
 	for i, u := range x.inCall {
-		bit := uint16(1) << (len(x.calls) + i)
+		bit := uint32(1) << (len(x.calls) + i)
 		if w.users&bit == 0 && len(x.open(w, u.device)) > 0 {
 			done := w
 			done.users |= bit
@@ -445,6 +462,9 @@ func (x *explorer) moves(w world, do func(m move, result func() world)) {
 			c := &e.calls[i]
 			if c.phase == alerting && !c.caller && slices.Contains(x.answers, device) {
 				happens(w, device, AcceptCall{Call: c.id, Camera: true}, "user:")
+				if x.instead && (&step{Endpoint: e}).where((*call).foreground) != nil {
+					happens(w, device, AcceptCall{Call: c.id, EndOther: true}, "user:")
+				}
 			}
 			if c.phase != free && slices.Contains(x.hangups, device) {
 				happens(w, device, HangUp{c.id}, "user:")
@@ -453,6 +473,16 @@ func (x *explorer) moves(w world, do func(m move, result func() world)) {
 				cut := w
 				cut.left.cuts--
 				happens(cut, device, Interrupted{c.id, l.device}, "has")
+			}
+		}
+		if w.left.reports > 0 && *e != x.endpoints[0] {
+			reported := w
+			reported.left.reports--
+			for _, event := range x.reports(w, device) {
+				happens(reported, device, event, "has")
+			}
+			if w.gone&(1<<device) == 0 {
+				do(move{what: "is gone:", device: device, event: DeviceRemoved{x.devices[device]}}, func() world { return x.leave(reported, device) })
 			}
 		}
 		if w.left.ticks > 0 {
@@ -477,6 +507,81 @@ func (x *explorer) moves(w world, do func(m move, result func() world)) {
 			happens(down, device, crash{}, "")
 		}
 	}
+}
+
+var errFault = errors.New("an effect failed")
+
+// reports is what else may happen at a device.
+func (x *explorer) reports(w world, device int) (all []Event) {
+	e := &x.endpoints[w.ends[device]]
+	if len(x.open(w, device)) > 0 {
+		all = append(all, NetworkChanged{})
+	}
+	for i := range e.calls {
+		c := &e.calls[i]
+		if c.phase == free {
+			continue
+		}
+		all = append(all, Fault{Call: c.id, Err: errFault})
+		for j := range c.legs {
+			l := c.leg(c.legs[j].device)
+			if l == nil {
+				continue
+			}
+			at := c.with(l)
+			all = append(all, Fault{c.id, l.device, errFault})
+			if !l.keyed {
+				continue
+			}
+			all = append(all, Stalled(at), Undecryptable(at), DirectAllowed(at))
+			if l.connected && !c.opened {
+				all = append(all, Interrupted(at))
+			}
+			if l.deciphers {
+				all = append(all, KeyChanged(at))
+			} else if x.sends(w, Address{c.peer, l.device}, c.id, x.devices[device]) {
+				all = append(all, FirstMedia(at))
+			}
+		}
+	}
+	return all
+}
+
+// sends reports whether a device has opened a call with another one.
+func (x *explorer) sends(w world, from Address, id CallID, to Address) bool {
+	i := slices.Index(x.devices, from)
+	if i < 0 {
+		return false
+	}
+	e := x.endpoints[w.ends[i]]
+	c := (&step{Endpoint: &e}).find(id)
+	return c != nil && c.opened && c.peer == to.Account && c.chosen == to.Device
+}
+
+// leave takes a device from its account's list: its calls fail, all others are told, and nothing of it or for it is under way any more.
+func (x *explorer) leave(w world, device int) world {
+	w.gone |= 1 << device
+	w.lossy = true
+	for at := 0; at < len(w.items); {
+		it := x.at(w, at)
+		if r, ok := it.event.(Received); it.device == device || ok && r.From == x.devices[device] {
+			w = w.without(at)
+		} else {
+			at += 2
+		}
+	}
+	e := x.endpoints[w.ends[device]]
+	for _, c := range e.calls {
+		if c.phase != free {
+			w = x.happen(w, device, Fault{Call: c.id, Err: errFault})
+		}
+	}
+	for other := range x.devices {
+		if other != device {
+			w = x.happen(w, other, DeviceRemoved{x.devices[device]})
+		}
+	}
+	return w
 }
 
 // beside reports whether another message between the same two devices is under way.
