@@ -83,7 +83,7 @@ func (b *board) note(c *boardCall, event client.CallEvent) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	switch event.(type) {
+	switch event := event.(type) {
 	case client.Accepted:
 		c.accepted = true
 	case client.Held:
@@ -91,7 +91,9 @@ func (b *board) note(c *boardCall, event client.CallEvent) {
 	case client.Resumed:
 		c.held = false
 	case client.DeviceFailed:
-		c.video = false
+		if event.Device == "camera" {
+			c.video = false
+		}
 	}
 }
 

@@ -127,8 +127,18 @@ func (d *display) show(event client.CallEvent) {
 	case client.PeerState:
 		d.showPeerState(event)
 	case client.DeviceFailed:
-		d.say(linkLine{"device_failed", event.Err.Error()}, "the camera cannot be opened: %s", event.Err)
+		if event.Device == "screen" {
+			d.shared, d.tracks.screen = false, nil
+		}
+		d.say(deviceFailedLine{"device_failed", d.entry.peer, event.Device, event.Err.Error()}, "your %s fails, and the call goes on without: %s", event.Device, event.Err)
 	}
+}
+
+type deviceFailedLine struct {
+	Event  string `json:"event"` // "device_failed"
+	Peer   string `json:"peer"`
+	Device string `json:"device"` // "microphone", "camera", "speaker", "display" or "screen"
+	Error  string `json:"error"`
 }
 
 // share shares the screen, if there is one, once: as soon as that can be, of which no event tells.
