@@ -15,7 +15,7 @@ const (
 )
 
 var (
-	long = flag.Bool("long", false, "explore with larger budgets")
+	long = flag.Bool("long", false, "explore with larger budgets, one model after the other; takes gigabytes")
 	runs = flag.Int("runs", 100_000, "random runs, over all models; a tenth of them under the race detector and with -short")
 	seed = flag.Uint64("seed", 1, "of the first random run; the next one's is one more")
 
@@ -167,7 +167,9 @@ func TestExplore(t *testing.T) {
 	})
 	for _, m := range models() {
 		t.Run(m.name, func(t *testing.T) {
-			t.Parallel()
+			if !*long {
+				t.Parallel()
+			}
 			found := newExplorer(m).walk()
 			if found.problem != "" {
 				t.Fatalf("%s:\n%s", found.problem, strings.Join(found.trace, "\n"))
