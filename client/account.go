@@ -243,7 +243,7 @@ func parseServer(s string, allowPlain bool) (*url.URL, error) {
 	case "http", "ws":
 		u.Scheme = "http"
 		if !allowPlain && !loopback(u.Hostname()) {
-			return nil, fmt.Errorf("%s is plain http: use https, or allow plain links explicitly", s)
+			return nil, fmt.Errorf("%s is plain http: use https, or allow plain links (Options.AllowPlain, --insecure-plain)", s)
 		}
 	default:
 		return nil, errors.New("the server must be a URL such as https://sotto.example")

@@ -230,8 +230,15 @@ func (call *Call) accept(ctx context.Context, m MediaOptions, endOther bool) err
 	}
 }
 
-// Decline refuses an incoming call.
+// Decline refuses an incoming call, also for the user's other devices.
 func (call *Call) Decline() error { return call.Hangup() }
+
+// Busy refuses an incoming call for this device alone. The user's other devices ring on; if there is none that takes it, it is a missed call.
+func (call *Call) Busy() error {
+	call.cancel()
+	call.calls.box.post(func() { call.calls.step(callflow.BusyHere{Call: callflow.CallID(call.ID())}) })
+	return nil
+}
 
 // Hangup ends the call, whatever its state, and does not wait: Done is closed when it has ended. The other end is told as soon as the
 // server can be reached.

@@ -32,8 +32,12 @@ func Example_intercom() {
 			switch e := event.(type) {
 			case client.IncomingCall:
 				// The name is the server's word until the safety number was compared (Contact.Verified).
-				if from := e.Call.Peer(); !listed[from.Username] || from.Changed || e.Waiting {
-					e.Call.Decline() // to accept one that waits would put the call that goes on on hold
+				if e.Waiting {
+					e.Call.Busy() // to accept it would put the call that goes on on hold
+					continue
+				}
+				if from := e.Call.Peer(); !listed[from.Username] || from.Changed {
+					e.Call.Decline()
 					continue
 				}
 				if err := e.Call.Accept(ctx, devices); err != nil && !errors.Is(err, client.ErrCallEnded) {
@@ -57,7 +61,7 @@ func Example_intercom() {
 	<-call.Done()
 	// Output:
 	// the intercom is open
-	// carol's call beside it: declined
+	// carol's call beside it: busy
 }
 
 // A queue takes frames from one place and yields them in another, or else silence. It never waits: while a microphone does nothing is
@@ -95,7 +99,7 @@ func Example_echoBot() {
 			switch e := event.(type) {
 			case client.IncomingCall:
 				if e.Waiting {
-					e.Call.Decline() // or the call that goes on would be put on hold
+					e.Call.Busy() // or the call that goes on would be put on hold
 					continue
 				}
 				echo := make(queue, 100) // of this call
@@ -213,7 +217,7 @@ func Example_voiceAgent() {
 			switch e := event.(type) {
 			case client.IncomingCall:
 				if e.Waiting {
-					e.Call.Decline() // one conversation at a time
+					e.Call.Busy() // one conversation at a time
 					continue
 				}
 				if err := converse(ctx, e.Call, agent); err != nil && !errors.Is(err, client.ErrCallEnded) {

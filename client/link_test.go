@@ -308,4 +308,7 @@ func TestNetworkChangesDuringADial(t *testing.T) {
 	if err := alice.WaitConnected(ctx); err != nil {
 		t.Error(err)
 	}
+	if len(alice.networkNew) > 0 {
+		t.Error("a change that was followed would end the pause after the next link")
+	}
 }

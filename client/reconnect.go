@@ -155,6 +155,10 @@ func (c *Client) networkChanged() {
 func (c *Client) serveLink(ctx context.Context) error {
 	ctx, lose := context.WithCancelCause(ctx)
 	c.link.begin(lose)
+	select {
+	case <-c.networkNew: // was before: it must not end the pause after this link
+	default:
+	}
 	var serving sync.WaitGroup
 	defer serving.Wait()
 	defer lose(nil)

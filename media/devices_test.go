@@ -150,3 +150,40 @@ func testDevicesFail(t *testing.T) {
 		t.Errorf("%v failed", got)
 	}
 }
+
+// stumbles is an encoder that fails once.
+type stumbles struct {
+	encoder
+	frames int
+}
+
+func (s *stumbles) Encode(pcm []int16) ([]byte, error) {
+	if s.frames++; s.frames == 10 {
+		return nil, errors.New("once")
+	}
+	return s.encoder.Encode(pcm)
+}
+
+// A microphone whose sound cannot be encoded is told of and closed, and another can take its place.
+func TestAnotherMicrophoneAfterAnEncoderFailed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		failed := make(chan string, 10)
+		p, record := recorded(t, Config{OnDeviceFailed: func(device string, _ error) { failed <- device }})
+		p.caller.microphone.encoder = &stumbles{encoder: newCanned()}
+		if err := p.caller.StartSending(&tone{n: 1 << 30}, nil); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		if len(failed) != 1 || <-failed != "microphone" {
+			t.Error("nothing is told of it")
+		}
+		_, before := record.voicePackets()
+		if err := p.caller.SetMicrophone(&tone{n: 1 << 30}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		if _, after := record.voicePackets(); len(after)-len(before) < 45 {
+			t.Errorf("%d packets before the error, %d in all", len(before), len(after))
+		}
+	})
+}

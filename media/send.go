@@ -109,12 +109,13 @@ func (a *audioSender) run(out *rtpchain.Writer) {
 			frame += uint32(behind / FrameLength)
 			marker = true
 		}
-		if sent, err := a.send(out, pcm, frame, marker); err != nil {
-			a.s.deviceFailed("microphone", fmt.Errorf("its sound cannot be encoded: %w", err))
-			return
-		} else {
-			marker = !sent
+		sent, err := a.send(out, pcm, frame, marker)
+		if err != nil {
+			if last, was := a.source.ended(turn); was {
+				a.s.sourceEnded("microphone", last, fmt.Errorf("its sound cannot be encoded: %w", err))
+			}
 		}
+		marker = !sent
 		frame++
 		due = nextDue(due, now)
 	}

@@ -138,6 +138,14 @@ func (c Config) withDefaults() (Config, error) {
 			}
 		}
 	}
+	for _, bound := range []int{
+		c.MaxAllocations, c.MaxPerUser, c.MaxPerAddress, c.MaxConnections, c.MaxConnectionsPerAddress,
+		c.Bandwidth, c.UserBandwidth, c.AddressBandwidth, c.UserPackets, c.AddressPackets,
+	} {
+		if bound < 0 {
+			return c, errors.New("turnserver: a bound is less than nothing: 0 is the default")
+		}
+	}
 	if c.RelayPorts == (PortRange{}) {
 		c.RelayPorts = PortRange{49152, 65535}
 	}

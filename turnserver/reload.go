@@ -20,11 +20,14 @@ func (s *Server) Reload(cfg Config) error {
 	if len(cfg.Secrets) == 0 {
 		cfg.Secrets = *s.secrets.Load()
 	}
+	tls, dtls := cfg.TLS, cfg.DTLS
+	cfg.TLS, cfg.DTLS = s.cfg.TLS, s.cfg.DTLS // whether there is a certificate for others is a question for the restart
 	cfg.TLSConfig, cfg.tune = s.cfg.TLSConfig, s.cfg.tune
 	cfg, err := cfg.withDefaults()
 	if err != nil {
 		return err
 	}
+	cfg.TLS, cfg.DTLS = tls, dtls
 	s.secrets.Store(&cfg.Secrets)
 	s.users.bound(cfg.MaxAllocations, cfg.MaxPerUser)
 	s.addresses.bound(math.MaxInt, cfg.MaxPerAddress)

@@ -47,8 +47,9 @@ func testReload(t *testing.T, plane string) {
 	}
 
 	cfg.AllowPeers, cfg.MaxPerUser, cfg.Realm, cfg.Bandwidth = append(cfg.AllowPeers, peers), 1, "another", 1000
+	cfg.TLS = []string{"127.0.0.1:0"}
 	err := s.Reload(cfg)
-	if want := "turnserver: only a restart changes Realm, Bandwidth"; !errors.Is(err, ErrNeedsRestart) || err.Error() != want {
+	if want := "turnserver: only a restart changes TLS, Realm, Bandwidth"; !errors.Is(err, ErrNeedsRestart) || err.Error() != want {
 		t.Errorf("%q, not %q", err, want)
 	}
 	if code := bind(); code != 0 || !passes() {
@@ -57,5 +58,9 @@ func testReload(t *testing.T, plane string) {
 	cfg.MaxPerUser, cfg.Secrets = 9, [][]byte{[]byte("short")}
 	if err := s.Reload(cfg); err == nil || errors.Is(err, ErrNeedsRestart) || again() != 486 {
 		t.Errorf("with a short secret: %v", err)
+	}
+	cfg.MaxPerUser, cfg.Secrets = -1, nil
+	if err := s.Reload(cfg); err == nil || errors.Is(err, ErrNeedsRestart) {
+		t.Errorf("with a negative bound: %v", err)
 	}
 }

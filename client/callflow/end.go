@@ -14,6 +14,17 @@ func (s *step) onHangUp(id CallID) {
 	}
 }
 
+func (s *step) onBusyHere(id CallID) {
+	c := s.find(id)
+	switch {
+	case c == nil:
+	case !c.caller && c.phase == alerting:
+		s.hangUp(c, wire.Hangup_BUSY, Busy, nil)
+	default:
+		s.endByUser(c)
+	}
+}
+
 func (s *step) endByUser(c *call) {
 	switch {
 	case c.phase == active:
@@ -178,7 +189,7 @@ func (s *step) end(c *call, reason Reason, cause error) {
 		case !c.caller && (reason == Cancelled || reason == Timeout || reason == Failed):
 			s.remember(c.peer, c.id, missed)
 			s.do(Missed{c.id, c.peer, c.video, c.legs[0].since})
-		case !c.caller:
+		case !c.caller && reason != Busy: // of such a call the user knows nothing, and its caller may leave a missed one
 			s.remember(c.peer, c.id, settled)
 		}
 	}

@@ -151,6 +151,8 @@ func (s *step) on(event Event) {
 		s.onAcceptCall(ev)
 	case HangUp:
 		s.onHangUp(ev.Call)
+	case BusyHere:
+		s.onBusyHere(ev.Call)
 	case Mute:
 		s.change(ev.Call, func(_ *call, m *Media) error { m.Muted = ev.On; return nil })
 	case ShowVideo:

@@ -23,8 +23,9 @@ type (
 		Camera   bool // in a call with pictures, show this end's
 		EndOther bool // end the call there is, instead of putting it on hold
 	}
-	HangUp struct{ Call CallID } // also declines
-	Mute   struct {
+	HangUp   struct{ Call CallID } // also declines
+	BusyHere struct{ Call CallID } // refuses for this device: those of the account's others ring on
+	Mute     struct {
 		Call CallID
 		On   bool
 	}

@@ -276,7 +276,7 @@ func TestRandomRuns(t *testing.T) {
 	t.Cleanup(func() {
 		for _, event := range []Event{
 			AcceptCall{EndOther: true}, ShowVideo{}, ShareScreen{}, Fault{}, Interrupted{}, Stalled{}, FirstMedia{}, Undecryptable{}, KeyChanged{},
-			NetworkChanged{}, DirectAllowed{}, DeviceRemoved{},
+			NetworkChanged{}, DirectAllowed{}, DeviceRemoved{}, BusyHere{},
 		} {
 			if met[eventKind(event)] < total/1000 {
 				t.Errorf("%s happened %d times", eventKind(event), met[eventKind(event)])
@@ -335,7 +335,7 @@ func (x *explorer) randomRun(random *rand.Rand) (trace []move) {
 			switch m.event.(type) {
 			case Fault, DeviceRemoved:
 				weight = 1
-			case HangUp, fire, crash:
+			case HangUp, BusyHere, fire, crash:
 				weight = 4
 			case NetworkChanged, Stalled, Undecryptable, KeyChanged, DirectAllowed:
 				weight = 8

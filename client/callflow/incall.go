@@ -25,7 +25,8 @@ func (s *step) open(c *call, l *leg) {
 	case l.deciphers:
 		s.do(Tell{c.id, NoticeFirstMedia})
 	case l.garbled:
-		s.onUndecryptable(c, l)
+		l.decipherBy = s.now + s.timing.Lost // longer than Decipher: it may have been a forgery, and the first media are still to come
+		s.do(Tell{c.id, NoticeUndecryptable})
 	}
 	l.broken, l.garbled = false, false
 }

@@ -183,6 +183,11 @@ func TestRule5ASecondCallWaits(t *testing.T) {
 	b.on(AcceptCall{Call: id(6), EndOther: true}, "NORMAL→A1 End(hung up) AllowAddresses Accept→C1 Open accepted MediaState→C1")
 	b = *waiting
 	b.on(HangUp{id(6)}, "DECLINED→C1 End(declined)")
+	b.from(c1, 6, MissedCall{}, "")
+	b = *waiting
+	b.on(BusyHere{id(6)}, "BUSY→C1 End(busy)")
+	b.from(c1, 6, Offer{}, "")
+	b.from(c1, 6, MissedCall{}, "Missed")
 	b.on(PlaceCall{Call: id(9), Peer: carol}, "Refused")
 }
 
@@ -339,14 +344,14 @@ func TestRule12NothingIsDueBeforeTheCallIsOpen(t *testing.T) {
 	b.after(30*time.Second, "")
 	heard := *b
 	b.on(AcceptCall{Call: id(5)}, "AllowAddresses Accept→A1 Open accepted MediaState→A1 connected undecryptable")
-	b.after(5*time.Second, "FAILED→A1 End(failed)")
+	b.after(30*time.Second, "FAILED→A1 End(failed)")
 	heard.on(FirstMedia{id(5), 1}, "")
 	changed := heard
 	heard.on(AcceptCall{Call: id(5)}, "AllowAddresses Accept→A1 Open accepted MediaState→A1 connected first-media")
 	changed.on(KeyChanged{id(5), 1}, "")
 	changed.after(29*time.Second, "")
 	changed.on(AcceptCall{Call: id(5)}, "AllowAddresses Accept→A1 Open accepted MediaState→A1 connected undecryptable")
-	changed.after(5*time.Second, "FAILED→A1 End(failed)")
+	changed.after(30*time.Second, "FAILED→A1 End(failed)")
 }
 
 func TestAHoldLeavesTheCameraToItsUser(t *testing.T) {

@@ -468,6 +468,9 @@ func (x *explorer) moves(w world, do func(m move, result func() world)) {
 			}
 			if c.phase != free && slices.Contains(x.hangups, device) {
 				happens(w, device, HangUp{c.id}, "user:")
+				if c.phase == alerting && !c.caller {
+					happens(w, device, BusyHere{c.id}, "user:")
+				}
 			}
 			if l := &c.legs[c.chosenLeg()]; c.opened && l.connected && w.left.cuts > 0 {
 				cut := w

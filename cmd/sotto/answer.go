@@ -42,8 +42,8 @@ func (a *answering) check() error {
 	return nil
 }
 
-// during runs the user's own call, and takes what comes meanwhile, until no call is left. Others ring if there is somebody to ask, and are
-// declined otherwise. What becomes of them is told, and is nothing that this command fails of.
+// during runs the user's own call, and takes what comes meanwhile, until no call is left. Others ring if there is somebody to ask; otherwise
+// this device is busy. What becomes of them is told, and is nothing that this command fails of.
 func (a *answering) during(ctx context.Context, out *output, c *client.Client, own func() error) error {
 	a.beside = true
 	over, events := make(chan error), c.Events()
@@ -92,8 +92,10 @@ func (a *answering) receive(ctx context.Context, out *output, incoming client.In
 	beside := a.beside || incoming.Waiting || a.board.calling()
 	switch {
 	case beside && (a.answer != "" || a.board == nil):
-		say("; declined, as there is a call already") // without a person no call is put on hold for another
-		return a.decline(ctx, out, entry)
+		say("; this device says that it is busy, as there is a call already") // without a person no call is put on hold for another
+		call.Busy()
+		_, err := follow(ctx, out, a.board, entry, 0, nil)
+		return err
 	case a.answer == answerAll, a.answer == answerContacts && from.Accepted:
 		say("")
 	case a.answer == answerContacts:
@@ -104,6 +106,7 @@ func (a *answering) receive(ctx context.Context, out *output, incoming client.In
 		_, err := follow(ctx, out, nil, entry, 0, nil)
 		return err
 	default:
+		defer a.board.add(entry)()
 		entry.asked = "a accepts, d declines"
 		if incoming.Waiting {
 			entry.asked = "a holds the other call and accepts, e ends the other and accepts, d declines"
@@ -149,11 +152,16 @@ func whoCalls(from client.Contact) string {
 	}
 }
 
-// ask waits for a key of the user's, or the end of the call.
+// ask waits for a key of the user's, or the end of the call, which is on the board.
 func (a *answering) ask(ctx context.Context, entry *boardCall, say func()) byte {
 	answer := make(chan byte, 1)
-	entry.answer = answer
-	defer a.board.add(entry)()
+	expect := func(c chan byte) {
+		a.board.mu.Lock()
+		defer a.board.mu.Unlock()
+		entry.answer = c
+	}
+	expect(answer)
+	defer expect(nil)
 	say()
 	select {
 	case key := <-answer:

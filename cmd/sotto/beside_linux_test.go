@@ -25,7 +25,7 @@ func (c *callers) call(to, as string) *typescript {
 	return script
 }
 
-// Where no person answers, whoever calls beside a call is declined, and the call goes on as if nothing had happened.
+// Where no person answers, whoever calls beside a call hears that it is busy, and the call goes on as if nothing had happened.
 func TestOneCallIsAnsweredAtATime(t *testing.T) {
 	t.Parallel()
 	for name, answer := range map[string][]string{
@@ -42,9 +42,9 @@ func TestOneCallIsAnsweredAtATime(t *testing.T) {
 			bob.refuse(`"event":"held"`)
 			alice.refuse(`"held":true`)
 			alice.find("first_media")
-			people.call("bob", "carol").find(`"summary".*"reason":"declined"`)
+			people.call("bob", "carol").find(`"summary".*"reason":"busy"`)
 			bob.find(`"incoming","peer":"carol".*"waiting":true`)
-			bob.find(`"summary","peer":"carol","reason":"declined"`)
+			bob.find(`"summary","peer":"carol","reason":"busy"`)
 			alice.find(`"progress"`)
 			people.last["alice"].Process.Signal(os.Interrupt)
 			bob.find(`"summary","peer":"alice","reason":"hung up"`)
@@ -68,9 +68,9 @@ func TestCallWithoutATerminal(t *testing.T) {
 	if cmd, _ := sotto(t, home, nil, "send", "alice", "call me", "--as", "carol"); cmd.Wait() != nil {
 		t.Fatal("carol cannot write")
 	}
-	people.call("alice", "carol").find(`"summary".*"reason":"declined"`)
+	people.call("alice", "carol").find(`"summary".*"reason":"busy"`)
 	alice.find(`"incoming","peer":"carol".*"waiting":true`)
-	alice.find(`"summary","peer":"carol","reason":"declined"`)
+	alice.find(`"summary","peer":"carol","reason":"busy"`)
 	people.last["alice"].Process.Signal(os.Interrupt)
 	alice.find(`"summary","peer":"bob","reason":"hung up"`)
 	if err := people.last["alice"].Wait(); err != nil {

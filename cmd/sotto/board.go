@@ -29,6 +29,7 @@ type boardCall struct {
 	answer chan byte // what is pressed while it rings; nil if that is not asked
 	asked  string    // the question
 
+	taking                                bool // the user has said a or e, and it is not accepted yet
 	accepted, held, muted, video, lowData bool
 }
 
@@ -61,13 +62,16 @@ func keyboard(ctx context.Context, out *output) (b *board, restore func()) {
 	return b, restore
 }
 
-// add puts a call on the board. Without a board that has no effect.
+// add puts a call on the board, if there is one and the call is not on it.
 func (b *board) add(c *boardCall) (remove func()) {
 	if b == nil {
 		return func() {}
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if slices.Contains(b.calls, c) {
+		return func() {}
+	}
 	b.calls = append(b.calls, c)
 	return func() {
 		b.mu.Lock()
@@ -85,7 +89,7 @@ func (b *board) note(c *boardCall, event client.CallEvent) {
 	defer b.mu.Unlock()
 	switch event := event.(type) {
 	case client.Accepted:
-		c.accepted = true
+		c.accepted, c.taking = true, false
 	case client.Held:
 		c.held = true
 	case client.Resumed:
@@ -141,7 +145,7 @@ func (b *board) ringing() *boardCall {
 // answer hands on what was pressed, unless that cannot be: of all calls one at most is on hold. Then it is asked again.
 func (b *board) answer(ring *boardCall, key byte) {
 	active := b.current()
-	if key == 'a' && active != nil && active.accepted && !active.held {
+	if key == 'a' && active != nil && (active.taking || active.accepted && !active.held) {
 		if held := b.otherHeld(active); held != nil {
 			b.out.say(nil, "the call with %s cannot be put on hold, as that with %s is: press e to end it and take the call of %s, or d to decline",
 				active.peer, held.peer, ring.peer)
@@ -149,7 +153,7 @@ func (b *board) answer(ring *boardCall, key byte) {
 		}
 	}
 	ring.answer <- key
-	ring.answer = nil
+	ring.answer, ring.taking = nil, key != 'd'
 }
 
 // help says what may be pressed now.
@@ -208,8 +212,13 @@ func (b *board) hint() string {
 	return "? for keys"
 }
 
-// current is the call that is being had, or else the last one that there is.
+// current is the call that is being taken or had, or else the last one that there is.
 func (b *board) current() *boardCall {
+	for _, c := range b.calls {
+		if c.taking {
+			return c
+		}
+	}
 	for _, c := range b.calls {
 		if c.accepted && !c.held {
 			return c

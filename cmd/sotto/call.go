@@ -23,7 +23,7 @@ to know that nobody is in between. On a terminal single keys steer it: m mutes, 
 l saves data or not, q hangs up, as Ctrl-C does, and ? says so.
 
 On a terminal who else calls meanwhile can be accepted, with this call on hold (a) or ended (e), or declined (d), and messages are
-shown. Otherwise calls are declined, and messages wait for "sotto listen".
+shown. Otherwise callers hear that this device is busy, your others ring on, and messages wait for "sotto listen".
 
 With --agent a program speaks. The shell starts CMD when the call is accepted. Samples are 48 kHz, mono, signed 16 bit, little endian:
 

@@ -47,7 +47,7 @@ func (m *mediaFlags) define(flags *pflag.FlagSet, audio string) {
 	flags.DurationVar(&m.limit, "for", 0, "hang up so long after the call was accepted; 0 does not")
 }
 
-// check finds out before a call whether the files can be played, and the agent run.
+// check finds out before a call whether the files can be played, the agent run, and the microphone used.
 func (m *mediaFlags) check() error {
 	if m.agent != "" {
 		if m.audio != m.audioElse {
@@ -56,6 +56,9 @@ func (m *mediaFlags) check() error {
 		if err := checkAgent(m.agent); err != nil {
 			return err
 		}
+	}
+	if m.limit < 0 {
+		return usagef("--for %v is less than nothing", m.limit)
 	}
 	t, err := m.open("nobody")
 	if err != nil {
@@ -66,7 +69,10 @@ func (m *mediaFlags) check() error {
 			return fmt.Errorf("cannot record there; choose another directory with --record: %w", err)
 		}
 	}
-	return t.Close()
+	if err := t.Close(); err != nil || m.agent != "" || m.audio != "mic" {
+		return err
+	}
+	return device.Check()
 }
 
 // tracks are the open media of one call. Files are open before it begins, so that a missing one is noticed; devices and
@@ -206,44 +212,57 @@ func (r *recorder) WriteFrame(frame media.VideoFrame) error {
 	return r.recording.WriteFrame(frame)
 }
 
-// speaker plays what is heard where the microphone is, and records it if that is wanted.
+// speaker plays what is heard where the microphone is, or gives it to the agent, and records it if that is wanted.
 func (t *tracks) speaker(context.Context) (media.AudioSink, error) {
-	var sinks audioSinks
-	if t.flags.record != "" {
-		recording, err := file.CreateWAV(t.recording(".wav"))
-		if err != nil {
-			return nil, err
-		}
-		t.closeLater(recording.Close)
-		sinks = append(sinks, recording)
-	}
-	if t.agent != nil {
+	var hears media.AudioSink = nobody{}
+	switch {
+	case t.agent != nil:
 		if err := t.agent.start(); err != nil {
 			return nil, err
 		}
-		return append(sinks, (*agentEar)(t.agent)), nil
-	}
-	if t.flags.audio == "mic" {
+		hears = (*agentEar)(t.agent)
+	case t.flags.audio == "mic":
 		speaker, err := device.OpenSpeaker()
 		if err != nil {
 			return nil, err
 		}
 		t.closeLater(speaker.Close)
-		sinks = append(sinks, speaker)
+		hears = speaker
 	}
-	return sinks, nil
+	if t.flags.record == "" {
+		return hears, nil
+	}
+	recording, err := file.CreateWAV(t.recording(".wav"))
+	if err != nil {
+		return nil, err
+	}
+	t.closeLater(recording.Close)
+	return &heardAndKept{hears, recording, func(err error) {
+		t.closeLater(func() error { return fmt.Errorf("the recording is not whole: %w", err) })
+	}}, nil
 }
 
-// audioSinks gives each frame to all of them.
-type audioSinks []media.AudioSink
-
-func (s audioSinks) WriteFrame(pcm []int16) error {
-	var errs []error
-	for _, sink := range s {
-		errs = append(errs, sink.WriteFrame(pcm))
-	}
-	return errors.Join(errs...)
+// A heardAndKept gives each frame to who hears it, and records it as long as that can be done.
+type heardAndKept struct {
+	media.AudioSink
+	recording media.AudioSink
+	failed    func(error)
 }
+
+func (s *heardAndKept) WriteFrame(pcm []int16) error {
+	if s.recording != nil {
+		if err := s.recording.WriteFrame(pcm); err != nil {
+			s.recording = nil
+			s.failed(err)
+		}
+	}
+	return s.AudioSink.WriteFrame(pcm)
+}
+
+// nobody hears what is only recorded.
+type nobody struct{}
+
+func (nobody) WriteFrame([]int16) error { return nil }
 
 func (t *tracks) recording(ending string) string {
 	t.mu.Lock()

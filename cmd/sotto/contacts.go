@@ -32,7 +32,7 @@ func contactsCommand() *command {
 		summary: "List whom you know, add or remove somebody, accept a changed key",
 		help: `
 Whoever writes or calls you is listed; those you added, wrote to or called are accepted. Somebody who is not accepted does not
-learn when you got a message, and calls with them go through the relay. A contact whose identity key has changed can be sent
+learn when you got a message, and calls with them go through the relay until you accept the call. A contact whose identity key has changed can be sent
 nothing until you accept the new key. That shows the new safety number: compare it with what "sotto safety" shows the contact, in
 person or over a call in which you know the voice.
 

@@ -59,9 +59,10 @@ A second call waits: a puts the other on hold, e ends it. Of all calls one can b
 kept until they were printed, as messages are.
 
 With --answer every call is accepted at once, also a stranger's, for machines without a person; with --answer=contacts only those of
-people whom you have added, written to or called. Others are declined, and so is who calls while a call goes on. The caller hears a
-tone, unless --audio says something else. A microphone is used only where you ask for it. Without --answer and without a terminal calls
-ring for your other devices, if there are any, and are told of as missed.
+people whom you have added, written to or called. Others are declined. Who calls while a call goes on hears that this device is busy,
+and your others ring on. The caller hears a tone, unless --audio says something else: a microphone is used only where you ask for it.
+Whoever is answered may learn this machine's address, unless you say --relay-only. Without --answer and without a terminal calls ring
+for your other devices, if there are any, and are told of as missed.
 
 With --agent a program speaks in each call, and to your contacts only, unless --answer says otherwise: "sotto call --help" tells how.
 

@@ -19,6 +19,7 @@ type display struct {
 	began, accepted time.Time
 	lastProgress    time.Time
 	code            *client.Verified // of an incoming call, until it is accepted
+	path            string           // that was shown last
 	held, shared    bool
 	peerState       client.PeerState
 	failed          error // what ended the call from here
@@ -95,10 +96,14 @@ func (d *display) show(event client.CallEvent) {
 		d.say(callLine{Event: "verified", Peer: peer, Code: event.Code},
 			"verification code %s: nobody is in between if %s sees the same", event.Code, peer)
 	case client.Connected:
-		d.say(callLine{Event: "connected", Peer: peer, Path: event.Path}, "connected, %s", pathWords(event.Path))
+		if event.Path != d.path { // another path of the same kind is nothing that anybody would notice
+			d.path = event.Path
+			d.say(callLine{Event: "connected", Peer: peer, Path: event.Path}, "connected, %s", pathWords(event.Path))
+		}
 	case client.FirstMedia:
 		d.say(callLine{Event: "first_media", Peer: peer}, "%s can be heard", peer)
 	case client.Interrupted:
+		d.path = ""
 		d.say(callLine{Event: "interrupted", Peer: peer}, "nothing arrives; waiting for the network")
 	case client.MediaUndecryptable:
 		if event.Deaf {

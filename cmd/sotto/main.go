@@ -42,7 +42,8 @@ type command struct {
 	summary string // one line for the list
 	help    string // what it does, and examples to copy
 	flags   func(*pflag.FlagSet)
-	line    []string // what stood behind the name, for settings that are read again
+	line    []string          // what stood behind the name, for settings that are read again
+	given   map[string]string // what came of that, by flag
 	run     func(ctx context.Context, out *output, args []string) error
 }
 
@@ -70,6 +71,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 			return exitUsage
 		}
 		return exitDone
+	}
+	if args[0] == "--version" {
+		args = []string{"version"}
 	}
 	if args[0] == "help" {
 		args = []string{args[1], "--help"}

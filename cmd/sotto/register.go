@@ -2,10 +2,13 @@ package main
 
 import (
 	"context"
+	"errors"
+	"fmt"
 
 	"github.com/spf13/pflag"
 
 	"sotto/client"
+	"sotto/wire"
 )
 
 func registerCommand() *command {
@@ -20,10 +23,10 @@ Makes keys on this device and an account with the name USER on the server. The a
 default $XDG_DATA_HOME/sotto/USER, opened by the key file in it. Keep a copy: nobody can restore it.
 
 Examples:
-  sotto register alice --server https://sotto.example --invitation K7QD-...
-  sotto register alice --server http://127.0.0.1:8080 --invitation K7QD-...
+  sotto register alice --server https://sotto.example --invitation pFSwTLXQsN1Tg1g_uY3za4hduCM
+  sotto register alice --server http://127.0.0.1:8080 --invitation pFSwTLXQsN1Tg1g_uY3za4hduCM
       a server on this machine
-  SOTTO_INVITATION=K7QD-... sotto register alice --server https://sotto.example --passphrase-file -
+  SOTTO_INVITATION=pFSwTLXQsN1Tg1g_uY3za4hduCM sotto register alice --server https://sotto.example --passphrase-file -
       opened by a passphrase; the invitation is not in the shell's history
 `,
 		flags: func(flags *pflag.FlagSet) {
@@ -46,12 +49,15 @@ Examples:
 			c, err := client.Register(ctx, directory, client.RegisterOptions{
 				Options: options, Server: server, Username: args[0], Invitation: invitation,
 			})
+			if refusal := (*client.ServerError)(nil); invitation == "" && errors.As(err, &refusal) && refusal.Code == wire.Error_FORBIDDEN {
+				return fmt.Errorf("%w Whoever runs it makes one (sotto invite), and you give it with --invitation", err)
+			}
 			if err != nil {
 				return err
 			}
 			defer c.Close()
 			out.say(map[string]string{"event": "registered", "username": args[0], "server": server, "directory": directory},
-				"%s is registered at %s; the account is in %s", args[0], server, directory)
+				"%s is registered at %s; the account is in %s: keep a copy, nobody can restore it", args[0], server, directory)
 			return nil
 		},
 	}

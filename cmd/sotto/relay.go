@@ -205,26 +205,28 @@ func (r *relayFlags) newSecrets(relay *turnserver.Server, minter *signaling.Serv
 	}
 }
 
-// newSettings has a relay take over what read finds now, as far as it can. The relay may be nil.
-func (r *relayFlags) newSettings(relay *turnserver.Server, read func() (*relayFlags, error)) func() error {
-	if relay == nil {
-		return nil
-	}
-	return func() error {
-		now, err := read()
-		if err != nil {
-			return err
-		}
-		config, err := now.config()
-		if err != nil {
-			return err
-		}
-		err = relay.Reload(config)
-		if err == nil || errors.Is(err, turnserver.ErrNeedsRestart) {
-			r.drain = now.drain
-		}
+// reloadedFlags hold from the next SIGHUP on.
+var reloadedFlags = []string{
+	"relay-allow", "relay-allocations", "relay-per-user", "relay-per-address", "relay-connections", "relay-connections-per-address", "drain",
+}
+
+// take has a relay take over what the settings are now, as far as it can. The relay may be nil. differs is what only a restart changes.
+func (r *relayFlags) take(relay *turnserver.Server, now *relayFlags, differs []string) error {
+	config, err := now.config()
+	if err != nil {
 		return err
 	}
+	if relay != nil {
+		err = relay.Reload(config)
+	}
+	if err != nil && !errors.Is(err, turnserver.ErrNeedsRestart) {
+		return err
+	}
+	r.drain = now.drain
+	if len(differs) > 0 { // which says it by the operator's names
+		err = fmt.Errorf("%w %s", turnserver.ErrNeedsRestart, strings.Join(differs, ", "))
+	}
+	return err
 }
 
 // drainRelay lets running calls end, until they took too long or a second signal comes. Nothing new begins meanwhile, and /healthz says so.

@@ -44,7 +44,10 @@ Examples:
 		},
 		run: func(ctx context.Context, out *output, args []string) error {
 			if len(args) == 0 {
-				return usagef("a user name is missing; see --help")
+				return usagef("a user name is missing; see \"sotto send --help\"")
+			}
+			if wait < 0 {
+				return usagef("--wait %v is less than nothing", wait)
 			}
 			text := strings.Join(args[1:], " ")
 			if len(args) == 1 {

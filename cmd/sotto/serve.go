@@ -5,7 +5,6 @@ import (
 	"errors"
 	"log/slog"
 	"net"
-	"os"
 	"path/filepath"
 	"time"
 
@@ -78,7 +77,7 @@ Examples:
 			if err := exactly(0, args, "no argument"); err != nil {
 				return err
 			}
-			return serve(ctx, out, *f, cmd.line)
+			return serve(ctx, out, *f, cmd)
 		},
 	}
 	return cmd
@@ -92,7 +91,7 @@ Examples:
 //  3. open the store and the server behind the bound address
 //  4. open the control socket and the metrics, and say where everything is
 //  5. on a signal, let relayed calls end, then take it all down in the reverse order
-func serve(ctx context.Context, out *output, f serveFlags, line []string) (err error) {
+func serve(ctx context.Context, out *output, f serveFlags, cmd *command) (err error) {
 	data, err := serverData(f.data)
 	if err != nil {
 		return err
@@ -166,7 +165,15 @@ func serve(ctx context.Context, out *output, f serveFlags, line []string) (err e
 	if relayConfig == nil {
 		newSecrets = nil
 	}
-	newSettings := f.relay.newSettings(relay, func() (*relayFlags, error) { return readServeFlags(line) })
+	newSettings := func() error {
+		var now serveFlags
+		differs, err := cmd.again(now.command(), reloadedFlags)
+		if err != nil {
+			return err
+		}
+		now.loopback()
+		return f.relay.take(relay, &now.relay, differs)
+	}
 	if err := untilStopped(ctx, reloads(certificate, newSettings, newSecrets), failed, log); err != nil {
 		return err
 	}
@@ -249,14 +256,4 @@ func (f *serveFlags) loopback() {
 	if loopbackAddress(f.listen) {
 		f.relay.onLoopback()
 	}
-}
-
-// readServeFlags are the relay's settings as the command line has them, the environment, and the file as it is now.
-func readServeFlags(line []string) (*relayFlags, error) {
-	var now serveFlags
-	cmd := now.command()
-	cmd.line = line
-	_, err := settings(cmd, os.LookupEnv)
-	now.loopback()
-	return &now.relay, err
 }

@@ -93,14 +93,14 @@ type reload struct {
 	read func() error
 }
 
-// reloads are those of a command that has certificate files, a relay or a file of secrets; each may be missing.
+// reloads are those of a command that has certificate files, settings or a file of secrets; each may be missing.
 func reloads(certificate *signaling.CertificateFiles, settings, secrets func() error) []reload {
 	var all []reload
 	if certificate != nil {
 		all = append(all, reload{"certificate", certificate.Reload})
 	}
 	if settings != nil {
-		all = append(all, reload{"relay settings", settings})
+		all = append(all, reload{"settings", settings})
 	}
 	if secrets != nil {
 		all = append(all, reload{"relay secrets", secrets})
@@ -111,8 +111,7 @@ func reloads(certificate *signaling.CertificateFiles, settings, secrets func() e
 // untilStopped returns when ctx ends or something fails. SIGHUP reads files again and stops nothing.
 func untilStopped(ctx context.Context, again []reload, failed <-chan error, log *slog.Logger) error {
 	hangup := make(chan os.Signal, 1)
-	signal.Notify(hangup, syscall.SIGHUP)
-	defer signal.Stop(hangup)
+	signal.Notify(hangup, syscall.SIGHUP) // and not given back: it must not end what is still draining
 	for {
 		select {
 		case <-hangup:

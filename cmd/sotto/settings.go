@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -63,7 +64,24 @@ func settings(cmd *command, getenv func(string) (string, bool)) (parsed, error) 
 		})
 	}
 	p.json, _ = flags.GetBool("json")
+	cmd.given = make(map[string]string)
+	flags.VisitAll(func(f *pflag.Flag) { cmd.given[f.Name] = f.Value.String() })
 	return p, err
+}
+
+// again reads the settings of a running command once more, into those of fresh, and names what is different there and is not among reloaded.
+func (c *command) again(fresh *command, reloaded []string) (differs []string, err error) {
+	fresh.line = c.line
+	if _, err := settings(fresh, os.LookupEnv); err != nil {
+		return nil, err
+	}
+	for name, value := range fresh.given {
+		if value != c.given[name] && !slices.Contains(reloaded, name) {
+			differs = append(differs, name)
+		}
+	}
+	slices.Sort(differs)
+	return differs, nil
 }
 
 func flagSet(cmd *command) *pflag.FlagSet {

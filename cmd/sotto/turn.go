@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"os"
 
 	"github.com/spf13/pflag"
 )
@@ -61,13 +60,13 @@ Examples:
 			if err := exactly(0, args, "no argument"); err != nil {
 				return err
 			}
-			return f.run(ctx, out, cmd.line)
+			return f.run(ctx, out, cmd)
 		},
 	}
 	return cmd
 }
 
-func (f *turnFlags) run(ctx context.Context, out *output, line []string) error {
+func (f *turnFlags) run(ctx context.Context, out *output, cmd *command) error {
 	if f.relay.secretFile == "" {
 		return usagef("--relay-secret-file is missing; make one with: (umask 077; openssl rand -base64 32 > secret)")
 	}
@@ -99,20 +98,18 @@ func (f *turnFlags) run(ctx context.Context, out *output, line []string) error {
 	}
 	f.relay.say(out, server)
 	sayMetrics(out, listener)
-	newSettings := f.relay.newSettings(server, func() (*relayFlags, error) { return readTurnFlags(line) })
+	newSettings := func() error {
+		var now turnFlags
+		differs, err := cmd.again(now.command(), reloadedFlags)
+		if err != nil {
+			return err
+		}
+		return f.relay.take(server, &now.relay, differs)
+	}
 	if err := untilStopped(ctx, reloads(certificate, newSettings, f.relay.newSecrets(server, nil)), nil, log); err != nil {
 		return err
 	}
 	f.relay.drainRelay(server, out)
 	out.say(map[string]string{"event": "stopping"}, "stopping")
 	return stopRelay(server)
-}
-
-// readTurnFlags are the settings as the command line has them, the environment, and the file as it is now.
-func readTurnFlags(line []string) (*relayFlags, error) {
-	var now turnFlags
-	cmd := now.command()
-	cmd.line = line
-	_, err := settings(cmd, os.LookupEnv)
-	return &now.relay, err
 }

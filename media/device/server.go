@@ -42,6 +42,15 @@ type server struct {
 	done chan struct{}
 }
 
+// Check returns ErrNoServer where neither microphone nor speaker could be opened. It opens neither.
+func Check() error {
+	conn, err := dial()
+	if err != nil {
+		return err
+	}
+	return conn.Close()
+}
+
 // connect logs on (the protocol has no specification but its source, src/pulsecore/protocol-native.c).
 // handle is called for each message of the server, on a goroutine of the connection.
 func connect(handle func(message any)) (*server, error) {

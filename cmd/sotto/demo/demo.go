@@ -60,7 +60,7 @@ func Run(ctx context.Context, cfg Config) (_ *Report, err error) {
 	r := &run{Config: cfg, start: time.Now(), mark: time.Now(), report: &Report{Event: "report", Started: time.Now(), Folder: cfg.Folder}}
 	r.alice = newPerson("alice", cfg.Speech[0], cfg.Clips[0], cfg.For)
 	r.bob = newPerson("bob", cfg.Speech[1], cfg.Clips[1], cfg.For)
-	if err := os.MkdirAll(cfg.Folder, 0o755); err != nil {
+	if err := os.MkdirAll(cfg.Folder, 0o700); err != nil {
 		return nil, fmt.Errorf("cannot make the folder for the results; choose another with --out: %w", err)
 	}
 	directory, err := os.MkdirTemp("", "sotto-demo-")

@@ -113,7 +113,7 @@ func lastKeyFrame(frames []media.VideoFrame) []byte {
 }
 
 func create(path string, write func(io.Writer) error) error {
-	f, err := os.Create(path)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600) // pictures of people, if theirs were shown
 	if err != nil {
 		return err
 	}
