@@ -29,7 +29,7 @@ func (s *calls) perform(effects []callflow.Effect) (events []callflow.Event, ref
 			}
 		case callflow.Incoming:
 			if !s.c.events.offer(IncomingCall{Call: s.table[e.Call].call, Waiting: e.Waiting}) {
-				events = append(events, callflow.HangUp{Call: e.Call})
+				events = append(events, callflow.BusyHere{Call: e.Call})
 			}
 		default:
 			err = s.carryOut(effect)

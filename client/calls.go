@@ -174,7 +174,7 @@ func (s *calls) close() (some bool) {
 	s.box.post(func() {
 		some = len(s.table) > 0
 		for id := range s.table {
-			s.step(callflow.HangUp{Call: id})
+			s.step(callflow.BusyHere{Call: id}) // what rings may be taken by another device
 		}
 		s.closed = true
 	})

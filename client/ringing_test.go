@@ -182,6 +182,29 @@ func TestOneDeviceIsBusy(t *testing.T) {
 	quiet[IncomingCall](t, bob)
 }
 
+// A device that says it is busy, or closes, while it rings leaves the call to the other one.
+func TestOneDeviceTurnsAway(t *testing.T) {
+	t.Parallel()
+	_, alice, bob, tablet := family(t)
+	caller, at := ringAll(t, alice, "bob", bob, tablet)
+	if err := at[0].Busy(); err != nil {
+		t.Fatal(err)
+	}
+	awaitEnd(t, at[0], Busy)
+	at[1].accept(t)
+	hear(t, caller, at[1])
+	hangUp(t, caller, at[1])
+
+	caller, at = ringAll(t, alice, "bob", bob, tablet)
+	if err := tablet.Close(); err != nil {
+		t.Fatal(err)
+	}
+	awaitEnd(t, at[1], Busy)
+	at[0].accept(t)
+	hear(t, caller, at[0])
+	hangUp(t, caller, at[0])
+}
+
 // Nobody takes the call: every device shows it as missed, once, even one that comes later.
 func TestMissedOnEveryDevice(t *testing.T) {
 	t.Parallel()
