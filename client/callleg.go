@@ -130,12 +130,14 @@ func (s *calls) prepare(o *ongoing) {
 	}
 }
 
-// prepareCaller makes a session and an offer for each device of the callee's. One that fails is left out.
+// prepareCaller makes a session and an offer for each device of the callee's. One that fails is left out. Who calls as soon as there is a
+// link may have a newer list of those devices waiting at the server, which is delivered before the answer about relays.
 func (s *calls) prepareCaller(o *ongoing) {
-	peers := o.peer.devices()
 	o.at = timestamp(s.c.now())
 	s.running.Go(func() {
 		relays := s.c.fetchRelays(o.call.ctx)
+		peer := s.c.newest(o.call.ctx, o.peer)
+		peers := peer.devices()
 		legs := map[uint8]*leg{}
 		var devices [callflow.MaxLegs]uint8
 		var failed error
@@ -155,7 +157,7 @@ func (s *calls) prepareCaller(o *ongoing) {
 			case len(legs) == 0 && failed != nil:
 				s.step(callflow.Fault{Call: o.id, Err: failed})
 			default:
-				o.legs = legs
+				o.peer, o.legs = peer, legs
 				s.step(callflow.Prepared{Call: o.id, Devices: devices})
 			}
 		})

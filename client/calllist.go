@@ -27,6 +27,26 @@ func (c *Client) ownListDigest() []byte {
 	return c.ownContact().listDigest()
 }
 
+// known is a contact as they are known now.
+func (c *Client) known(p *contact) *contact {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if now := c.contacts[p.Account]; now != nil {
+		return now
+	}
+	return p
+}
+
+// newest is a contact with the devices that are known once what waited at the server was looked at, if sessions with all of them can be had.
+func (c *Client) newest(ctx context.Context, p *contact) *contact {
+	c.caughtUp(ctx)
+	now := c.known(p)
+	if now.Epoch > p.Epoch && c.ensureSessions(ctx, now.Account, "") != nil {
+		return p
+	}
+	return now
+}
+
 // sameList compares the list that the other end says its account has with the one known here when the call began, and, if that is another,
 // with the newest that the server gives.
 func (c *Client) sameList(ctx context.Context, p *contact, digest []byte) error {
@@ -34,10 +54,7 @@ func (c *Client) sameList(ctx context.Context, p *contact, digest []byte) error 
 	if same(p) {
 		return nil
 	}
-	c.mu.Lock()
-	now := c.contacts[p.Account]
-	c.mu.Unlock()
-	if same(now) {
+	if same(c.known(p)) {
 		return nil
 	}
 	if now, err := c.fetchList(ctx, p.Account); err != nil || !same(now) {

@@ -33,7 +33,12 @@ const maxStrangers = 1024 // contacts who are not accepted
 func (c *Client) deliver(ctx context.Context, l *link) {
 	for c.awaitRoom(ctx) {
 		select {
-		case e := <-l.deliveries:
+		case next := <-l.deliveries:
+			if next.reached != nil {
+				close(next.reached)
+				continue
+			}
+			e := next.envelope
 			if e.GetType() == typeSealed {
 				select {
 				case <-l.certified: // with what certificates go back to
@@ -54,6 +59,31 @@ func (c *Client) deliver(ctx context.Context, l *link) {
 		}
 	}
 }
+
+// caughtUp waits, for a moment at most, until what has been delivered so far was looked at.
+func (c *Client) caughtUp(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, catchUp)
+	defer cancel()
+	l, err := c.link.wait(ctx)
+	if err != nil {
+		return
+	}
+	mark := delivery{reached: make(chan struct{})}
+	select {
+	case l.deliveries <- mark:
+	case <-l.over:
+		return
+	case <-ctx.Done():
+		return
+	}
+	select {
+	case <-mark.reached:
+	case <-l.over:
+	case <-ctx.Done():
+	}
+}
+
+const catchUp = time.Second
 
 // take is steps 1 to 3 and 5. Without an error the envelope can be acknowledged.
 func (c *Client) take(ctx context.Context, e *wire.Envelope) error {

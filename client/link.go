@@ -43,7 +43,7 @@ type link struct {
 	conn       *websocket.Conn
 	anonymous  bool
 	welcome    *wire.Welcome
-	deliveries chan *wire.Envelope // nil if it is anonymous
+	deliveries chan delivery // nil if it is anonymous
 	linkings   chan *wire.LinkRequest
 
 	tokenTold, certified chan struct{} // closed once the first try is over: keepTold, keepCertified
@@ -58,13 +58,19 @@ type link struct {
 	over    chan struct{}
 }
 
+// A delivery is an envelope, or a mark behind those that came before (caughtUp).
+type delivery struct {
+	envelope *wire.Envelope
+	reached  chan struct{}
+}
+
 // errNotFound says that the server has no such links.
 var errNotFound = errors.New("the server does not open a link (HTTP status 404)")
 
 // dial is steps 1 to 3 of the ordinary link.
 func (c *Client) dial(ctx context.Context) (*link, error) {
 	l := &link{
-		deliveries: make(chan *wire.Envelope, deliveryQueue), linkings: make(chan *wire.LinkRequest, 4),
+		deliveries: make(chan delivery, deliveryQueue), linkings: make(chan *wire.LinkRequest, 4),
 		tokenTold: make(chan struct{}), certified: make(chan struct{}),
 	}
 	return l, c.open(ctx, l, "v1/link", tlsConfig(c.options.TLS), c.authenticate)
@@ -231,7 +237,7 @@ func (l *link) dispatch(ctx context.Context, frame *wire.ServerFrame) error {
 				return errProtocol
 			}
 			select {
-			case l.deliveries <- body.Deliver:
+			case l.deliveries <- delivery{envelope: body.Deliver}:
 			case <-ctx.Done():
 				return ctx.Err()
 			}

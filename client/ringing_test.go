@@ -182,6 +182,28 @@ func TestOneDeviceIsBusy(t *testing.T) {
 	quiet[IncomingCall](t, bob)
 }
 
+// A device that was linked while the caller was away rings for their first call, although they call as soon as there is a link.
+func TestANewDeviceRingsForTheFirstCall(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	alice, bob := friends(t, w)
+	if err := alice.Close(); err != nil {
+		t.Fatal(err)
+	}
+	tablet := w.link(bob)
+	tablet.start(t)
+	eventually(t, "alice's mailbox has the list", func() bool {
+		bob.mu.Lock()
+		defer bob.mu.Unlock()
+		return bob.told() && len(bob.outbox.entries) == 0
+	})
+	alice.reopened(t, w)
+	caller, at := ringAll(t, alice, "bob", bob, tablet)
+	at[1].accept(t)
+	hear(t, caller, at[1])
+	hangUp(t, caller, at[1])
+}
+
 // A device that says it is busy, or closes, while it rings leaves the call to the other one.
 func TestOneDeviceTurnsAway(t *testing.T) {
 	t.Parallel()

@@ -145,12 +145,12 @@ func testQuotas(t *testing.T, plane string) {
 	}
 }
 
-// testNoEvenPorts: a pair of ports, or one that was reserved, is not to be had (RFC 8656 sections 18.6 and 18.9), and a client may go on without.
-func testNoEvenPorts(t *testing.T, plane string) {
+// testEvenPorts: a client may have an even port; a pair of ports, or one that was reserved, is not to be had (RFC 8656 sections 18.6 and 18.9), and
+// it may go on without.
+func testEvenPorts(t *testing.T, plane string) {
 	s := startRelay(t, plane, nil)
 	alice := newRawClient(t, s, "alice")
 	for name, attr := range map[string]stun.RawAttribute{
-		"even port":           {Type: stun.AttrEvenPort, Value: []byte{0}},
 		"even port, and next": {Type: stun.AttrEvenPort, Value: []byte{0x80}},
 		"reserved port":       {Type: stun.AttrReservationToken, Value: []byte("12345678")},
 	} {
@@ -158,8 +158,13 @@ func testNoEvenPorts(t *testing.T, plane string) {
 			t.Errorf("%s: code %d", name, code)
 		}
 	}
-	alice.mustSucceed(stun.MethodAllocate, udpTransport)
-	if s.users.total != 1 {
-		t.Errorf("%d allocations are counted", s.users.total)
+	for n := range 4 {
+		even := stun.RawAttribute{Type: stun.AttrEvenPort, Value: []byte{0}}
+		if at := relayedAddr(t, newRawClient(t, s, "alice").mustSucceed(stun.MethodAllocate, udpTransport, even)); at.Port()%2 != 0 {
+			t.Errorf("an even port: %d", at.Port())
+		}
+		if relays := len(relaysOf(s)); relays != n+1 || s.users.total != n+1 {
+			t.Errorf("%d relays, %d allocations are counted", relays, s.users.total)
+		}
 	}
 }

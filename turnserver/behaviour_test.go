@@ -52,7 +52,7 @@ var behaviours = []behaviour{
 	{"pion client refreshes after expiry", testPionClientRefreshesAfterExpiry, carries},
 	{"secrets rotate", testSecretsRotate, carries},
 	{"no allocation", testNoAllocation, watches},
-	{"no even ports", testNoEvenPorts, watches},
+	{"even ports", testEvenPorts, watches},
 	{"restart", testRestart, watches}, // the relay's driver is another process's
 	{"shutdown", testShutdown, absent},
 

@@ -155,8 +155,8 @@ func (f *frontend) AllocatePacketConn(c turn.AllocateListenerConfig) (net.Packet
 		f.s.metrics.refusedDraining.Inc()
 		return nil, nil, errClosing // which pion answers with 508
 	}
-	if f.exchange.evenPort {
-		return nil, nil, errEvenPort // likewise
+	if f.exchange.reserves {
+		return nil, nil, errReserves // likewise
 	}
 	at, ok := f.s.relayAddrFor(f.local.Addr(), c.Network == "udp6")
 	if !ok {

@@ -17,7 +17,7 @@ type message struct {
 	method    stun.Method
 	peers     []netip.AddrPort // every XOR-PEER-ADDRESS, IPv4-mapped addresses unmapped
 	transport bool             // REQUESTED-TRANSPORT is there
-	evenPort  bool             // EVEN-PORT is
+	reserves  bool             // EVEN-PORT asks for the next port too
 	integrity int              // offset of MESSAGE-INTEGRITY, 0 if there is none
 	raw       []byte
 }
@@ -87,7 +87,7 @@ func parse(b []byte) (m message, ok bool) {
 		case stun.AttrRequestedTransport:
 			m.transport = true
 		case stun.AttrEvenPort:
-			m.evenPort = true
+			m.reserves = value[0]&0x80 != 0 // RFC 8656 section 18.6
 		case stun.AttrChannelNumber:
 			n := binary.BigEndian.Uint16(value)
 			channel = n >= 0x4000 && n <= 0x7FFF // RFC 5766 section 11; RFC 8656 stops at 0x4FFF, older clients do not

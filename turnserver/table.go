@@ -12,7 +12,7 @@ import (
 var (
 	errNoPort   = errors.New("turnserver: no relayed port is free: widen RelayPorts or lower MaxAllocations")
 	errNoFamily = errors.New("turnserver: no relayed address of that family")
-	errEvenPort = errors.New("turnserver: no even ports and no reservations")
+	errReserves = errors.New("turnserver: no reservations")
 	errClosing  = errors.New("turnserver: shutting down")
 )
 
