@@ -189,8 +189,8 @@ func (s *Server) relayAddrs(listening []netip.AddrPort) ([]relayAddr, error) {
 	case len(out) > 0:
 		return out, nil
 	case unusable.IsValid():
-		return nil, fmt.Errorf("turnserver: no external address: %s is not reachable from the internet. Behind a NAT set External to the address that "+
-			"the internet knows this machine by; for a relay of your own network open that network with AllowPeers (on one machine for a trial: %s)",
+		return nil, fmt.Errorf("turnserver: no external address: %s is not reachable from the internet. Behind a NAT set External (--relay-address) to the address that "+
+			"the internet knows this machine by; for a relay of your own network open that network with AllowPeers (--relay-allow; on one machine for a trial: %s)",
 			unusable, netip.PrefixFrom(unusable, unusable.BitLen()))
 	}
 	return nil, errors.New("turnserver: no external address: this machine has no default route. Listen on a specific address instead of on all")

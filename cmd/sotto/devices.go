@@ -129,7 +129,7 @@ func addDevice(ctx context.Context, out *output, c *client.Client, f devicesFlag
 	defer cancel(nil)
 	added, err := c.AddDevice(ctx, client.AddDeviceOptions{
 		Show: func(code string) {
-			if err := showCode(out, code, f.png); err != nil {
+			if err := showCode(out, c.Username(), code, f.png); err != nil {
 				cancel(err)
 			}
 		},
@@ -152,7 +152,7 @@ func addDevice(ctx context.Context, out *output, c *client.Client, f devicesFlag
 }
 
 // showCode shows what the user brings to the new device.
-func showCode(out *output, code, png string) error {
+func showCode(out *output, username, code, png string) error {
 	symbol, err := qrcode.Encode([]byte(code))
 	if err != nil {
 		return err
@@ -169,7 +169,7 @@ func showCode(out *output, code, png string) error {
 	if out.terminal && symbol.Size() <= columns() {
 		out.do(func(w io.Writer) { io.WriteString(w, symbol.Text(out.colour())) })
 	}
-	out.say(map[string]string{"event": "linking_code", "code": code}, "On the new device, within ten minutes: sotto link '%s'", code)
+	out.say(map[string]string{"event": "linking_code", "code": code}, "On the new device, within ten minutes: sotto link '%s' --as %s", code, username)
 	return nil
 }
 
@@ -181,11 +181,12 @@ func linkCommand() *command {
 		summary: "Make this another device of an account you have",
 		help: `
 Joins the account whose first device shows CODE with "sotto devices add", and waits until you agree there. Compare the ten digits.
-The account lives in a directory as after "sotto register"; name another with --account if this machine has that account already.
+The account lives in a directory as after "sotto register", named by --as, for which its user name is the natural choice; or by --account,
+if this machine has that account already.
 "-" reads the code from standard input, so that it is in no shell's history.
 
 Examples:
-  sotto link 'https://sotto.example#ABCD-EFGH-IJKL-MNOP-QRST-UVWX-YZ23-4567-ABCD-EFGH-IJKL-MNOP' --account ~/sotto-phone
+  sotto link 'https://sotto.example#ABCD-EFGH-IJKL-MNOP-QRST-UVWX-YZ23-4567-ABCD-EFGH-IJKL-MNOP' --as alice
   sotto link - --account ~/sotto-phone
 `,
 		flags: func(flags *pflag.FlagSet) { f.define(flags) },
@@ -201,14 +202,18 @@ Examples:
 				}
 				code = strings.TrimSpace(line)
 			}
-			if f.account.directory == "" {
-				return usagef("name a directory for the account with --account: its user name is not known yet")
+			if f.account.directory == "" && f.account.as == "" {
+				return usagef("say with --as whose account it is: the user name is not known yet (or name a directory with --account)")
+			}
+			directory, err := f.account.make(f.account.as)
+			if err != nil {
+				return err
 			}
 			options, err := f.options()
 			if err != nil {
 				return err
 			}
-			c, err := client.Link(ctx, f.account.directory, client.LinkOptions{
+			c, err := client.Link(ctx, directory, client.LinkOptions{
 				Options: options, Code: code,
 				Show: func(digits string) {
 					out.say(map[string]string{"event": "linking", "digits": digits},
@@ -219,8 +224,8 @@ Examples:
 				return err
 			}
 			defer c.Close()
-			out.say(map[string]string{"event": "linked", "username": c.Username(), "server": c.Server(), "directory": f.account.directory},
-				"this is a device of %s at %s now; the account is in %s", c.Username(), c.Server(), f.account.directory)
+			out.say(map[string]string{"event": "linked", "username": c.Username(), "server": c.Server(), "directory": directory},
+				"this is a device of %s at %s now; the account is in %s", c.Username(), c.Server(), directory)
 			return nil
 		},
 	}

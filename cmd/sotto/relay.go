@@ -53,7 +53,7 @@ func (r *relayFlags) define(flags *pflag.FlagSet) {
 	flags.StringVar(&r.ports, "relay-ports", "49152-65535", "UDP ports for relayed traffic, as `FIRST-LAST`; open them in the firewall")
 	flags.StringSliceVar(&r.allow, "relay-allow", nil, "let the relay reach these ranges (`CIDR`) although they are not public, for instance 10.0.0.0/8")
 	flags.StringSliceVar(&r.proxies, "relay-proxy", nil, "connections from these ranges (`CIDR`) name their client by the PROXY protocol")
-	flags.StringVar(&r.secretFile, "relay-secret-file", "", "the secrets that credentials are made from, shared with whoever makes them, one a line, in `FILE`, which others must not read: credentials are made from the first, and good with any; SIGHUP reads it again")
+	flags.StringVar(&r.secretFile, "relay-secret-file", "", "the secrets that credentials are made from, shared with whoever makes them, one a line, # begins a comment, in `FILE`, which others must not read: credentials are made from the first, and good with any; SIGHUP reads it again")
 	flags.StringVar(&r.dataPlane, "relay-data-plane", "auto", "how packets are carried: `auto`, the fastest way that this system has, or portable")
 	flags.StringVar(&r.offload, "offload", "off", "let the network driver (XDP) carry packets of calls, past the packet filter: `auto`, where it can; required; or off")
 	flags.IntVar(&r.allocations, "relay-allocations", 0, "how many allocations there may be (default 10000)")
@@ -101,6 +101,9 @@ func (r *relayFlags) start(secrets [][]byte, certificate *tls.Config, log *slog.
 
 // config are the settings, without secrets, certificate and logger.
 func (r *relayFlags) config() (config turnserver.Config, err error) {
+	if r.drain < 0 {
+		return config, usagef("--drain %v is less than nothing", r.drain)
+	}
 	config = turnserver.Config{
 		UDP: r.listen, TCP: r.listen, TLS: r.tlsListen, DTLS: r.dtlsListen,
 		DataPlane: r.dataPlane, Dedicated: true, Offload: r.offload,
@@ -116,21 +119,21 @@ func (r *relayFlags) config() (config turnserver.Config, err error) {
 		return config, usagef("--relay-ports %q is not FIRST-LAST, for instance 49152-65535", r.ports)
 	}
 	for _, text := range r.external {
-		address, err := netip.ParseAddr(text)
+		address, err := netip.ParseAddr(strings.TrimSpace(text))
 		if err != nil {
 			return config, usagef("--relay-address %q is not an IP address", text)
 		}
 		config.External = append(config.External, address)
 	}
 	for _, text := range r.allow {
-		prefix, err := netip.ParsePrefix(text)
+		prefix, err := netip.ParsePrefix(strings.TrimSpace(text))
 		if err != nil {
 			return config, usagef("--relay-allow %q is not a range, for instance 10.0.0.0/8", text)
 		}
 		config.AllowPeers = append(config.AllowPeers, prefix)
 	}
 	for _, text := range r.proxies {
-		prefix, err := netip.ParsePrefix(text)
+		prefix, err := netip.ParsePrefix(strings.TrimSpace(text))
 		if err != nil {
 			return config, usagef("--relay-proxy %q is not a range, for instance 192.0.2.10/32", text)
 		}
@@ -168,6 +171,9 @@ func (r *relayFlags) secrets() ([][]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the relay's secret: %w", err)
 	}
+	if info.IsDir() {
+		return nil, fmt.Errorf("%s is a directory: name the file with the relay's secrets", r.secretFile)
+	}
 	// The group may read: two services that share the secret run as different users. Windows has no such bits.
 	if runtime.GOOS != "windows" && info.Mode().Perm()&0o037 != 0 {
 		return nil, fmt.Errorf("other users may read %s, or its group may change it: chmod 600 %[1]s, and make a new secret if they had a chance to", r.secretFile)
@@ -178,7 +184,7 @@ func (r *relayFlags) secrets() ([][]byte, error) {
 	}
 	var secrets [][]byte
 	for line := range bytes.Lines(text) {
-		if secret := bytes.TrimSpace(line); len(secret) > 0 {
+		if secret := bytes.TrimSpace(line); len(secret) > 0 && secret[0] != '#' { // a comment, as in --config
 			secrets = append(secrets, secret)
 		}
 	}

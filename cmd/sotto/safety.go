@@ -20,6 +20,7 @@ type safetyFlags struct {
 	qr      bool
 	png     string
 	compare string
+	given   *pflag.Flag // --compare
 }
 
 func safetyCommand() *command {
@@ -53,10 +54,14 @@ Examples:
 			flags.BoolVar(&f.qr, "qr", false, "draw the QR code even if this is no terminal")
 			flags.StringVar(&f.png, "png", "", "write the QR code as a picture to `FILE`")
 			flags.StringVar(&f.compare, "compare", "", "compare with `WHAT` USER's device shows: a picture, a code or a number")
+			f.given = flags.Lookup("compare")
 		},
 		run: func(ctx context.Context, out *output, args []string) error {
 			if err := exactly(1, args, "a user name"); err != nil {
 				return err
+			}
+			if f.compare == "" && f.given.Changed { // a script must not take that for a match
+				return usagef("there is nothing to compare with behind --compare")
 			}
 			if f.compare != "" && (f.qr || f.png != "") {
 				return usagef("--compare reads what USER shows, --qr and --png show: use one at a time")
