@@ -219,6 +219,8 @@ func TestRemovedDeviceTriesEverything(t *testing.T) {
 	}
 	bob.knows(t, "alice", 1)
 	expect[LinkDown](t, phone)
+	alice.send(t, "bob", "with the new token") // which would come later and change what is known
+	bob.hears(t, "with the new token")
 
 	var contents []*wire.Content
 	for _, body := range []func(*wire.Content){
