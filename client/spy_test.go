@@ -30,6 +30,7 @@ type spy struct {
 	shut      func(path string) int                                  // an HTTP status, 0 lets it pass, below 0 breaks the connection
 	alter     func(f *wire.ServerFrame) *wire.ServerFrame            // of what the server says; nil holds it back
 	conns     []*websocket.Conn
+	over      bool // what comes now is closed
 }
 
 type seenFrame struct {
@@ -54,6 +55,9 @@ func spied(t testing.TB, w *world) *spy {
 	s.Server = httptest.NewServer(s)
 	w.front = s.URL
 	t.Cleanup(func() {
+		s.mu.Lock()
+		s.over = true
+		s.mu.Unlock()
 		s.cut()
 		s.Close()
 		s.passing.Wait()
@@ -86,12 +90,21 @@ func (s *spy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		up.Close()
 		return
 	}
+	defer up.Close()
+	defer down.Close()
 	s.mu.Lock()
+	if s.over {
+		s.mu.Unlock()
+		return
+	}
 	s.opened[r.URL.Path]++
 	s.conns = append(s.conns, up, down)
+	s.passing.Add(2)
 	s.mu.Unlock()
+	defer s.passing.Done()
 	var writing sync.Mutex
-	s.passing.Go(func() {
+	go func() {
+		defer s.passing.Done()
 		defer down.Close()
 		for {
 			kind, b, err := up.ReadMessage()
@@ -108,9 +121,7 @@ func (s *spy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 				return
 			}
 		}
-	})
-	defer up.Close()
-	defer down.Close()
+	}()
 	for {
 		kind, b, err := down.ReadMessage()
 		if err != nil {

@@ -163,8 +163,11 @@ func testEvenPorts(t *testing.T, plane string) {
 		if at := relayedAddr(t, newRawClient(t, s, "alice").mustSucceed(stun.MethodAllocate, udpTransport, even)); at.Port()%2 != 0 {
 			t.Errorf("an even port: %d", at.Port())
 		}
-		if relays := len(relaysOf(s)); relays != n+1 || s.users.total != n+1 {
-			t.Errorf("%d relays, %d allocations are counted", relays, s.users.total)
+		s.users.mu.Lock()
+		counted := s.users.total
+		s.users.mu.Unlock()
+		if relays := len(relaysOf(s)); relays != n+1 || counted != n+1 {
+			t.Errorf("%d relays, %d allocations are counted", relays, counted)
 		}
 	}
 }
