@@ -43,14 +43,22 @@ func testDontFragment(t *testing.T, plane string) {
 			mode = unix.IP_PMTUDISC_DO
 		}
 		set(t, alice.conn.(*net.UDPConn), unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, mode)
-		_, _ = alice.conn.Write([]byte("\x40\x00\x00\x04data"))
-		_ = other.SetReadDeadline(time.Now().Add(3 * time.Second))
-		if _, err := other.Read(make([]byte, 100)); err != nil {
-			t.Fatal(err)
+		pass := func() {
+			_, _ = alice.conn.Write([]byte("\x40\x00\x00\x04data"))
+			_ = other.SetReadDeadline(time.Now().Add(3 * time.Second))
+			if _, err := other.Read(make([]byte, 100)); err != nil {
+				t.Fatal(err)
+			}
 		}
-		found := false
+		pass()
+		found, passed := false, 1
 		for b := make([]byte, 2000); !found; {
 			n, _, err := unix.Recvfrom(seen, b, unix.MSG_DONTWAIT)
+			if err == unix.EAGAIN && passed < 50 { // all that was seen is of others, who may have filled the socket's queue
+				pass()
+				passed++
+				continue
+			}
 			if err != nil {
 				t.Fatalf("the packet is not seen: %v", err)
 			}
