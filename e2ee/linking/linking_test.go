@@ -277,6 +277,16 @@ func TestRepliesRefused(t *testing.T) {
 			t.Errorf("%s: %v", c.name, err)
 		}
 	}
+	// Even somebody who asks with the first device's own key does not become device 1.
+	l := linked(t, first, second)
+	l.Device = 1
+	reply, err := code.SealReply(request, l, &first.private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := code.OpenReply(request, reply, first.identity); !errors.Is(err, ErrRefused) {
+		t.Errorf("device 1 under its own key: %v", err)
+	}
 	big := linked(t, first, second)
 	big.Username = strings.Repeat("a", wire.MaxLinkReply)
 	if _, err := code.SealReply(request, big, &first.private); !errors.Is(err, errTooLarge) {

@@ -186,6 +186,26 @@ func TestSkipLimits(t *testing.T) {
 	bob.refuse(alice, alice.encrypt(bob, "too far"), ErrUndecryptable)
 }
 
+// TestReceivingChainLimits: a chain takes exactly the work it is allowed, and keeps exactly maxSkipped seeds however often it jumps.
+func TestReceivingChainLimits(t *testing.T) {
+	c := &receivingChain{}
+	for _, allowed := range []int{0, 1, 10, maxSkipped - 1, maxSkipped, maxSkipped + 1, 1} {
+		work := allowed
+		if _, err := c.at(c.index+uint32(allowed)+1, &work); !errors.Is(err, errFar) || work != allowed {
+			t.Errorf("work of %d with %d allowed: %v, %d left", allowed+1, allowed, err, work)
+		}
+		a, err := c.at(c.index+uint32(allowed), &work)
+		if err != nil || work != 0 {
+			t.Fatalf("work of %d with as much allowed: %v, %d left", allowed, err, work)
+		}
+		before := len(c.skipped)
+		a.commit()
+		if want := min(before+allowed, maxSkipped); len(c.skipped) != want {
+			t.Errorf("%d seeds are kept after a jump of %d, want %d", len(c.skipped), allowed, want)
+		}
+	}
+}
+
 func TestFiveReceivingChains(t *testing.T) {
 	alice, bob := established(t)
 	var late []Message

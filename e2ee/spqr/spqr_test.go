@@ -284,32 +284,80 @@ func TestRefusedMessageChangesNothing(t *testing.T) {
 	}
 }
 
-// TestForgedChunkIsRefused corrupts one chunk of each kind: the authenticator notices when the last one arrives.
+// TestForgedChunkIsRefused corrupts one chunk of each kind. The message that completes the forged part is refused, for the reason
+// that guards this part, and nothing of it is taken in.
 func TestForgedChunkIsRefused(t *testing.T) {
-	for _, kind := range []payload{payloadHdr, payloadEk, payloadCt2} {
+	for kind, want := range map[payload]struct {
+		state braidState
+		err   error
+	}{
+		payloadHdr: {noHeaderReceived, errMAC}, payloadEk: {ct1Acknowledged, errKey}, payloadCt2: {ekSentCt1Received, errMAC},
+	} {
 		a, b := New([32]byte{1}, AtoB), New([32]byte{1}, BtoA)
-		forged, refused := false, false
-		for range 300 {
-			for _, p := range [][2]*State{{a, b}, {b, a}} {
-				wire, _, err := p[0].Send(systemRandom{})
-				if err != nil {
-					t.Fatal(err)
-				}
-				if m, _ := parseMessage(wire); m.payload == kind && !forged {
-					m.chunk.data[5] ^= 1
-					wire, forged = m.append(nil), true
-				}
-				r, err := receive(p[1], wire)
-				if err != nil {
-					refused = true
-					continue
-				}
-				r.Commit()
+		forged := false
+		var refused error
+		var at braidState
+		for i := 0; i < 600 && refused == nil; i++ {
+			from, to := a, b
+			if i%2 == 1 {
+				from, to = b, a
+			}
+			wire, _, err := from.Send(systemRandom{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if m, _ := parseMessage(wire); m.payload == kind && !forged {
+				m.chunk.data[5] ^= 1
+				wire, forged = m.append(nil), true
+			}
+			r, err := receive(to, wire)
+			if err != nil {
+				refused, at = err, to.braid.state
+				continue
+			}
+			r.Commit()
+		}
+		if !forged || !errors.Is(refused, want.err) || at != want.state {
+			t.Errorf("kind %d: forged %v, refused as %v in state %d, want %v in state %d",
+				kind, forged, refused, at, want.err, want.state)
+		}
+	}
+}
+
+// TestSendingKeysOfOlderEpochsAreErased: once a message was sent in an epoch, no state holds what earlier ones were sent with, and
+// none can be sent in those.
+func TestSendingKeysOfOlderEpochsAreErased(t *testing.T) {
+	c := newChains(&[32]byte{1}, AtoB)
+	for epoch := range uint64(5) {
+		if epoch > 0 {
+			c.addEpoch(&[32]byte{byte(epoch)})
+		}
+		if _, _, err := c.sendKey(epoch); err != nil {
+			t.Fatal(err)
+		}
+		for number := c.first; number < epoch; number++ {
+			if old := c.at(number); old.send != (chain{}) || !old.sendDone {
+				t.Errorf("after a message of epoch %d the sending chain of epoch %d is still there", epoch, number)
+			}
+			if _, _, err := c.sendKey(number); !errors.Is(err, errEpoch) {
+				t.Errorf("a message of epoch %d after one of epoch %d: %v", number, epoch, err)
 			}
 		}
-		if !forged || !refused {
-			t.Errorf("kind %d: forged %v, refused %v", kind, forged, refused)
+	}
+}
+
+// TestSnapshotsAreApart: a copy of the state is a snapshot, so an epoch that begins in one copy shows in no other.
+func TestSnapshotsAreApart(t *testing.T) {
+	c := newChains(&[32]byte{1}, AtoB)
+	for i := range 8 {
+		one, other := c, c
+		one.addEpoch(&[32]byte{1, byte(i)})
+		want := *one.epochs[len(one.epochs)-1]
+		other.addEpoch(&[32]byte{2, byte(i)})
+		if got := one.epochs[len(one.epochs)-1]; got.send != want.send || got.receive != want.receive {
+			t.Fatalf("with %d epochs a copy changed the epoch of another", len(c.epochs))
 		}
+		c.addEpoch(&[32]byte{3, byte(i)})
 	}
 }
 
@@ -332,19 +380,28 @@ func TestLimits(t *testing.T) {
 	if got := len(b.chains.epochs[0].skipped); got != maxStore {
 		t.Errorf("kept %d keys, want %d", got, maxStore)
 	}
-	work := 10
-	if _, err := a.Receive(nthMessage(b, 11), &work); !errors.Is(err, ErrJump) || work != 10 {
-		t.Errorf("work of 11 with 10 allowed: %v, %d left", err, work)
+	work := 2 * MaxJump
+	if _, err := b.Receive(nthMessage(a, MaxJump), &work); !errors.Is(err, ErrJump) {
+		t.Errorf("jump of %d with more work allowed: %v", MaxJump+1, err)
 	}
-	if _, err := a.Receive(nthMessage(b, 1), &work); err == nil {
-		t.Error("work of 12 with 10 allowed")
+	sixth, seventh := nthMessage(b, 6), nthMessage(b, 1)
+	work = 5
+	if _, err := a.Receive(sixth, &work); !errors.Is(err, ErrJump) || work != 5 {
+		t.Errorf("work of 6 with 5 allowed: %v, %d left", err, work)
+	}
+	work = 10
+	if _, err := a.Receive(sixth, &work); err != nil || work != 4 {
+		t.Errorf("work of 6 with 10 allowed: %v, %d left", err, work)
+	}
+	if _, err := a.Receive(seventh, &work); !errors.Is(err, ErrJump) || work != 4 {
+		t.Errorf("work of 7 with 4 left: %v, %d left", err, work)
 	}
 	if _, err := receive(b, first); !errors.Is(err, errKeyGone) {
 		t.Errorf("key %x was dropped, got %v", firstKey[:4], err)
 	}
 	for name, wire := range map[string]string{
 		"empty": "", "version 0": "00010100", "epoch 0": "01000100", "index 0": "01010000", "type 7": "01010107", "no chunk": "01010101",
-		"trailing byte": "0101010000", "long varint": "018100010000",
+		"trailing byte": "0101010000", "long varint": "0181000100",
 	} {
 		if _, err := receive(b, unhex(t, wire)); !errors.Is(err, errMessage) {
 			t.Errorf("%s: %v", name, err)
