@@ -4,13 +4,16 @@ import (
 	"context"
 	"errors"
 	"math"
+	"net"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"sotto/client/callflow"
 	"sotto/media"
+	"sotto/signaling"
 	"sotto/wire"
 )
 
@@ -211,6 +214,41 @@ func TestCallFromStrangerIsRelayed(t *testing.T) {
 			t.Errorf("relay-only always %v: %d candidates while it rang, %d after", always, ofFirst.Load(), later.Load())
 		}
 	}
+}
+
+// A stranger's call does not depend on the relay once it is accepted: the direct path opens at the accept, though the relay cannot be
+// reached and neither end sends anything.
+func TestCallFromStrangerWithADeadRelay(t *testing.T) {
+	t.Parallel()
+	dead, err := net.ListenPacket("udp4", "127.0.0.1:0") // it never answers
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dead.Close()
+	w := newWorld(t, func(cfg *signaling.Config) {
+		cfg.Relay = &signaling.RelayConfig{
+			URLs: []string{"turn:" + dead.LocalAddr().String() + "?transport=udp"}, Secret: testSecret,
+		}
+	})
+	alice, bob := w.online("alice"), w.online("bob")
+	caller, callee := ring(t, alice, bob, CallOptions{})
+	if err := errors.Join(caller.Mute(true), callee.Mute(true)); err != nil {
+		t.Fatal(err)
+	}
+	if err := callee.Accept(patience(t), callee.media()); err != nil {
+		t.Fatal(err)
+	}
+	accepted := time.Now()
+	awaitEvent[Connected](t, callee)
+	awaitEvent[Connected](t, caller)
+	if took := time.Since(accepted); took > callflow.StandardTiming.Retry {
+		t.Errorf("the path took %v: it came by the retry, not by the accept", took)
+	}
+	if kind := callee.Stats().Path.Kind; kind != "direct" {
+		t.Errorf("the path is %s", kind)
+	}
+	caller.Hangup()
+	awaitEnd(t, callee, Normal)
 }
 
 // A device list that is another at each end, which the owner's stolen key may have signed, ends the call at whichever end learns of it.

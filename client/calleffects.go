@@ -87,6 +87,8 @@ func (s *calls) carryOut(effect callflow.Effect) error {
 		return s.leg(e.Leg).connect(s, e.Answer)
 	case callflow.AddCandidates:
 		s.leg(e.Leg).addCandidates(e.Candidates)
+	case callflow.GoDirect:
+		s.goDirect(s.leg(callflow.Leg(e)))
 	case callflow.AllowAddresses:
 		s.table[e.Call].allow()
 	case callflow.Verify:
@@ -219,7 +221,6 @@ func (s *calls) tell(o *ongoing, notice callflow.Notice) {
 		o.call.emit(Interrupted{})
 	case callflow.NoticeFirstMedia:
 		o.call.emit(FirstMedia{})
-		s.goDirect(o)
 	case callflow.NoticeUndecryptable:
 		o.call.emit(MediaUndecryptable{Err: callflow.ErrUndecryptable})
 	case callflow.NoticeDeaf:

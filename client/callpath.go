@@ -118,10 +118,10 @@ func (s *calls) restartPath(l *leg, generation uint32) {
 	})
 }
 
-// goDirect looks for a direct path once there is a call with a stranger, whose user had to accept it before this device's address may show.
-// The caller has opened the call, too, if its media comes: so it takes the message.
-func (s *calls) goDirect(o *ongoing) {
-	l := o.chosen
+// goDirect looks for a direct path as soon as a stranger's call is accepted, which this device's user had to do before its address
+// may show. It does not wait for media: the relay may be out of reach, and the caller may send nothing.
+func (s *calls) goDirect(l *leg) {
+	o := l.o
 	if !l.relayOnly || o.relayOnly || !o.allowed {
 		return
 	}

@@ -88,11 +88,12 @@ func (s *step) onReveal(c *call, l *leg, verification string) {
 }
 
 func (s *step) onConfirm(c *call, l *leg) {
-	if c.caller || !c.opened {
+	if c.caller || !c.opened || l.confirmed {
 		return
 	}
 	l.confirmed = true
 	l.settle()
+	s.do(GoDirect(c.with(l)))
 }
 
 // settle ends the wait that began with the callee's accept.

@@ -91,7 +91,7 @@ func talking(t *testing.T) *bench {
 	b.from(a1, 5, Reveal{}, "Verify")
 	b.on(Connected{id(5), 1}, "")
 	b.on(AcceptCall{Call: id(5)}, "AllowAddresses Accept→A1 Open accepted MediaState→A1 connected")
-	b.from(a1, 5, Confirm{}, "")
+	b.from(a1, 5, Confirm{}, "GoDirect")
 	return b
 }
 
@@ -378,6 +378,14 @@ func TestAStrangersCallBecomesDirect(t *testing.T) {
 	b.from(a1, 5, Offer{}, "Ringing→A1 Prepare Incoming")
 	b.on(Prepared{Call: id(5)}, "Answer→A1 Connect Gather")
 	b.on(DirectAllowed{id(5), 1}, "") // it rings yet
-	b = talking(t)
+	b = talking(t) // which says GoDirect as soon as the caller has confirmed, though neither end sent anything
 	b.on(DirectAllowed{id(5), 1}, "RestartPath")
+	b.from(a1, 5, Confirm{}, "") // once
+	b.on(FirstMedia{id(5), 1}, "first-media")
+
+	lost := newBench(t) // the confirmation is: the caller's media say the same
+	lost.from(a1, 5, Offer{}, "Ringing→A1 Prepare Incoming")
+	lost.on(Prepared{Call: id(5)}, "Answer→A1 Connect Gather")
+	lost.on(AcceptCall{Call: id(5)}, "AllowAddresses Accept→A1 Open accepted MediaState→A1")
+	lost.on(FirstMedia{id(5), 1}, "first-media GoDirect")
 }
