@@ -5,6 +5,8 @@ import (
 	"net"
 	"net/netip"
 	"sync/atomic"
+
+	"sotto/internal/routable"
 )
 
 // policy says which addresses the relay may exchange packets with. Left to itself a TURN server is a tunnel into every network that it can reach;
@@ -30,40 +32,6 @@ type localAddrs struct {
 	ownNetworks    []netip.Prefix // of the loopback interfaces
 }
 
-// special4 are the IPv4 blocks that are not globally routable unicast.
-var special4 = prefixes(
-	"0.0.0.0/8",          // this network, the unspecified address
-	"10.0.0.0/8",         // private, RFC 1918
-	"100.64.0.0/10",      // carrier-grade NAT, RFC 6598; a cloud's metadata at 100.100.100.200
-	"127.0.0.0/8",        // loopback
-	"168.63.129.16/32",   // a cloud's host agent, global in form only
-	"169.254.0.0/16",     // link-local; metadata at 169.254.169.254
-	"172.16.0.0/12",      // private
-	"192.0.0.0/24",       // IETF protocol assignments; metadata at 192.0.0.192
-	"192.0.2.0/24",       // documentation, RFC 5737
-	"192.88.99.0/24",     // 6to4 relays, RFC 7526
-	"192.168.0.0/16",     // private
-	"198.18.0.0/15",      // benchmarking, RFC 2544
-	"198.51.100.0/24",    // documentation
-	"203.0.113.0/24",     // documentation
-	"224.0.0.0/4",        // multicast
-	"240.0.0.0/4",        // reserved
-	"255.255.255.255/32", // broadcast
-)
-
-// Of IPv6 only 2000::/3 is global unicast (RFC 4291 section 2.4); that leaves out ::, ::1, IPv4-compatible, NAT64 64:ff9b::/96 and
-// 64:ff9b:1::/48, discard-only 100::/64, unique local fc00::/7, link-local fe80::/10, site-local fec0::/10 and multicast ff00::/8.
-// special6 are the blocks inside it that are not for everybody.
-var (
-	global6  = netip.MustParsePrefix("2000::/3")
-	special6 = prefixes(
-		"2001::/23",     // IETF protocol assignments: Teredo 2001::/32, benchmarking, ORCHID
-		"2001:db8::/32", // documentation, RFC 3849
-		"2002::/16",     // 6to4
-		"3fff::/20",     // documentation, RFC 9637
-	)
-)
-
 var (
 	nat64      = netip.MustParsePrefix("64:ff9b::/96")   // RFC 6052
 	localNAT64 = netip.MustParsePrefix("64:ff9b:1::/48") // RFC 8215; the IPv4 address is taken to be in the last 32 bits
@@ -78,7 +46,7 @@ func (p *policy) allows(a netip.Addr) bool {
 	if !a.IsValid() || a.IsUnspecified() || a.IsMulticast() || a == netip.AddrFrom4([4]byte{255, 255, 255, 255}) || p.local.Load().broadcast[a] {
 		return false
 	}
-	if !globallyRoutable(a) && !contains(*p.allow.Load(), a) {
+	if !routable.Global(a) && !contains(*p.allow.Load(), a) {
 		return false
 	}
 	if inner, ok := embedded(a); ok {
@@ -154,13 +122,6 @@ func (l *localAddrs) add(n *net.IPNet, loopback bool) {
 	}
 }
 
-func globallyRoutable(a netip.Addr) bool {
-	if a.Is4() {
-		return !contains(special4, a)
-	}
-	return global6.Contains(a) && !contains(special6, a)
-}
-
 // embedded decodes the IPv4 address that a translator or tunnel would send to.
 func embedded(a netip.Addr) (netip.Addr, bool) {
 	if !a.Is6() {
@@ -176,14 +137,6 @@ func embedded(a netip.Addr) (netip.Addr, bool) {
 		return netip.AddrFrom4([4]byte{^b[12], ^b[13], ^b[14], ^b[15]}), true
 	}
 	return netip.Addr{}, false
-}
-
-func prefixes(list ...string) []netip.Prefix {
-	out := make([]netip.Prefix, len(list))
-	for i, s := range list {
-		out[i] = netip.MustParsePrefix(s)
-	}
-	return out
 }
 
 func contains(list []netip.Prefix, a netip.Addr) bool {

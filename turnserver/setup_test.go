@@ -318,3 +318,11 @@ func relayedAddr(t testing.TB, m *stun.Message) netip.AddrPort {
 	}
 	return addrPort(&net.UDPAddr{IP: x.IP, Port: x.Port})
 }
+
+func prefixes(list ...string) []netip.Prefix {
+	out := make([]netip.Prefix, len(list))
+	for i, s := range list {
+		out[i] = netip.MustParsePrefix(s)
+	}
+	return out
+}
