@@ -378,7 +378,7 @@ func TestAStrangersCallBecomesDirect(t *testing.T) {
 	b.from(a1, 5, Offer{}, "Ringing→A1 Prepare Incoming")
 	b.on(Prepared{Call: id(5)}, "Answer→A1 Connect Gather")
 	b.on(DirectAllowed{id(5), 1}, "") // it rings yet
-	b = talking(t) // which says GoDirect as soon as the caller has confirmed, though neither end sent anything
+	b = talking(t)                    // which says GoDirect as soon as the caller has confirmed, though neither end sent anything
 	b.on(DirectAllowed{id(5), 1}, "RestartPath")
 	b.from(a1, 5, Confirm{}, "") // once
 	b.on(FirstMedia{id(5), 1}, "first-media")
