@@ -1,12 +1,14 @@
 package turnserver
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -99,7 +101,7 @@ func testGuessingIsSilenced(t *testing.T, plane string) {
 	mallory.password = "guess"
 	answered := 0
 	for range strangerBurst + 8 {
-		if codeOf(mallory.request(stun.MethodAllocate, udpTransport)) == 400 {
+		if codeOf(mallory.request(stun.MethodAllocate, udpTransport)) == 401 {
 			answered++
 		} else {
 			break
@@ -166,14 +168,20 @@ func testPermissionRace(t *testing.T, plane string) {
 	if code := codeOf(alice.request(stun.MethodCreatePermission, peer("127.0.0.2:1"))); code != -1 {
 		t.Fatalf("the permission was not held: code %d", code)
 	}
-	// The allocation's timer fires after a second and its Close must now be waiting in forget; the relay is still there to be seen.
-	time.Sleep(1500 * time.Millisecond)
+	// The allocation's timer fires after a second, and its Close waits in forget; the relay is still there to be seen.
+	eventually(t, "the allocation's Close waits", func() bool { return inForget(r) })
 	if s.table.byPublic(r.public) == nil {
 		t.Error("the allocation closed in the middle of a permission")
 	}
 	close(release)
 	eventually(t, "the allocation closes", func() bool { return s.table.byPublic(r.public) == nil })
 	newRawClient(t, s, "alice").mustSucceed(stun.MethodAllocate, udpTransport) // and the relay is well
+}
+
+// inForget says whether a goroutine is in forget of this relay.
+func inForget(r *relay) bool {
+	stacks := make([]byte, 1<<20)
+	return bytes.Contains(stacks[:runtime.Stack(stacks, true)], fmt.Appendf(nil, "(*relay).forget(%p", r))
 }
 
 // TestPermissionsMadeOnceMore: one request renews permissions while its allocation closes, which takes them away one by one. pion then makes
@@ -208,7 +216,7 @@ func testPermissionsMadeOnceMore(t *testing.T, plane string) {
 	go alice.request(stun.MethodCreatePermission, append([]stun.Setter{peer("127.0.2.1:1")}, known...)...) // a new one first
 	<-held
 	// The allocation's timer fires after a second; its Close takes away what it comes to before the new one, for which it waits.
-	time.Sleep(1500 * time.Millisecond)
+	eventually(t, "the allocation's Close waits", func() bool { return inForget(r) })
 	close(release)
 	eventually(t, "the allocation is closed", func() bool { return s.table.byPublic(r.public) == nil })
 	newRawClient(t, s, "alice").mustSucceed(stun.MethodAllocate, udpTransport) // and the relay is well
@@ -241,7 +249,7 @@ func TestTheClockIsSet(t *testing.T) {
 	if got := alice.next(); string(got) != "\x40\x00\x00\x04text" {
 		t.Errorf("% x", got)
 	}
-	if code := codeOf(newRawClient(t, s, "bob").request(stun.MethodAllocate, udpTransport)); code != 400 {
+	if code := codeOf(newRawClient(t, s, "bob").request(stun.MethodAllocate, udpTransport)); code != 401 {
 		t.Errorf("an expired credential: code %d", code)
 	}
 }
@@ -365,7 +373,7 @@ func testPortsRunOut(t *testing.T, plane string) {
 func testOtherErrorsEndTheSearchForAPort(t *testing.T, plane string) {
 	s := startRelay(t, plane, func(c *Config) { c.RelayPorts = PortRange{} })
 	at := s.relays[0]
-	if _, err := s.table.open(s, relayAddr{netip.MustParseAddr("192.0.2.77"), at.public}, 0, openUDPPort); !errors.Is(err, syscall.EADDRNOTAVAIL) {
+	if _, err := s.table.open(s, relayAddr{netip.MustParseAddr("192.0.2.77"), at.public}, false, openUDPPort); !errors.Is(err, syscall.EADDRNOTAVAIL) {
 		t.Errorf("%v, want the first port's error", err)
 	} else if strings.Contains(err.Error(), "192.0.2.77") {
 		t.Errorf("%v: this will be logged", err)

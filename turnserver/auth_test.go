@@ -22,19 +22,19 @@ func testCallOutlivesItsCredential(t *testing.T, plane string) {
 	alice.mustSucceed(stun.MethodRefresh)
 	alice.mustSucceed(stun.MethodCreatePermission, peer("127.0.0.2:9"))
 	alice.mustSucceed(stun.MethodChannelBind, channelAttr(0x4000), peer("127.0.0.2:9"))
-	if code := codeOf(late.request(stun.MethodAllocate, udpTransport)); code != 400 {
+	if code := codeOf(late.request(stun.MethodAllocate, udpTransport)); code != 401 {
 		t.Errorf("a new allocation with the expired credential: code %d", code)
 	}
 	// The same name with a forged expiry is another username: it proves nothing.
 	forger := *alice
 	forger.username = "9" + alice.username
-	if code := codeOf(forger.request(stun.MethodRefresh)); code != 400 {
+	if code := codeOf(forger.request(stun.MethodRefresh)); code != 401 {
 		t.Errorf("a forged username: code %d", code)
 	}
 	// Nor does the right username with a wrong password.
 	forger = *alice
 	forger.password = "wrong"
-	if code := codeOf(forger.request(stun.MethodRefresh)); code != 400 {
+	if code := codeOf(forger.request(stun.MethodRefresh)); code != 401 {
 		t.Errorf("a wrong password: code %d", code)
 	}
 	// The client may come with a newer credential of the same id.
@@ -43,7 +43,7 @@ func testCallOutlivesItsCredential(t *testing.T, plane string) {
 	renewed.mustSucceed(stun.MethodRefresh)
 
 	c.advance(credentialGrace)
-	if code := codeOf(alice.request(stun.MethodRefresh)); code != 400 {
+	if code := codeOf(alice.request(stun.MethodRefresh)); code != 401 {
 		t.Errorf("a day later: code %d", code)
 	}
 }
@@ -69,7 +69,7 @@ func testSecretsRotate(t *testing.T, plane string) {
 		c.username, c.password = turncred.Mint(fresh, "bob", time.Minute, time.Now())
 		return c
 	}
-	if code := codeOf(withFresh().request(stun.MethodAllocate, udpTransport)); code != 400 {
+	if code := codeOf(withFresh().request(stun.MethodAllocate, udpTransport)); code != 401 {
 		t.Errorf("a secret nobody configured: code %d", code)
 	}
 	alice, other := newRawClient(t, s, "alice"), listenOn(t, "127.0.0.2")
@@ -93,7 +93,7 @@ func testSecretsRotate(t *testing.T, plane string) {
 	if err := s.SetSecrets([][]byte{fresh}); err != nil {
 		t.Fatal(err)
 	}
-	if code := codeOf(newRawClient(t, s, "carol").request(stun.MethodAllocate, udpTransport)); code != 400 {
+	if code := codeOf(newRawClient(t, s, "carol").request(stun.MethodAllocate, udpTransport)); code != 401 {
 		t.Errorf("the retired secret: code %d", code)
 	}
 	passes("with the new secret")
@@ -136,7 +136,7 @@ func testQuotas(t *testing.T, plane string) {
 			fourth.mustSucceed(stun.MethodRefresh, lifetime(0))
 			for range 5 {
 				tcp := stun.RawAttribute{Type: stun.AttrRequestedTransport, Value: []byte{6, 0, 0, 0}}
-				if code := codeOf(fourth.request(stun.MethodAllocate, tcp)); code != 508 {
+				if code := codeOf(fourth.request(stun.MethodAllocate, tcp)); code != 442 {
 					t.Errorf("a TCP allocation: code %d", code)
 				}
 			}

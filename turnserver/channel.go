@@ -139,12 +139,37 @@ func (r *relay) permits(peer netip.Addr, now time.Time) bool {
 
 func (p *permission) permits(now time.Time) bool { return now.UnixNano() < p.until.Load() }
 
-// hasRoom says whether one more permission and, where it is to be bound, one more channel fits.
-func (r *relay) hasRoom(peer netip.Addr, bind bool) bool {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	_, known := slices.BinarySearchFunc(r.permissions, peer, (*permission).cmpPeer)
-	return (known || len(r.permissions) < maxPeers) && (!bind || len(r.byNumber) < maxPeers)
+// hasRoom says whether these permissions fit and, where the one peer is to be bound, a channel. Permissions that are over do not
+// count, though pion holds them for up to an hour, which is bounded too.
+func (r *relay) hasRoom(peers []netip.AddrPort, bind bool, now time.Time) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.permissions)+len(peers) > maxPermissions {
+		r.permissions = slices.DeleteFunc(r.permissions, func(p *permission) bool {
+			return p.started == nil && !p.permits(now) && !r.binds(p)
+		})
+	}
+	live, more := 0, 0
+	for _, p := range r.permissions {
+		if p.permits(now) {
+			live++
+		}
+	}
+	for _, peer := range peers {
+		at, known := slices.BinarySearchFunc(r.permissions, peer.Addr(), (*permission).cmpPeer)
+		if !known {
+			more++
+		}
+		if !known || !r.permissions[at].permits(now) {
+			live++
+		}
+	}
+	return live <= maxPermissions && len(r.permissions)+more <= 4*maxPermissions && (!bind || len(r.byNumber) < maxChannels)
+}
+
+// binds says whether a channel uses the permission; r.mu is held.
+func (r *relay) binds(p *permission) bool {
+	return slices.ContainsFunc(r.byNumber, func(ch *channel) bool { return ch.permission == p })
 }
 
 // direction of a packet, as its client sees it.

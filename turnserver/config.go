@@ -101,7 +101,9 @@ type tuning struct {
 	firstFrame   time.Duration    // from accepting a connection to its first whole message, TLS handshake included
 	restOfFrame  time.Duration    // from the first byte of a later message to its last
 	idle         time.Duration    // of a connection that holds no allocation
+	outage       time.Duration    // of a connection that holds one, in the middle of a message either way
 	lifetime     time.Duration    // of an allocation whose client names none
+	shortest     time.Duration    // the least that a client may ask for
 	permission   time.Duration
 	channel      time.Duration
 	offloadMode  string // native or generic, where the default would choose the other
@@ -112,10 +114,10 @@ const (
 	defaultRealm    = "sotto"
 	maxRealm        = 28
 	minSecret       = 16
-	writeTimeout    = 5 * time.Second // of one message to a client on a connection
-	credentialGrace = 24 * time.Hour  // how long an allocation may live on the credential it was made with
-	maxPeers        = 1024            // permissions, and channels, of one allocation
-	maxDatagram     = 1600            // messages and packets of this length or more are dropped: it is all that pion reads
+	credentialGrace = 24 * time.Hour // how long an allocation may live on the credential it was made with
+	maxPermissions  = 1024           // of one allocation
+	maxChannels     = 256            // likewise
+	maxDatagram     = 1600           // messages and packets of this length or more are dropped: it is all that pion reads
 )
 
 // withDefaults checks the configuration and fills in what was left out.
@@ -180,8 +182,10 @@ func (c Config) withDefaults() (Config, error) {
 	setDefault(&c.MaxConnectionsPerAddress, 256)
 	setDefault(&c.tune.firstFrame, 6*time.Second)
 	setDefault(&c.tune.restOfFrame, 6*time.Second)
+	setDefault(&c.tune.outage, 45*time.Second)
 	setDefault(&c.tune.idle, 30*time.Second)
 	setDefault(&c.tune.lifetime, 10*time.Minute)  // RFC 8656 section 3.2
+	setDefault(&c.tune.shortest, c.tune.lifetime) // RFC 8656 section 7.2
 	setDefault(&c.tune.permission, 5*time.Minute) // RFC 8656 section 9
 	setDefault(&c.tune.channel, 10*time.Minute)   // RFC 8656 section 12
 	if c.tune.wall == nil {

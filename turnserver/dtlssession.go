@@ -40,7 +40,10 @@ type dtlsSession struct {
 }
 
 func (d *dtlsSession) serve() {
-	f := &frontend{s: d.s, socket: d, local: d.l.local, relays: make(map[netip.AddrPort]*relay)}
+	f := &frontend{
+		s: d.s, socket: d, local: d.l.local, transport: "dtls", proven: true, stranger: new(bucket),
+		relays: make(map[netip.AddrPort]*relay),
+	}
 	d.holds = func() bool { return f.relayOf(d.client) != nil }
 	err := d.greet()
 	d.cancel()

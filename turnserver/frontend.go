@@ -12,17 +12,22 @@ import (
 // frontend is one socket towards clients, a UDP listener or one TCP or TLS connection, as the net.PacketConn of a pion server of its own. Around
 // each message runs one exchange, all of it on pion's read goroutine:
 //
-//  1. ReadFrom parses a message and decides whether it is worth pion's time (admit).
-//  2. pion asks for the credential's key (authenticate), the quota (reserve), and whether each peer is allowed (grant).
+//  1. ReadFrom parses a message and decides whether it is worth pion's time (admit, and for requests verify).
+//  2. pion asks for the credential's key (key), the quota (reserve), and whether each peer is allowed (grant).
 //  3. pion makes the allocation on AllocatePacketConn's relay (created), or the permission, or the channel.
-//  4. pion answers through WriteTo, which holds back what a stranger should not get and opens what was permitted.
+//  4. pion answers through WriteTo, which signs errors and opens what was permitted.
 //  5. The next ReadFrom settles what is left over.
 //
 // pion gives no room for a recover around 2 to 4, so 1 passes only what parse has taken apart completely.
 type frontend struct {
-	s      *Server
-	socket socket
-	local  netip.AddrPort
+	s         *Server
+	socket    socket
+	local     netip.AddrPort
+	transport string  // udp, tcp, tls or dtls: nonces are bound to it
+	proven    bool    // the client's address is not forged: it answered a handshake
+	stranger  *bucket // answers to requests without a credential, of a client whose address is proven
+
+	pion pionsNonce // of pion's read goroutine alone
 
 	mu     sync.RWMutex
 	relays map[netip.AddrPort]*relay // by client
@@ -45,6 +50,7 @@ type exchange struct {
 	client     netip.AddrPort
 	relay      *relay // the client's allocation as the exchange began
 	credential credential
+	authentic  bool          // the request was signed with it
 	reserved   bool          // quota is taken and no allocation owns it yet
 	forbidden  bool          // grant said no
 	published  chan struct{} // a permission whose timer pion is about to start
@@ -59,6 +65,12 @@ func (f *frontend) relayOf(client netip.AddrPort) *relay {
 // ReadFrom gives pion the next message that deserves handling.
 func (f *frontend) ReadFrom(b []byte) (int, net.Addr, error) {
 	f.settle()
+	if f.pion.asking { // pion has told its nonce
+		f.exchange, f.pion.from, f.pion.asking = f.pion.from, exchange{}, false
+		if passed := f.forPion(); len(passed) > 0 && len(passed) <= len(b) {
+			return copy(b, passed), f.exchange.clientAddr(), nil
+		}
+	}
 	for {
 		n, client, err := f.socket.read(b)
 		if err != nil {
@@ -69,11 +81,9 @@ func (f *frontend) ReadFrom(b []byte) (int, net.Addr, error) {
 			f.s.metrics.droppedSize.Inc()
 			continue
 		}
-		if f.admit(client, b[:n]) {
-			if f.exchange.relay != nil {
-				return n, f.exchange.relay.clientAddr, nil
-			}
-			return n, net.UDPAddrFromAddrPort(client), nil
+		passed, ok := f.admit(client, b[:n])
+		if ok && len(passed) < min(len(b), maxDatagram) {
+			return copy(b, passed), f.exchange.clientAddr(), nil
 		}
 	}
 }
@@ -96,9 +106,9 @@ func (f *frontend) settlePermission() {
 	}
 }
 
-// admit begins an exchange, or drops the message: what is malformed; what needs an allocation and has none; what a stranger asks who has
-// used up his answers.
-func (f *frontend) admit(client netip.AddrPort, b []byte) (ok bool) {
+// admit begins an exchange, or drops the message: what is malformed; what needs an allocation and has none; what a stranger asks
+// who has used up his answers. What it returns is for pion.
+func (f *frontend) admit(client netip.AddrPort, b []byte) (passed []byte, ok bool) {
 	m := f.s.metrics
 	defer func() {
 		if recover() != nil { // our own parser: no input is known to do this, and none may stop the relay
@@ -110,81 +120,121 @@ func (f *frontend) admit(client netip.AddrPort, b []byte) (ok bool) {
 	if number, _, ok := channelData(b); ok {
 		if r == nil {
 			m.droppedNoAllocation.Inc()
-			return false
+			return nil, false
 		}
 		if r.channel(number) == nil {
 			m.droppedNoChannel.Inc()
-			return false
+			return nil, false
 		}
 		f.exchange = exchange{client: client, relay: r}
-		return true
+		return b, true
 	}
 	msg, ok := parse(b)
 	if !ok {
 		m.droppedMalformed.Inc()
-		return false
-	}
-	if r == nil {
-		begins := msg.method == stun.MethodBinding || msg.method == stun.MethodAllocate
-		if !begins && (msg.integrity == 0 || msg.class != stun.ClassRequest) { // a signed request is answered: 437, see judged
-			m.droppedNoAllocation.Inc()
-			return false
-		}
-		if !f.s.strangers.bucket(client.Addr()).has(f.s.now(), strangerBurst, strangerInterval) {
-			m.droppedSilenced.Inc()
-			return false
-		}
+		return nil, false
 	}
 	f.exchange = exchange{message: msg, client: client, relay: r}
-	return true
+	if msg.class != stun.ClassRequest {
+		if r == nil {
+			m.droppedNoAllocation.Inc()
+		}
+		return b, r != nil
+	}
+	if bucket := f.unproven(); !bucket.has(f.s.now(), strangerBurst, strangerInterval) && !f.mayHaveProof() {
+		m.droppedSilenced.Inc()
+		return nil, false
+	}
+	return f.admitRequest(b)
+}
+
+func (f *frontend) admitRequest(b []byte) ([]byte, bool) {
+	if f.exchange.method == stun.MethodBinding {
+		if len(f.exchange.unknown) > 0 {
+			f.reject(stun.CodeUnknownAttribute)
+			return nil, false
+		}
+		return b, true
+	}
+	if !f.verify() {
+		return nil, false
+	}
+	if f.pion.nonce == "" || time.Since(f.pion.at) > pionsNonceLife {
+		return f.askPion(), true
+	}
+	passed := f.forPion()
+	return passed, len(passed) > 0
+}
+
+// mayHaveProof says whether a request is worth a look although its sender has used up the answers to those who prove nothing: it
+// is signed, and its nonce was made for its address.
+func (f *frontend) mayHaveProof() bool {
+	e := &f.exchange
+	return e.integrity != 0 && e.nonce != nil && f.s.nonces.valid(f, e.client, e.nonce, f.s.now())
 }
 
 // WriteTo sends pion's answers, and data from peers, to the client. Answers come on the read goroutine, data on any.
 func (f *frontend) WriteTo(b []byte, to net.Addr) (int, error) {
 	client := addrPort(to)
-	t, authenticated := parseReply(b)
+	t, _ := parseReply(b)
 	switch t.Class {
-	case stun.ClassSuccessResponse, stun.ClassErrorResponse:
+	case stun.ClassErrorResponse:
 		f.settlePermission()
-		if f.exchange.forbidden && !authenticated {
-			b, authenticated = f.refusal(stun.CodeForbidden), true
+		if f.pion.asking {
+			f.toldNonce(b)
+			return len(b), nil
 		}
-		if !authenticated && !f.mayAnswer(len(b)) {
+		f.reject(f.codeOf(b))
+		return len(b), nil
+	case stun.ClassSuccessResponse:
+		f.settlePermission()
+		if t.Method == stun.MethodBinding && !f.mayAnswer(len(b)) {
 			f.s.metrics.droppedSilenced.Inc()
 			return len(b), nil
 		}
-		if t.Class == stun.ClassSuccessResponse {
-			f.succeeded(t.Method)
-		}
+		f.tookAnswer()
+		f.succeeded(t.Method)
 	}
 	f.socket.write(b, client)
 	return len(b), nil
 }
 
-// refusal is a signed answer that pion does not give. To a peer that policy refuses it says 403 (RFC 8656 section 12.2) to CreatePermission, but answers
-// ChannelBind with an unsigned 401, which would send a client looking for a better password.
-func (f *frontend) refusal(code stun.ErrorCode) []byte {
-	e := &f.exchange
-	m, err := stun.Build(stun.NewTransactionIDSetter([stun.TransactionIDSize]byte(e.raw[8:headerSize])),
-		stun.NewType(e.method, stun.ClassErrorResponse), code, stun.MessageIntegrity(e.credential.key))
-	if err != nil { // nothing of it comes from outside
-		f.s.log.Error("cannot write an answer", "error", err)
-		return nil
+// codeOf is the error that pion answers with, as RFC 8656 wants it: pion says 401 to a ChannelBind whose peer is not allowed.
+func (f *frontend) codeOf(b []byte) stun.ErrorCode {
+	m := &stun.Message{Raw: b}
+	var code stun.ErrorCodeAttribute
+	switch {
+	case f.exchange.forbidden:
+		return stun.CodeForbidden
+	case m.Decode() != nil || code.GetFrom(m) != nil:
+		return stun.CodeBadRequest
 	}
-	return m.Raw
+	return code.Code
 }
 
-// mayAnswer says whether a stranger gets this answer: never more than 3.2 times what he sent, nor more of them than the bucket of his address
-// holds. The client of an allocation has a bucket of his own, so that strangers at his address cannot silence him.
+// mayAnswer says whether a stranger gets this answer. Over UDP, where his address may be forged: never more than 3.2 times what
+// he sent. Anywhere: no more of them than his bucket holds.
 func (f *frontend) mayAnswer(size int) bool {
-	if size*10 > len(f.exchange.raw)*32 {
-		return false
+	return (f.proven || size*10 <= len(f.exchange.raw)*32) && f.unproven().has(f.s.now(), strangerBurst, strangerInterval)
+}
+
+// tookAnswer counts an answer to somebody who has proved nothing.
+func (f *frontend) tookAnswer() {
+	if !f.exchange.authentic {
+		f.unproven().take(f.s.now(), 1, strangerBurst, strangerInterval)
 	}
-	b := f.s.strangers.bucket(f.exchange.client.Addr())
-	if f.exchange.relay != nil {
-		b = &f.exchange.relay.stranger
+}
+
+// unproven is the bucket that pays for answers to requests without a credential: that of the client's address; or one of the
+// client's own, if it has an allocation or its address is not forged, so that strangers at its address cannot silence it.
+func (f *frontend) unproven() *bucket {
+	switch {
+	case f.proven:
+		return f.stranger
+	case f.exchange.relay != nil:
+		return &f.exchange.relay.stranger
 	}
-	return b.take(f.s.now(), 1, strangerBurst, strangerInterval)
+	return f.s.strangers.bucket(f.exchange.client.Addr())
 }
 
 // succeeded does what follows from an authenticated success.

@@ -4,7 +4,6 @@ import (
 	"net"
 	"net/netip"
 
-	"github.com/pion/stun/v4"
 	"github.com/pion/turn/v5"
 )
 
@@ -17,13 +16,12 @@ func (f *frontend) start() error {
 	_, err := turn.NewServer(turn.ServerConfig{
 		Realm:              f.s.cfg.Realm,
 		LoggerFactory:      silence{}, // pion logs addresses and names
-		AuthHandler:        f.authenticate,
+		AuthHandler:        f.key,
 		QuotaHandler:       f.reserve,
 		AllocationLifetime: tune.lifetime,
 		PermissionTimeout:  pionsPermission,
 		ChannelBindTimeout: tune.channel,
 		EventHandler: turn.EventHandler{
-			OnAuth:              f.judged,
 			OnAllocationCreated: f.created,
 			OnPermissionCreated: f.permissionCreated,
 			OnPermissionDeleted: f.permissionDeleted,
@@ -73,35 +71,16 @@ func (f *frontend) release(r *relay) {
 	f.socket.idle()
 }
 
-// grant decides on the peers of a CreatePermission or ChannelBind: on all of them before the first is added, so that a request is obeyed whole or
-// not at all (RFC 8656 section 10.2).
+// grant is asked for each peer of a CreatePermission or ChannelBind; verify has decided on all of them before.
 func (f *frontend) grant(_ net.Addr, peerIP net.IP) bool {
 	f.settlePermission()
-	e := &f.exchange
 	asked, ok := netip.AddrFromSlice(peerIP)
-	allowed := ok && e.relay != nil && f.s.policy.allows(asked) && len(e.peers) > 0
-	for _, peer := range e.peers {
-		allowed = allowed && f.mayReach(peer)
-	}
-	if !allowed {
+	if !ok || f.exchange.relay == nil || !f.s.policy.allows(asked) {
 		f.s.metrics.refusedPeer.Inc()
-		e.forbidden = true
-	}
-	return allowed
-}
-
-func (f *frontend) mayReach(peer netip.AddrPort) bool {
-	r, bind := f.exchange.relay, f.exchange.method == stun.MethodChannelBind
-	switch {
-	case !f.s.policy.allows(peer.Addr()) || !r.hasRoom(peer.Addr(), bind) || bind && peer.Port() == 0:
+		f.exchange.forbidden = true
 		return false
-	case !f.s.policy.isOwn(peer.Addr()):
-		return true
-	case bind:
-		return f.s.table.byPublic(peer) != nil
-	default:
-		return f.s.table.hasAnother(peer.Addr())
 	}
+	return true
 }
 
 func (f *frontend) permissionCreated(_, _ net.Addr, _, _, _ string, _ net.Addr, peer net.IP) {
@@ -155,14 +134,11 @@ func (f *frontend) AllocatePacketConn(c turn.AllocateListenerConfig) (net.Packet
 		f.s.metrics.refusedDraining.Inc()
 		return nil, nil, errClosing // which pion answers with 508
 	}
-	if f.exchange.reserves {
-		return nil, nil, errReserves // likewise
-	}
 	at, ok := f.s.relayAddrFor(f.local.Addr(), c.Network == "udp6")
 	if !ok {
 		return nil, nil, errNoFamily
 	}
-	r, err := f.s.table.open(f.s, at, c.RequestedPort, f.socket.open)
+	r, err := f.s.table.open(f.s, at, f.exchange.even, f.socket.open)
 	if err != nil {
 		f.s.metrics.refusedPorts.Inc()
 		f.s.log.Warn("no relayed port could be opened", "error", err)

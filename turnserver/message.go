@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"hash/crc32"
 	"net/netip"
+	"time"
 
 	"github.com/pion/stun/v4"
 )
@@ -13,12 +14,23 @@ import (
 // A message is what admission needs to know of a STUN request or indication. parse is strict: pion's own goroutine handles what it lets
 // pass, where a panic could not be caught, so nothing reaches pion whose attributes pion would have to doubt.
 type message struct {
-	class     stun.MessageClass
-	method    stun.Method
-	peers     []netip.AddrPort // every XOR-PEER-ADDRESS, IPv4-mapped addresses unmapped
-	transport bool             // REQUESTED-TRANSPORT is there
-	reserves  bool             // EVEN-PORT asks for the next port too
-	integrity int              // offset of MESSAGE-INTEGRITY, 0 if there is none
+	class  stun.MessageClass
+	method stun.Method
+	peers  []netip.AddrPort // every XOR-PEER-ADDRESS, IPv4-mapped addresses unmapped
+
+	username, realm, nonce []byte // nil where there is none
+
+	transport          bool // REQUESTED-TRANSPORT is there
+	protocol           byte // what it asks for
+	family, additional byte // REQUESTED-ADDRESS-FAMILY and ADDITIONAL-ADDRESS-FAMILY; 0: there is none
+	even, reserves     bool // EVEN-PORT is there, and asks for the next port too
+	token              bool // RESERVATION-TOKEN is there
+	hasLifetime        bool
+	lifetime           time.Duration
+	channel            uint16
+
+	unknown   []stun.AttrType // that must be understood
+	integrity int             // offset of MESSAGE-INTEGRITY, 0 if there is none
 	raw       []byte
 }
 
@@ -28,10 +40,10 @@ const (
 	channelHeader = 4 // RFC 8656 section 12.4
 	integritySize = 4 + sha1.Size
 	fingerprint   = 0x5354554e // RFC 8489 section 14.7
-	maxPeersOnce  = 32         // XOR-PEER-ADDRESS attributes in one request
+	maxUnknown    = 16         // attributes named in one answer
 )
 
-// attributeSizes are the least and greatest lengths of the attributes that pion reads.
+// attributeSizes are the least and greatest lengths of the attributes that are read.
 var attributeSizes = map[stun.AttrType][2]int{
 	stun.AttrUsername:               {1, 508}, // RFC 8489 section 14.3
 	stun.AttrRealm:                  {1, 763}, // section 14.9
@@ -42,13 +54,21 @@ var attributeSizes = map[stun.AttrType][2]int{
 	stun.AttrLifetime:               {4, 4},
 	stun.AttrRequestedTransport:     {4, 4},
 	stun.AttrRequestedAddressFamily: {4, 4},
+	attrAdditionalAddressFamily:     {4, 4},
 	stun.AttrEvenPort:               {1, 1},
 	stun.AttrReservationToken:       {8, 8},
-	stun.AttrDontFragment:           {0, 0},
 }
 
+const (
+	attrAdditionalAddressFamily = stun.AttrType(0x8000) // RFC 8656 section 18.11
+	attrMessageIntegritySHA256  = stun.AttrType(0x001C) // RFC 8489 section 14.6; it is not offered, so not checked
+	attrPriority                = stun.AttrType(0x0024) // RFC 8445 section 16.1: ICE checks carry these two,
+	attrUseCandidate            = stun.AttrType(0x0025) // and some clients ask us with theirs
+)
+
 // parse reads a whole STUN message. Refused are: responses, methods we do not offer (RFC 6062 among them), lengths that do not
-// add up, attributes of the wrong size, and anything but FINGERPRINT after MESSAGE-INTEGRITY, which would not be authenticated (RFC 8489 section 14.5).
+// add up, and attributes of the wrong size. What follows MESSAGE-INTEGRITY is not authenticated and ignored, but for FINGERPRINT
+// (RFC 8489 section 14.5).
 func parse(b []byte) (m message, ok bool) {
 	if len(b) < headerSize || b[0]&0xC0 != 0 || len(b)%4 != 0 ||
 		int(binary.BigEndian.Uint16(b[2:])) != len(b)-headerSize || binary.BigEndian.Uint32(b[4:]) != magicCookie {
@@ -58,7 +78,7 @@ func parse(b []byte) (m message, ok bool) {
 	t.ReadValue(binary.BigEndian.Uint16(b))
 	m = message{class: t.Class, method: t.Method, raw: b}
 
-	var channel, data bool
+	data := false
 	for at := headerSize; at < len(b); {
 		if len(b)-at < 4 {
 			return message{}, false
@@ -69,51 +89,71 @@ func parse(b []byte) (m message, ok bool) {
 			return message{}, false
 		}
 		value := b[at+4 : at+4+size]
-		if bounds, known := attributeSizes[attr]; known && (size < bounds[0] || size > bounds[1]) {
-			return message{}, false
-		}
-		if m.integrity != 0 && attr != stun.AttrFingerprint {
-			return message{}, false
-		}
-		switch attr {
-		case stun.AttrXORPeerAddress:
-			peer, ok := xorAddress(value, b[8:headerSize])
-			if !ok || len(m.peers) == maxPeersOnce {
+		if attr == stun.AttrFingerprint {
+			if at+8 != len(b) || size != 4 || binary.BigEndian.Uint32(value) != crc32.ChecksumIEEE(b[:at])^fingerprint {
 				return message{}, false
 			}
-			m.peers = append(m.peers, peer)
-		case stun.AttrMessageIntegrity:
-			m.integrity = at
-		case stun.AttrRequestedTransport:
-			m.transport = true
-		case stun.AttrEvenPort:
-			m.reserves = value[0]&0x80 != 0 // RFC 8656 section 18.6
-		case stun.AttrChannelNumber:
-			n := binary.BigEndian.Uint16(value)
-			channel = n >= 0x4000 && n <= 0x7FFF // RFC 5766 section 11; RFC 8656 stops at 0x4FFF, older clients do not
-		case stun.AttrData:
-			data = true
-		case stun.AttrFingerprint:
-			if at+8 != len(b) || binary.BigEndian.Uint32(value) != crc32.ChecksumIEEE(b[:at])^fingerprint {
-				return message{}, false
-			}
+		} else if m.integrity == 0 && !m.take(attr, value, at) {
+			return message{}, false
 		}
+		data = data || attr == stun.AttrData && m.integrity == 0
 		at += 4 + (size+3)&^3
 	}
 
 	switch (stun.MessageType{Class: m.class, Method: m.method}) {
-	case stun.NewType(stun.MethodBinding, stun.ClassRequest), stun.NewType(stun.MethodRefresh, stun.ClassRequest):
+	case stun.NewType(stun.MethodBinding, stun.ClassRequest), stun.NewType(stun.MethodRefresh, stun.ClassRequest),
+		stun.NewType(stun.MethodAllocate, stun.ClassRequest), stun.NewType(stun.MethodCreatePermission, stun.ClassRequest),
+		stun.NewType(stun.MethodChannelBind, stun.ClassRequest):
 		return m, true
-	case stun.NewType(stun.MethodAllocate, stun.ClassRequest):
-		return m, m.transport // RFC 8656 section 7.1; also keeps the shortest question long enough for its answer
-	case stun.NewType(stun.MethodCreatePermission, stun.ClassRequest):
-		return m, len(m.peers) > 0 || m.integrity == 0
-	case stun.NewType(stun.MethodChannelBind, stun.ClassRequest):
-		return m, len(m.peers) == 1 && channel || m.integrity == 0
-	case stun.NewType(stun.MethodSend, stun.ClassIndication):
-		return m, len(m.peers) == 1 && data
+	case stun.NewType(stun.MethodSend, stun.ClassIndication): // one that cannot be obeyed is dropped: indications get no answer
+		return m, len(m.peers) == 1 && data && len(m.unknown) == 0
 	}
 	return message{}, false
+}
+
+// take reads one attribute.
+func (m *message) take(attr stun.AttrType, value []byte, at int) bool {
+	if bounds, known := attributeSizes[attr]; known && (len(value) < bounds[0] || len(value) > bounds[1]) {
+		return false
+	}
+	switch attr {
+	case stun.AttrXORPeerAddress:
+		peer, ok := xorAddress(value, m.raw[8:headerSize])
+		if !ok {
+			return false
+		}
+		m.peers = append(m.peers, peer)
+	case stun.AttrUsername:
+		m.username = value
+	case stun.AttrRealm:
+		m.realm = value
+	case stun.AttrNonce:
+		m.nonce = value
+	case stun.AttrMessageIntegrity:
+		m.integrity = at
+	case stun.AttrRequestedTransport:
+		m.transport, m.protocol = true, value[0]
+	case stun.AttrRequestedAddressFamily:
+		if m.family = value[0]; m.family == 0 {
+			m.family = 0xff // as little a family as 0, which here means that none was asked for
+		}
+	case attrAdditionalAddressFamily:
+		m.additional = value[0]
+	case stun.AttrEvenPort:
+		m.even, m.reserves = true, value[0]&0x80 != 0 // RFC 8656 section 18.6
+	case stun.AttrReservationToken:
+		m.token = true
+	case stun.AttrLifetime:
+		m.hasLifetime, m.lifetime = true, time.Duration(binary.BigEndian.Uint32(value))*time.Second
+	case stun.AttrChannelNumber:
+		m.channel = binary.BigEndian.Uint16(value)
+	case stun.AttrData, attrMessageIntegritySHA256, attrPriority, attrUseCandidate:
+	default: // DONT-FRAGMENT is one that is not understood: the system decides (RFC 8656 section 7.2)
+		if attr.Required() && len(m.unknown) < maxUnknown {
+			m.unknown = append(m.unknown, attr)
+		}
+	}
+	return true
 }
 
 // xorAddress decodes RFC 8489 section 14.2.

@@ -276,22 +276,31 @@ func testPermissionsExpire(t *testing.T, plane string) {
 
 // testPermissionsAreBounded: one allocation cannot make the relay remember without end.
 func testPermissionsAreBounded(t *testing.T, plane string) {
-	s := startRelay(t, plane, nil)
+	c := &clock{}
+	s := startRelay(t, plane, func(cfg *Config) { cfg.tune.now = c.now })
 	alice := newRawClient(t, s, "alice")
 	alice.mustSucceed(stun.MethodAllocate, udpTransport)
 	next := netip.MustParseAddr("9.0.0.0")
-	for range maxPeers / maxPeersOnce {
+	const atOnce = 64 // more than 32
+	for range maxPermissions / atOnce {
 		var peers []stun.Setter
-		for range maxPeersOnce {
+		for range atOnce {
 			next = next.Next()
 			peers = append(peers, peerAttr(netip.AddrPortFrom(next, 1)))
 		}
 		alice.mustSucceed(stun.MethodCreatePermission, peers...)
 	}
-	if code := codeOf(alice.request(stun.MethodCreatePermission, peerAttr(netip.AddrPortFrom(next.Next(), 1)))); code != 403 {
+	more := peerAttr(netip.AddrPortFrom(next.Next(), 1))
+	if code := codeOf(alice.request(stun.MethodCreatePermission, more)); code != 508 {
 		t.Errorf("one permission too many: code %d", code)
 	}
+	if code := codeOf(alice.request(stun.MethodChannelBind, channelAttr(0x4000), more)); code != 508 {
+		t.Errorf("a channel for it: code %d", code)
+	}
 	alice.mustSucceed(stun.MethodCreatePermission, peerAttr(netip.AddrPortFrom(next, 1)))
+
+	c.advance(s.cfg.tune.permission + time.Second)
+	alice.mustSucceed(stun.MethodCreatePermission, more) // those that are over make room
 }
 
 func TestBroadcastAddresses(t *testing.T) {

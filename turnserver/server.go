@@ -34,6 +34,7 @@ type Server struct {
 	connections *addressQuota
 	headers     *quota[netip.Addr] // connections of proxies that have not named their client
 	strangers   *strangers
+	nonces      *nonces
 	hellos      bucket // DTLS sessions begun, of all clients
 
 	draining atomic.Bool
@@ -75,6 +76,7 @@ func New(cfg Config) (*Server, error) {
 		connections: newAddressQuota(cfg.MaxConnections, cfg.MaxConnectionsPerAddress),
 		headers:     newQuota[netip.Addr](cfg.MaxConnections, cfg.MaxConnections),
 		strangers:   newStrangers(),
+		nonces:      newNonces(),
 		stop:        make(chan struct{}),
 		streams:     make(map[connection]struct{}),
 	}
@@ -160,7 +162,7 @@ func (s *Server) listen() error {
 	}
 	s.dedicate()
 	for _, u := range s.udp {
-		f := &frontend{s: s, socket: u, local: u.at(), relays: make(map[netip.AddrPort]*relay)}
+		f := &frontend{s: s, socket: u, local: u.at(), transport: "udp", relays: make(map[netip.AddrPort]*relay)}
 		err := u.begin(f)
 		if err == nil {
 			s.tasks.Add(1)

@@ -82,7 +82,7 @@ func forEachDataPlane(t *testing.T, test func(t *testing.T, plane string)) {
 // startRelay runs a relay on free ports of 127.0.0.1 and ends it with the test, which fails if anything stays behind.
 func startRelay(t testing.TB, plane string, change func(*Config)) *Server {
 	t.Helper()
-	cfg := Config{UDP: []string{"127.0.0.1:0"}, Secrets: [][]byte{testSecret}, AllowPeers: loopback, DataPlane: plane, Dedicated: true, tune: tuning{foreign: elsewhere}}
+	cfg := Config{UDP: []string{"127.0.0.1:0"}, Secrets: [][]byte{testSecret}, AllowPeers: loopback, DataPlane: plane, Dedicated: true, tune: tuning{foreign: elsewhere, shortest: time.Second}}
 	var logged bytes.Buffer
 	cfg.Logger = slog.New(slog.NewTextHandler(&logged, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	if change != nil {
@@ -241,8 +241,18 @@ func (c *rawClient) ask(setters ...stun.Setter) *stun.Message {
 	}
 }
 
-// request asks with the client's credential, fetching a nonce first if need be.
+// request asks with the client's credential, once more if its nonce has become stale.
 func (c *rawClient) request(method stun.Method, attrs ...stun.Setter) *stun.Message {
+	c.t.Helper()
+	answer := c.once(method, attrs...)
+	if codeOf(answer) == int(stun.CodeStaleNonce) && c.nonce.GetFrom(answer) == nil {
+		answer = c.once(method, attrs...)
+	}
+	return answer
+}
+
+// once asks with the client's credential, fetching a nonce first if there is none.
+func (c *rawClient) once(method stun.Method, attrs ...stun.Setter) *stun.Message {
 	c.t.Helper()
 	kind := stun.NewType(method, stun.ClassRequest)
 	if len(c.nonce) == 0 {

@@ -21,7 +21,8 @@ var errFrame = errors.New("turnserver: not a TURN message")
 //  1. accepted within the limits of connections, in all and of one address;
 //  2. the TLS handshake and the first whole message within six seconds, or it is closed: until then it costs no pion server;
 //  3. then messages, each whole within six seconds of its first byte, with 30 s of silence at most while it holds no allocation;
-//  4. closed by the client, by a message that is none, by an answer that the client does not take within five seconds.
+//     with one the network may be away for 45 s, which is more than ICE waits for consent (RFC 7675 section 5.1: 30 s);
+//  4. closed by the client, by what is no message, by an answer that the client does not take in that time.
 type stream struct {
 	s      *Server
 	conn   net.Conn
@@ -75,9 +76,15 @@ func (s *Server) admitStream(conn net.Conn, client netip.AddrPort, config *tls.C
 
 // serve waits for the first message before it starts a pion server.
 func (st *stream) serve(local netip.AddrPort) {
-	f := &frontend{s: st.s, socket: st, local: local, relays: make(map[netip.AddrPort]*relay)}
+	f := &frontend{
+		s: st.s, socket: st, local: local, transport: "tcp", proven: true, stranger: new(bucket),
+		relays: make(map[netip.AddrPort]*relay),
+	}
+	if _, secured := st.conn.(*tls.Conn); secured {
+		f.transport = "tls"
+	}
 	st.holds = func() bool { return f.relayOf(st.client) != nil }
-	if _, err := st.frame(); err != nil {
+	if err := st.first(); err != nil {
 		st.ended()
 		return
 	}
@@ -88,6 +95,33 @@ func (st *stream) serve(local netip.AddrPort) {
 }
 
 func (st *stream) read(b []byte) (int, netip.AddrPort, error) {
+	for {
+		if err := st.await(); err != nil {
+			return 0, st.client, err
+		}
+		size, err := st.size()
+		if err != nil {
+			return 0, st.client, err
+		}
+		if size > maxFrame && !st.holds() {
+			return 0, st.client, errFrame
+		}
+		if size > maxFrame { // no datagram to a peer would hold it
+			st.s.metrics.droppedSize.Inc()
+			if _, err := st.r.Discard(size); err != nil {
+				return 0, st.client, err
+			}
+			continue
+		}
+		message, err := st.r.Peek(size)
+		n := copy(b, message)
+		_, _ = st.r.Discard(size)
+		return n, st.client, err
+	}
+}
+
+// await waits for the first byte of a message, and bounds the time until its last.
+func (st *stream) await() error {
 	tune := st.s.cfg.tune
 	if st.r.Buffered() == 0 {
 		wait := tune.idle
@@ -96,23 +130,36 @@ func (st *stream) read(b []byte) (int, netip.AddrPort, error) {
 		}
 		_ = st.conn.SetReadDeadline(time.Now().Add(wait))
 		if _, err := st.r.Peek(1); err != nil {
-			return 0, st.client, err
+			return err
 		}
 	}
-	_ = st.conn.SetReadDeadline(time.Now().Add(tune.restOfFrame))
-	size, err := st.frame()
-	if err != nil {
-		return 0, st.client, err
-	}
-	message, err := st.r.Peek(size)
-	n := copy(b, message)
-	_, _ = st.r.Discard(size)
-	return n, st.client, err
+	_ = st.conn.SetReadDeadline(time.Now().Add(st.patience()))
+	return nil
 }
 
-// frame waits for a whole message and says how long it is. On a stream messages follow one another without delimiters: STUN says its length, and
+// patience is how long the rest of a message may take, either way.
+func (st *stream) patience() time.Duration {
+	if st.holds() {
+		return st.s.cfg.tune.outage
+	}
+	return st.s.cfg.tune.restOfFrame
+}
+
+// first waits for the first message to be whole.
+func (st *stream) first() error {
+	size, err := st.size()
+	if err == nil && size > maxFrame {
+		err = errFrame
+	}
+	if err == nil {
+		_, err = st.r.Peek(size)
+	}
+	return err
+}
+
+// size says how long the next message is. On a stream messages follow one another without delimiters: STUN says its length, and
 // ChannelData is padded to a multiple of four (RFC 8656 section 12.5).
-func (st *stream) frame() (int, error) {
+func (st *stream) size() (int, error) {
 	head, err := st.r.Peek(4)
 	if err != nil {
 		return 0, err
@@ -125,16 +172,12 @@ func (st *stream) frame() (int, error) {
 	default:
 		return 0, errFrame
 	}
-	if size > maxFrame {
-		return 0, errFrame
-	}
-	_, err = st.r.Peek(size)
-	return size, err
+	return size, nil
 }
 
 // write sends one message whole. A client that does not read loses the connection: half a message would have broken it anyway.
 func (st *stream) write(b []byte, _ netip.AddrPort) {
-	_ = st.conn.SetWriteDeadline(time.Now().Add(writeTimeout))
+	_ = st.conn.SetWriteDeadline(time.Now().Add(st.patience()))
 	if _, err := st.conn.Write(b); err != nil {
 		st.close()
 	}

@@ -162,7 +162,7 @@ func TestConnectionsAreLimited(t *testing.T) {
 	eventually(t, "room again", func() bool { return testutil.ToFloat64(s.metrics.connections) == 2 })
 }
 
-// TestBrokenFramesCloseTheConnection: on a stream nothing can be skipped. The second one made pion v5.1.1's own reader spin for ever: 65,516 + 20
+// TestBrokenFramesCloseTheConnection: what begins with no message of ours is closed. The second one made pion v5.1.1's own reader spin for ever: 65,516 + 20
 // is 0 in sixteen bits.
 func TestBrokenFramesCloseTheConnection(t *testing.T) {
 	s := startRelay(t, planeAuto, func(c *Config) { overStreams(t, c) })
@@ -181,6 +181,66 @@ func TestBrokenFramesCloseTheConnection(t *testing.T) {
 		if _, err := conn.Read(make([]byte, 1)); err == nil || isTimeout(err) {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// TestLongFramesAreSkipped: what is too long for a datagram is lost, and the call goes on.
+func TestLongFramesAreSkipped(t *testing.T) {
+	s := startRelay(t, planeAuto, func(c *Config) { overStreams(t, c) })
+	conn, err := net.Dial("tcp4", s.Addrs().TCP[0].String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	c := newRawClient(t, s, "alice")
+	c.conn = conn
+	c.mustSucceed(stun.MethodAllocate, udpTransport)
+	c.mustSucceed(stun.MethodChannelBind, channelAttr(0x4000), peer("127.0.0.2:9"))
+	for _, size := range []int{1593, 2000, 4000, 65535} {
+		_, _ = conn.Write(append([]byte{0x40, 0, byte(size >> 8), byte(size)}, make([]byte, (size+3)&^3)...))
+		c.mustSucceed(stun.MethodRefresh)
+	}
+	m, err := stun.Build(stun.TransactionID, stun.NewType(stun.MethodSend, stun.ClassIndication), peer("127.0.0.2:9"),
+		stun.RawAttribute{Type: stun.AttrData, Value: make([]byte, 3000)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _ = conn.Write(m.Raw)
+	c.mustSucceed(stun.MethodRefresh)
+}
+
+// TestAnOutageEndsNoCall: a client over TCP is away for longer than a message may take otherwise, with half a message on the way and more
+// waiting for it than buffers hold.
+func TestAnOutageEndsNoCall(t *testing.T) {
+	s := startRelay(t, planeAuto, func(c *Config) {
+		overStreams(t, c)
+		c.tune.restOfFrame = 250 * time.Millisecond
+	})
+	conn, err := net.Dial("tcp4", s.Addrs().TCP[0].String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_ = conn.(*net.TCPConn).SetReadBuffer(4096)
+	c := newRawClient(t, s, "alice")
+	c.conn = conn
+	other := listenOn(t, "127.0.0.2")
+	relayed := relayedAddr(t, c.mustSucceed(stun.MethodAllocate, udpTransport))
+	c.mustSucceed(stun.MethodChannelBind, channelAttr(0x4000), peerAttr(addrPort(other.LocalAddr())))
+	frame := []byte{0x40, 0, 0, 4, 'd', 'a', 't', 'a'}
+	_, _ = conn.Write(frame[:5])
+	for away := time.Now(); time.Since(away) < time.Second; time.Sleep(time.Millisecond) {
+		for range 20 {
+			_, _ = other.WriteToUDPAddrPort(make([]byte, 1400), relayed)
+		}
+	}
+	_, _ = conn.Write(frame[5:])
+	_ = other.SetReadDeadline(time.Now().Add(3 * time.Second))
+	if _, err := other.Read(make([]byte, 100)); err != nil {
+		t.Errorf("what was half sent does not arrive: %v", err)
+	}
+	if n := testutil.ToFloat64(s.metrics.connections); n != 1 {
+		t.Errorf("%v connections", n)
 	}
 }
 

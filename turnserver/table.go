@@ -12,7 +12,6 @@ import (
 var (
 	errNoPort   = errors.New("turnserver: no relayed port is free: widen RelayPorts or lower MaxAllocations")
 	errNoFamily = errors.New("turnserver: no relayed address of that family")
-	errReserves = errors.New("turnserver: no reservations")
 	errClosing  = errors.New("turnserver: shutting down")
 )
 
@@ -59,20 +58,15 @@ func (t *table) hasAnother(public netip.Addr) bool {
 	return t.count[public] > 1
 }
 
-// open binds a relayed port: the one asked for, or an unpredictable free one of the range (RFC 6056).
+// open binds a relayed port: an unpredictable free one of the range (RFC 6056), or an even one of these.
 // bind gives the relay a port at its local address.
-func (t *table) open(s *Server, at relayAddr, want int, bind func(*relay) error) (*relay, error) {
+func (t *table) open(s *Server, at relayAddr, even bool, bind func(*relay) error) (*relay, error) {
 	ports := s.cfg.RelayPorts
 	size := int(ports.Max) - int(ports.Min) + 1
-	first, tries := rand.IntN(size), size
-	if want != 0 {
-		if first, tries = want-int(ports.Min), 1; first < 0 || first >= size {
-			return nil, errNoPort
-		}
-	}
-	for i := range tries {
+	first := rand.IntN(size)
+	for i := range size {
 		port := uint16(int(ports.Min) + (first+i)%size)
-		if t.byPublic(netip.AddrPortFrom(at.public, port)) != nil {
+		if even && port%2 != 0 || t.byPublic(netip.AddrPortFrom(at.public, port)) != nil {
 			continue
 		}
 		r := &relay{s: s, local: netip.AddrPortFrom(at.local, port), public: netip.AddrPortFrom(at.public, port)}
