@@ -13,6 +13,7 @@
 package path
 
 import (
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -27,8 +28,8 @@ import (
 
 	"github.com/pion/ice/v4"
 	"github.com/pion/logging"
-	"github.com/pion/stun/v4"
 	"github.com/pion/transport/v4"
+	"github.com/pion/transport/v4/stdnet"
 )
 
 // Tuning of the agent. Waiting to see a better candidate costs every call set-up time, and a lost check costs one interval.
@@ -66,13 +67,6 @@ var ErrConsentExpired = errors.New("the peer cannot be reached any more")
 // ErrUnreachable says that no path was found in time.
 var ErrUnreachable = errors.New("no network path to the peer was found; a relay may be needed, or could not be reached")
 
-// A Relay is a TURN server with time-limited credentials.
-type Relay struct {
-	URL      string // RFC 7065, for instance turn:192.0.2.1:3478?transport=udp
-	Username string
-	Password string
-}
-
 // A State tells what became of a path.
 type State int
 
@@ -88,6 +82,11 @@ type Config struct {
 	Relays      []Relay // also asked for the reflexive address, unless RelayOnly
 	RelayOnly   bool
 	Loopback    bool // host candidates on the loopback interface only: both ends on one machine
+
+	RelayRoots    *x509.CertPool              // who may sign for relays over TLS and DTLS; nil: the system's roots
+	LocalRelays   bool                        // relays may be at private and local addresses
+	OnRelayFailed func(url string, why error) // a relay is of no use; may come more than once for one
+
 	// Avoid are addresses of this device that are not to be used.
 	Avoid []netip.Addr
 
@@ -101,10 +100,19 @@ type Config struct {
 	Net         transport.Net      // nil: the machine's
 }
 
+// mayUse reports whether candidates may be made of one of this device's addresses.
+func (cfg *Config) mayUse(a netip.Addr) bool {
+	if cfg.Loopback {
+		return a.IsLoopback()
+	}
+	return !slices.Contains(cfg.Avoid, a)
+}
+
 // A Path is one ICE agent and the datagrams through it.
 type Path struct {
 	cfg      Config
 	agent    *ice.Agent
+	relays   *relayDialer
 	ufrag    string
 	password string
 	ready    chan struct{}
@@ -137,14 +145,20 @@ func New(cfg Config) (*Path, error) {
 	if cfg.ConsentTimeout <= cfg.InterruptedAfter {
 		cfg.InterruptedAfter = cfg.ConsentTimeout / 2
 	}
-	if cfg.RelayOnly && len(cfg.Relays) == 0 {
-		return nil, errors.New("only relays may be used, but no relay is known")
+	machine := cfg.Net
+	if machine == nil {
+		var err error
+		if machine, err = stdnet.NewNet(); err != nil {
+			return nil, fmt.Errorf("reading the network interfaces: %w", err)
+		}
 	}
-	options, err := agentOptions(cfg)
-	if err != nil {
-		return nil, err
+	relays := newRelayDialer(cfg, machine)
+	if cfg.RelayOnly && len(relays.relays) == 0 {
+		return nil, errors.New("only relays may be used, but no usable relay is known")
 	}
-	p := &Path{cfg: cfg, ready: make(chan struct{}), closed: make(chan struct{})}
+	p := &Path{cfg: cfg, relays: relays, ready: make(chan struct{}), closed: make(chan struct{})}
+	options := agentOptions(cfg, &network{Net: machine, use: cfg.mayUse, mayReach: relays.mayReach}, relays)
+	var err error
 	p.agent, err = ice.NewAgentWithOptions(append(options, ice.WithRemoteIPFilter(p.mayCheck))...)
 	if err != nil {
 		return nil, fmt.Errorf("starting ICE: %w", err)
@@ -158,11 +172,7 @@ func New(cfg Config) (*Path, error) {
 	return p, nil
 }
 
-func agentOptions(cfg Config) ([]ice.AgentOption, error) {
-	urls, err := serverURLs(cfg.Relays, cfg.RelayOnly)
-	if err != nil {
-		return nil, err
-	}
+func agentOptions(cfg Config, network transport.Net, relays *relayDialer) []ice.AgentOption {
 	types, wait := []ice.CandidateType{ice.CandidateTypeHost, ice.CandidateTypeServerReflexive, ice.CandidateTypeRelay}, relayWait
 	if cfg.RelayOnly {
 		types, wait = []ice.CandidateType{ice.CandidateTypeRelay}, 0 // pion would wait 2 s for something better
@@ -172,7 +182,9 @@ func agentOptions(cfg Config) ([]ice.AgentOption, error) {
 		checks = maxChecks // nothing triggers a check of the caller's, in pion
 	}
 	options := []ice.AgentOption{
-		ice.WithUrls(urls),
+		ice.WithUrls(append(relays.urls(), relays.reflexive(cfg.RelayOnly)...)),
+		ice.WithProxyDialer(relays),
+		ice.WithNet(network),
 		ice.WithCandidateTypes(types),
 		ice.WithNetworkTypes([]ice.NetworkType{ice.NetworkTypeUDP4, ice.NetworkTypeUDP6}),
 		ice.WithMulticastDNSMode(ice.MulticastDNSModeDisabled),
@@ -187,41 +199,16 @@ func agentOptions(cfg Config) ([]ice.AgentOption, error) {
 		ice.WithKeepaliveInterval(keepalive),
 		ice.WithDisconnectedTimeout(cfg.InterruptedAfter),
 		ice.WithFailedTimeout(cfg.ConsentTimeout - cfg.InterruptedAfter),
-		// pion's own log names addresses.
-		ice.WithLoggerFactory(&logging.DefaultLoggerFactory{Writer: io.Discard, DefaultLogLevel: logging.LogLevelDisabled}),
+		ice.WithLoggerFactory(silent),
 	}
-	if cfg.Net != nil {
-		options = append(options, ice.WithNet(cfg.Net))
+	if cfg.Loopback {
+		options = append(options, ice.WithIncludeLoopback())
 	}
-	switch {
-	case cfg.Loopback:
-		options = append(options, ice.WithIncludeLoopback(), ice.WithIPFilter(net.IP.IsLoopback))
-	case len(cfg.Avoid) > 0:
-		options = append(options, ice.WithIPFilter(func(ip net.IP) bool {
-			address, _ := netip.AddrFromSlice(ip)
-			return !slices.Contains(cfg.Avoid, address.Unmap())
-		}))
-	}
-	return options, nil
+	return options
 }
 
-// serverURLs are the relays, and the same servers asked by STUN for our reflexive address: a TURN server is a STUN server too
-// (RFC 8656 section 2).
-func serverURLs(relays []Relay, relayOnly bool) ([]*stun.URI, error) {
-	var urls []*stun.URI
-	for _, relay := range relays {
-		uri, err := stun.ParseURI(relay.URL)
-		if err != nil || (uri.Scheme != stun.SchemeTypeTURN && uri.Scheme != stun.SchemeTypeTURNS) {
-			return nil, errors.New("a relay's URL must look like turn:host:port?transport=udp")
-		}
-		uri.Username, uri.Password = relay.Username, relay.Password
-		urls = append(urls, uri)
-		if !relayOnly && uri.Scheme == stun.SchemeTypeTURN && uri.Proto == stun.ProtoTypeUDP {
-			urls = append(urls, &stun.URI{Scheme: stun.SchemeTypeSTUN, Host: uri.Host, Port: uri.Port, Proto: stun.ProtoTypeUDP})
-		}
-	}
-	return urls, nil
-}
+// silent drops pion's own log, which names addresses.
+var silent = &logging.DefaultLoggerFactory{Writer: io.Discard, DefaultLogLevel: logging.LogLevelDisabled}
 
 // Credentials are the ICE user name fragment and password the peer needs.
 func (p *Path) Credentials() (ufrag, password string) { return p.ufrag, p.password }
@@ -392,6 +379,7 @@ func (p *Path) Close() error {
 	}
 	p.refreshInfo()
 	close(p.closed)
+	p.relays.close()
 	err := p.agent.GracefulClose()
 	p.done.Wait()
 	return err

@@ -134,18 +134,3 @@ func TestAPanicDropsOneDatagramOnly(t *testing.T) {
 		t.Error(handled)
 	}
 }
-
-func TestRelayURLs(t *testing.T) {
-	for url, ok := range map[string]bool{
-		"turn:192.0.2.1:3478?transport=udp":  true,
-		"turn:192.0.2.1:3478?transport=tcp":  true,
-		"turns:relay.test:443?transport=tcp": true,
-		"stun:192.0.2.1:3478":                false,
-		"https://192.0.2.1":                  false,
-		"":                                   false,
-	} {
-		if _, err := serverURLs([]Relay{{URL: url}}, false); (err == nil) != ok {
-			t.Errorf("%q: %v", url, err)
-		}
-	}
-}
