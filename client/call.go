@@ -71,6 +71,12 @@ type Connected struct {
 	Path string // "direct" or "relay"
 }
 
+// NoPath says that the call was accepted a moment ago and there is no path between the devices yet. Connected follows, or within 30 s
+// the call's end.
+type NoPath struct {
+	Relays []RelayFailure // those that cannot be used, and why
+}
+
 // FirstMedia says that the first authenticated packet of the peer's arrived; after MediaUndecryptable, that media can be decrypted again.
 type FirstMedia struct{}
 
@@ -125,6 +131,7 @@ type Ended struct {
 func (Ringing) callEvent()            {}
 func (Accepted) callEvent()           {}
 func (Connected) callEvent()          {}
+func (NoPath) callEvent()             {}
 func (FirstMedia) callEvent()         {}
 func (Verified) callEvent()           {}
 func (Interrupted) callEvent()        {}

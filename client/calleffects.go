@@ -215,7 +215,9 @@ func (s *calls) tell(o *ongoing, notice callflow.Notice) {
 		o.call.emit(Ringing{})
 	case callflow.NoticeAccepted:
 		o.call.emit(Accepted{})
+		s.awaitPath(o)
 	case callflow.NoticeConnected:
+		o.connected = true
 		o.call.emit(Connected{o.chosen.session.Stats().Path.Kind})
 	case callflow.NoticeReconnecting:
 		o.call.emit(Interrupted{})

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"crypto/x509"
 	"errors"
 	"io"
 	"maps"
@@ -35,6 +36,7 @@ type ongoing struct {
 	legs      map[uint8]*leg
 
 	chosen     *leg // whose media was opened
+	connected  bool // there was a path
 	flow       callflow.Flow
 	sending    bool // its devices are open
 	cameraOn   bool
@@ -50,6 +52,8 @@ type leg struct {
 	device      peerDevice
 	session     *media.Session
 	relays      relays
+	refused     bool           // one of them did not accept its credentials
+	unusable    []RelayFailure // at most one for each
 	relayOnly   bool
 	caller      *callkey.Caller
 	callee      *callkey.Callee
@@ -244,10 +248,21 @@ func (l *leg) makeSession(s *calls, controlling bool) (err error) {
 		InterruptedAfter: s.c.timing.interrupted,
 		OnCandidate:      func(candidate string) { l.onCandidate(s, 0, candidate) },
 		OnPathCandidate:  func(generation uint32, candidate string) { l.onCandidate(s, generation, candidate) },
+		RelayRoots:       s.c.relayRoots(),
+		LocalRelays:      l.relays.local,
+		OnRelayFailed:    func(url string, why error) { s.box.post(func() { s.relayFailed(l, url, why) }) },
 		OnEvent:          func(event media.Event) { s.box.post(func() { s.onMedia(l, event) }) },
 		OnDeviceFailed:   func(device string, err error) { s.box.post(func() { s.onDeviceFailed(l, device, err) }) },
 	})
 	return err
+}
+
+// relayRoots are who may sign for the server, and so for its relays.
+func (c *Client) relayRoots() *x509.CertPool {
+	if c.options.TLS == nil {
+		return nil
+	}
+	return c.options.TLS.RootCAs
 }
 
 // onCandidate takes a candidate of this end's, and waits a moment for more. The session of a relay-only call finds none but the relay's;

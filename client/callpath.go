@@ -2,6 +2,8 @@ package client
 
 import (
 	"context"
+	"errors"
+	"slices"
 	"time"
 
 	"sotto/client/callflow"
@@ -26,6 +28,7 @@ type relays struct {
 	list  []media.Relay
 	until time.Time // that is how long the credentials last
 	renew time.Time // others are to be asked for then; zero: the server has no relay
+	local bool      // they may be at private and local addresses: the server that named them is
 }
 
 // fetchRelays asks for credentials, which last for the setting up of one call.
@@ -39,6 +42,7 @@ func (c *Client) fetchRelays(ctx context.Context) (r relays) {
 		r.renew = c.now().Add(max(c.timing.relays, retryAfter(err)))
 		return r
 	}
+	r.local = c.serverIsLocal()
 	credentials := reply.GetRelayCredentials()
 	if credentials.GetExpiresAt() <= maxTimestamp {
 		r.until = fromTimestamp(credentials.GetExpiresAt())
@@ -50,6 +54,13 @@ func (c *Client) fetchRelays(ctx context.Context) (r relays) {
 	}
 	r.renew = c.now().Add(max(c.timing.relays, r.until.Sub(c.now())/2))
 	return r
+}
+
+// serverIsLocal says whether the server was reached at a private or local address: then its relays may be there, too. One that the
+// whole internet reaches has no business in this device's own network.
+func (c *Client) serverIsLocal() bool {
+	l := c.link.current()
+	return c.options.Loopback || l != nil && l.local
 }
 
 // askForRelays asks again over the next link if the one there is breaks: it often does just when a path has to be found.
@@ -91,6 +102,59 @@ func (l *leg) takeRelays(fresh relays) {
 	if len(fresh.list) > 0 && fresh.until.After(l.relays.until) {
 		l.relays = fresh
 	}
+}
+
+// A RelayFailure is a relay that a call could not use.
+type RelayFailure struct {
+	URL string
+	Err error // why, in a sentence about "it"
+}
+
+// relayFailed notes why a relay is of no use. One that refuses its credentials may have been started anew with another secret: others
+// are fetched, and another path is begun with them.
+func (s *calls) relayFailed(l *leg, url string, why error) {
+	if errors.Is(why, media.ErrRelayCredentials) && !l.refused {
+		l.refused = true
+		s.replaceRelays(l)
+	}
+	for i := range l.unusable {
+		if l.unusable[i].URL == url {
+			l.unusable[i].Err = why
+			return
+		}
+	}
+	l.unusable = append(l.unusable, RelayFailure{url, why})
+}
+
+func (s *calls) replaceRelays(l *leg) {
+	ctx, pause := l.o.call.ctx, s.c.timing.relays
+	s.running.Go(func() {
+		fresh := s.c.fetchRelays(ctx)
+		s.box.post(func() {
+			if s.legOf(l.at.Call, l.at.Device) != l || len(fresh.list) == 0 {
+				return
+			}
+			l.relays = fresh
+			s.step(callflow.Stalled(l.at))
+		})
+		select { // what is refused as well is not asked about again at once
+		case <-time.After(pause):
+			s.box.post(func() { l.refused = false })
+		case <-ctx.Done():
+		}
+	})
+}
+
+// awaitPath tells the program if an accepted call has no path for a while.
+func (s *calls) awaitPath(o *ongoing) {
+	l := o.chosen
+	time.AfterFunc(s.c.timing.pathless, func() {
+		s.box.post(func() {
+			if s.legOf(l.at.Call, l.at.Device) == l && !o.connected {
+				o.call.emit(NoPath{Relays: slices.Clone(l.unusable)})
+			}
+		})
+	})
 }
 
 // restartPath begins another path beside the one there is. It does not wait for the server if it need not: the link to that has probably

@@ -2,12 +2,15 @@ package client
 
 import (
 	"errors"
+	"net"
+	"strings"
 	"testing"
 	"time"
 
 	"google.golang.org/protobuf/proto"
 
 	"sotto/signaling"
+	"sotto/turnserver"
 	"sotto/wire"
 )
 
@@ -155,4 +158,67 @@ func TestAServerWithoutARelay(t *testing.T) {
 	if r := w.online("alice").fetchRelays(patience(t)); len(r.list) != 0 || !r.renew.IsZero() {
 		t.Errorf("%+v", r)
 	}
+}
+
+// An accepted call without a path says so soon, names the relays that do not help and why, and ends as what it is.
+func TestCallWithoutAPath(t *testing.T) {
+	t.Parallel()
+	dead, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	url := "turn:" + dead.Addr().String() + "?transport=tcp"
+	_ = dead.Close()
+	w := newWorld(t, func(cfg *signaling.Config) {
+		cfg.Relay = &signaling.RelayConfig{URLs: []string{url, "nonsense"}, Secret: testSecret}
+	})
+	alice, bob := friends(t, w)
+	for _, p := range []*person{alice, bob} {
+		p.wait(func(w *timing) { w.pathless, w.Lost, w.Retry = 300*time.Millisecond, 2*time.Second, time.Second })
+	}
+	caller, callee := ring(t, alice, bob, CallOptions{RelayOnly: true})
+	if err := callee.Accept(patience(t), callee.media()); err != nil {
+		t.Fatal(err)
+	}
+	why := map[string]string{}
+	for _, relay := range awaitEvent[NoPath](t, caller).Relays {
+		why[relay.URL] = relay.Err.Error()
+	}
+	if len(why) != 2 || !strings.Contains(why[url], "cannot be reached") || !strings.Contains(why["nonsense"], "malformed") {
+		t.Errorf("relays: %v", why)
+	}
+	awaitEnd(t, caller, Lost)
+	awaitEnd(t, callee, Lost)
+	if err := caller.Err(); err == nil || !strings.Contains(err.Error(), "no network path") {
+		t.Errorf("ended with %v", err)
+	}
+}
+
+// A relay that is started anew with another secret refuses the credentials that a call has. The call fetches others, though those are
+// good for long still.
+func TestRefusedCredentialsAreRenewed(t *testing.T) {
+	t.Parallel()
+	var relay *turnserver.Server
+	w := newWorld(t, func(cfg *signaling.Config) {
+		relay = startRelay(t)
+		cfg.Relay = &signaling.RelayConfig{URLs: relay.URLs(), Secret: testSecret}
+	})
+	alice, bob := friends(t, w)
+	for _, p := range []*person{alice, bob} {
+		p.wait(func(w *timing) { w.interrupted, w.Retry = 500*time.Millisecond, 500*time.Millisecond })
+	}
+	caller, callee := accepted(t, alice, bob, CallOptions{RelayOnly: true})
+	hear(t, caller, callee)
+	fresh := []byte("another secret of the tests, 32.")
+	if err := errors.Join(relay.SetSecrets([][]byte{fresh}), w.server.SetRelaySecret(fresh)); err != nil {
+		t.Fatal(err)
+	}
+	before := caller.Stats().Path.Generation
+	alice.networkChanged() // another path is begun, with the credentials that the call has
+	eventually(t, "another path through the relay", func() bool {
+		return caller.Stats().Path.Generation > before && callee.Stats().Path.Generation > before
+	})
+	hear(t, caller, callee)
+	caller.Hangup()
+	awaitEnd(t, callee, Normal)
 }

@@ -27,6 +27,7 @@ type timing struct {
 	callflow.Timing
 
 	interrupted time.Duration // media.Config.InterruptedAfter
+	pathless    time.Duration // after which an accepted call without a path is told of
 	relays      time.Duration // between attempts to get relay credentials, at least
 	keys        time.Duration // from a pre-key's use to a look at what the server has left
 
@@ -35,7 +36,7 @@ type timing struct {
 }
 
 var realTiming = timing{
-	Timing: callflow.StandardTiming, interrupted: 5 * time.Second, relays: 10 * time.Second, keys: 30 * time.Second,
+	Timing: callflow.StandardTiming, interrupted: 5 * time.Second, pathless: 2 * time.Second, relays: 10 * time.Second, keys: 30 * time.Second,
 	sealCall: 10 * time.Second, sealText: 30 * time.Second, unused: 5 * time.Minute,
 }
 

@@ -46,8 +46,9 @@ func newWorld(t testing.TB, change ...func(*signaling.Config)) *world {
 	return w
 }
 
-// withRelay adds a relay whose peers may be on this machine.
-func withRelay(t testing.TB) func(*signaling.Config) {
+// startRelay starts a relay whose peers may be on this machine.
+func startRelay(t testing.TB) *turnserver.Server {
+	t.Helper()
 	relay, err := turnserver.New(turnserver.Config{
 		UDP: []string{"127.0.0.1:0"}, Secrets: [][]byte{testSecret},
 		AllowPeers: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
@@ -60,6 +61,11 @@ func withRelay(t testing.TB) func(*signaling.Config) {
 		defer cancel()
 		_ = relay.Shutdown(ctx) // allocations of calls that were killed are cut off
 	})
+	return relay
+}
+
+func withRelay(t testing.TB) func(*signaling.Config) {
+	relay := startRelay(t)
 	return func(cfg *signaling.Config) {
 		cfg.Relay = &signaling.RelayConfig{URLs: relay.URLs(), Secret: testSecret}
 	}

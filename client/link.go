@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"sync"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"github.com/gorilla/websocket"
 	"google.golang.org/protobuf/proto"
 
+	"sotto/internal/routable"
 	"sotto/wire"
 )
 
@@ -42,6 +44,7 @@ const (
 type link struct {
 	conn       *websocket.Conn
 	anonymous  bool
+	local      bool // the server is at a private or local address
 	welcome    *wire.Welcome
 	deliveries chan delivery // nil if it is anonymous
 	linkings   chan *wire.LinkRequest
@@ -86,6 +89,11 @@ func (c *Client) dialAnonymous(ctx context.Context) (*link, error) {
 	return l, c.open(ctx, l, "v1/anonymous", config, func(l *link, _ string) error { return l.welcomed() })
 }
 
+func addressOf(a net.Addr) netip.Addr {
+	at, _ := netip.ParseAddrPort(a.String())
+	return at.Addr()
+}
+
 // open is step 1, and greets the server.
 func (c *Client) open(ctx context.Context, l *link, path string, config *tls.Config, greet func(l *link, host string) error) error {
 	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
@@ -101,6 +109,8 @@ func (c *Client) open(ctx context.Context, l *link, path string, config *tls.Con
 		NetDialContext: func(_ context.Context, network, address string) (net.Conn, error) {
 			conn, err := new(net.Dialer).DialContext(ctx, network, address)
 			if err == nil {
+				host, _, _ := net.SplitHostPort(address) // of a proxy, perhaps
+				l.local = host == u.Hostname() && !routable.Global(addressOf(conn.RemoteAddr()))
 				stop = context.AfterFunc(ctx, func() { conn.Close() }) // of the context the websocket's handshake sees the deadline only
 			}
 			return conn, err

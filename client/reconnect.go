@@ -46,6 +46,13 @@ func (s *linkState) begin(lose context.CancelCauseFunc) {
 	s.lose = lose
 }
 
+// current is the link that is up, or nil.
+func (s *linkState) current() *link {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.up
+}
+
 // wait returns the link once there is one.
 func (s *linkState) wait(ctx context.Context) (*link, error) {
 	for {

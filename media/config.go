@@ -1,6 +1,7 @@
 package media
 
 import (
+	"crypto/x509"
 	"log/slog"
 	"time"
 
@@ -11,6 +12,9 @@ import (
 
 // Relay is a TURN server with time-limited credentials.
 type Relay = path.Relay
+
+// ErrRelayCredentials says that a relay did not accept its credentials.
+var ErrRelayCredentials = path.ErrRelayCredentials
 
 // An Event tells what became of a session.
 type Event int
@@ -30,18 +34,21 @@ const (
 
 // Config says how a session is to be made.
 type Config struct {
-	Controlling bool    // true at the caller's end, false at the callee's
-	Relays      []Relay // also asked for this device's public address, unless RelayOnly
-	RelayOnly   bool    // the peer and the network learn the relay's address only
-	Loopback    bool    // candidates on the loopback interface only: both ends on one machine
-	Video       bool    // announce a video stream
-	Screen      bool    // announce a second one
+	Controlling bool           // true at the caller's end, false at the callee's
+	Relays      []Relay        // also asked for this device's public address, unless RelayOnly
+	RelayOnly   bool           // the peer and the network learn the relay's address only
+	Loopback    bool           // candidates on the loopback interface only: both ends on one machine
+	RelayRoots  *x509.CertPool // who may sign for relays over TLS and DTLS; nil: the system's roots
+	LocalRelays bool           // relays may be at private and local addresses
+	Video       bool           // announce a video stream
+	Screen      bool           // announce a second one
 	// VariableRate lets packets of sound be as large as the sound needs. That sounds better for the same rate, and tells whoever watches
 	// the network something of what is said (RFC 6562): by default all packets are of one size, in silence too.
 	VariableRate bool
 
 	OnCandidate     func(candidate string)                    // to be brought to the peer's AddRemoteCandidate
 	OnPathCandidate func(generation uint32, candidate string) // to be brought to the peer's AddPathCandidate
+	OnRelayFailed   func(url string, why error)               // a relay is of no use; may come again; must return soon; may be nil
 	OnEvent         func(Event)                               // must return soon and not call Close; may be nil
 
 	// OnDeviceFailed hears of a source that failed (a "microphone", the "camera", the shared "screen"; not of one that has no more) and of a

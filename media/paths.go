@@ -62,6 +62,7 @@ func (s *Session) newRoute(generation uint32, relays []Relay, onCandidate func(s
 	relayOnly := cfg.RelayOnly && !s.direct.Load()
 	r.path, err = path.New(path.Config{
 		Controlling: cfg.Controlling, Relays: relays, RelayOnly: relayOnly, Loopback: cfg.Loopback && !relayOnly, Avoid: s.left(r.preferred),
+		RelayRoots: cfg.RelayRoots, LocalRelays: cfg.LocalRelays, OnRelayFailed: cfg.OnRelayFailed,
 		InterruptedAfter: cfg.InterruptedAfter, ConsentTimeout: cfg.FailAfter,
 		OnCandidate: onCandidate, OnState: func(state path.State, reason error) { s.pathState(r, state, reason) },
 		Handle: s.handle, Log: cfg.Log, Net: cfg.Net,

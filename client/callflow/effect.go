@@ -151,6 +151,7 @@ var (
 	errNotAgreed   = errors.New("the other end did not finish the key agreement")
 	errPeerFailed  = errors.New("the call failed at the other end")
 	errLost        = errors.New("the connection was interrupted and did not come back")
+	errNoPath      = errors.New("no network path to the other end was found; a relay may be needed, or could not be reached")
 	errAnew        = errors.New("the other end lost the call and called anew")
 	errRemoved     = errors.New("the other end's device was removed from its account")
 	errNoSuchCall  = errors.New("there is no such call any more")

@@ -44,7 +44,7 @@ func (s *step) onHangup(c *call, l *leg, reason wire.Hangup_Reason) {
 		case wire.Hangup_FAILED:
 			s.end(c, Failed, errPeerFailed)
 		case wire.Hangup_LOST:
-			s.end(c, Lost, errLost)
+			s.end(c, Lost, l.lost())
 		default:
 			s.end(c, Normal, nil)
 		}
@@ -160,11 +160,19 @@ func (s *step) onLegTick(c *call, l *leg, due func(time.Duration) bool) {
 	case due(l.decipherBy):
 		s.fail(c, l, ErrUndecryptable)
 	case due(l.lostBy):
-		s.hangUp(c, wire.Hangup_LOST, Lost, errLost)
+		s.hangUp(c, wire.Hangup_LOST, Lost, l.lost())
 	case due(l.retryBy):
 		l.retryBy = s.now + s.timing.Retry
 		s.restart(c, l)
 	}
+}
+
+// lost says what became of a leg without a path.
+func (l *leg) lost() error {
+	if !l.stood {
+		return errNoPath
+	}
+	return errLost
 }
 
 // hangUp tells every device that takes part, and ends the call.

@@ -79,6 +79,7 @@ type leg struct {
 	verified  bool   // the verification code is known
 	confirmed bool   // callee: the caller has taken this device's accept
 	connected bool   // there is a path
+	stood     bool   // there was one
 	broken    bool   // there was one, or none was found, before the call was open
 	deciphers bool   // media of the peer's was decrypted
 	garbled   bool   // something could not be, before the call was open

@@ -42,7 +42,7 @@ func (s *step) onLocalCandidates(ev LocalCandidates) {
 
 // onConnected also repeats what this end sends, in case it was lost with the path before.
 func (s *step) onConnected(c *call, l *leg) {
-	l.connected, l.broken, l.lostBy, l.retryBy = true, false, 0, 0
+	l.connected, l.stood, l.broken, l.lostBy, l.retryBy = true, true, false, 0, 0
 	if c.opened {
 		s.do(Tell{c.id, NoticeConnected})
 		if l.generation > 0 {

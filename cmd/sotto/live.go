@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"time"
 
@@ -20,6 +21,7 @@ type display struct {
 	lastProgress    time.Time
 	code            *client.Verified // of an incoming call, until it is accepted
 	path            string           // that was shown last
+	connected       bool             // there was one
 	held, shared    bool
 	peerState       client.PeerState
 	failed          error // what ended the call from here
@@ -59,6 +61,9 @@ func follow(ctx context.Context, out *output, b *board, entry *boardCall, limit 
 			gone = nil
 			call.Hangup()
 		case <-overdue:
+			if !d.connected {
+				d.failed = fmt.Errorf("there was no network path to %s", entry.peer)
+			}
 			call.Hangup()
 		case <-interrupt:
 			interrupt = nil
@@ -95,7 +100,10 @@ func (d *display) show(event client.CallEvent) {
 		}
 		d.say(callLine{Event: "verified", Peer: peer, Code: event.Code},
 			"verification code %s: nobody is in between if %s sees the same", event.Code, peer)
+	case client.NoPath:
+		d.showNoPath(event)
 	case client.Connected:
+		d.connected = true
 		if event.Path != d.path { // another path of the same kind is nothing that anybody would notice
 			d.path = event.Path
 			d.say(callLine{Event: "connected", Peer: peer, Path: event.Path}, "connected, %s", pathWords(event.Path))
@@ -137,6 +145,28 @@ func (d *display) show(event client.CallEvent) {
 		}
 		d.say(deviceFailedLine{"device_failed", d.entry.peer, event.Device, event.Err.Error()}, "your %s fails, and the call goes on without: %s", event.Device, event.Err)
 	}
+}
+
+type noPathLine struct {
+	Event  string         `json:"event"` // "no_path"
+	Peer   string         `json:"peer"`
+	Relays []relayFailure `json:"relays"`
+}
+
+type relayFailure struct {
+	URL   string `json:"url"`
+	Error string `json:"error"`
+}
+
+// showNoPath says that nothing can be heard yet, and which relays do not help.
+func (d *display) showNoPath(event client.NoPath) {
+	line := noPathLine{Event: "no_path", Peer: d.entry.peer, Relays: []relayFailure{}}
+	text := fmt.Sprintf("no network path to %s yet; looking on", d.entry.peer)
+	for _, relay := range event.Relays {
+		line.Relays = append(line.Relays, relayFailure{relay.URL, relay.Err.Error()})
+		text += fmt.Sprintf("\n  relay %q: %v", relay.URL, relay.Err)
+	}
+	d.say(line, "%s", text)
 }
 
 type deviceFailedLine struct {

@@ -5,14 +5,17 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/tls"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/netip"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -192,6 +195,42 @@ func (r *relayFlags) secrets() ([][]byte, error) {
 		return nil, fmt.Errorf("%s holds no secret; make one with: openssl rand -base64 32", r.secretFile)
 	}
 	return secrets, nil
+}
+
+// keepSecret names the file in a server's data directory as that of the relay's secrets, unless the operator has named one, and makes
+// it at the first start: with a new secret at each start every call that runs through the relay would end with it.
+func (r *relayFlags) keepSecret(data string) error {
+	if r.secretFile != "" {
+		return nil
+	}
+	r.secretFile = filepath.Join(data, "relay-secret")
+	if _, err := os.Lstat(r.secretFile); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := os.MkdirAll(data, 0o700); err != nil {
+		return fmt.Errorf("cannot keep the relay's secret: %w", err)
+	}
+	secret := make([]byte, 32)
+	rand.Read(secret)
+	err := writeOnce(r.secretFile, base64.StdEncoding.AppendEncode(nil, secret))
+	if err != nil && !errors.Is(err, fs.ErrExist) { // another process was faster
+		return fmt.Errorf("cannot keep the relay's secret: %w", err)
+	}
+	return nil
+}
+
+// writeOnce makes a file, whole or not at all, unless there is one.
+func writeOnce(file string, content []byte) error {
+	made, err := os.CreateTemp(filepath.Dir(file), filepath.Base(file)+".*") // of mode 0600
+	if err != nil {
+		return err
+	}
+	defer os.Remove(made.Name())
+	_, err = made.Write(content)
+	if err = errors.Join(err, made.Sync(), made.Close()); err != nil {
+		return err
+	}
+	return os.Link(made.Name(), file)
 }
 
 // newSecrets reads the file again for those who use it: first the relay, which then knows what the server makes credentials from. Either may be nil.

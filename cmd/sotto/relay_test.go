@@ -200,3 +200,34 @@ func TestMetricsOfTheRelayAlone(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestRelaySecretIsKept: the next start makes credentials that the one before would have made, and nobody else reads the secret.
+func TestRelaySecretIsKept(t *testing.T) {
+	data := filepath.Join(t.TempDir(), "data")
+	var secrets [2]string
+	for i := range secrets {
+		var r relayFlags
+		if err := r.keepSecret(data); err != nil {
+			t.Fatal(err)
+		}
+		found, err := r.secrets()
+		if err != nil || len(found) != 1 || len(found[0]) < 32 {
+			t.Fatal(found, err)
+		}
+		secrets[i] = string(found[0])
+	}
+	if secrets[0] != secrets[1] {
+		t.Error("the second start has another secret")
+	}
+	info, err := os.Stat(filepath.Join(data, "relay-secret"))
+	if err != nil || runtime.GOOS != "windows" && info.Mode().Perm() != 0o600 {
+		t.Error(info, err)
+	}
+	if left, _ := filepath.Glob(filepath.Join(data, "relay-secret.*")); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+	own := relayFlags{secretFile: "somewhere"}
+	if err := own.keepSecret(data); err != nil || own.secretFile != "somewhere" {
+		t.Error(own.secretFile, err)
+	}
+}

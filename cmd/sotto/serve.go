@@ -122,6 +122,11 @@ func serve(ctx context.Context, out *output, f serveFlags, cmd *command) (err er
 		return err
 	}
 
+	if !f.noRelay && len(f.relayURLs) == 0 {
+		if err := f.relay.keepSecret(data); err != nil {
+			return err
+		}
+	}
 	relay, relayConfig, err := f.startRelay(names[0], certificate, log)
 	if err != nil {
 		return err
