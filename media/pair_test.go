@@ -111,6 +111,7 @@ func (p *pair) session(t testing.TB, cfg Config, peer **Session) *Session {
 		defer p.mu.Unlock()
 		p.events[self] = append(p.events[self], event)
 	}
+	cfg.LocalRelays = true
 	self, err := NewSession(cfg)
 	if err != nil {
 		t.Fatal(err)
