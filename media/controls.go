@@ -82,10 +82,7 @@ func (s *Session) SetLowData(low bool) {
 	defer s.mu.Unlock()
 	s.lowData.Store(low)
 	for _, v := range []*videoSender{s.camera, s.screen} {
-		v.source.mu.Lock()
-		source := v.source.source
-		v.source.mu.Unlock()
-		if source != nil {
+		if source := v.source.now(); source != nil {
 			v.tell(source)
 		}
 	}

@@ -2,6 +2,7 @@ package media
 
 import (
 	"errors"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -9,7 +10,7 @@ import (
 	"sotto/media/vp8"
 )
 
-// videoSender sends the frames of one stream, each at its presentation time. What cannot be sent, since the call is held or the data
+// videoSender sends the frames of one stream, those of a file each at its presentation time, live ones at once. What cannot be sent, since the call is held or the data
 // of low-data mode is used up, is dropped, and everything after it until a key frame: nothing is sent that cannot be decoded.
 type videoSender struct {
 	s       *Session
@@ -18,8 +19,47 @@ type videoSender struct {
 	source  slot[VideoSource]
 	running bool // guarded by Session.mu
 	held    atomic.Bool
-	asked   atomic.Bool // a key frame, by the peer
 	counts  videoCounters
+
+	asking sync.Mutex
+	asked  time.Time // when the source was asked for a key frame
+	again  bool      // it will be, since that
+}
+
+// A liveSource encodes now. It is asked for a key frame where it stands, also if it has no frame to yield, as a screen that is still.
+type liveSource interface{ RequestKeyFrame() }
+
+// keyFrameSpacing bounds what a peer can cause by asking: a key frame is many times as large as another.
+const keyFrameSpacing = 500 * time.Millisecond
+
+// askKeyFrame asks the source for a key frame now, or when it may be asked again. A source that cannot be asked resumes the peer's
+// picture with its next key frame.
+func (v *videoSender) askKeyFrame() {
+	v.asking.Lock()
+	defer v.asking.Unlock()
+	wait := keyFrameSpacing - time.Since(v.asked)
+	switch {
+	case v.again:
+	case wait > 0:
+		v.again = true
+		time.AfterFunc(wait, v.askAgain)
+	default:
+		v.ask()
+	}
+}
+
+func (v *videoSender) askAgain() {
+	v.asking.Lock()
+	defer v.asking.Unlock()
+	v.again = false
+	v.ask()
+}
+
+func (v *videoSender) ask() {
+	if source, ok := v.source.now().(liveSource); ok {
+		v.asked = time.Now()
+		source.RequestKeyFrame()
+	}
 }
 
 // begin starts to send, or goes over to another source, and returns the one before, to be closed. Session.mu is held.
@@ -71,10 +111,8 @@ func (v *videoSender) run(out *rtpchain.Writer) {
 			}
 			reading = turn
 		}
-		if v.asked.Swap(false) || needKey {
-			if encoder, ok := source.(interface{ RequestKeyFrame() }); ok {
-				encoder.RequestKeyFrame()
-			}
+		if needKey {
+			v.askKeyFrame()
 		}
 		frame, err := source.ReadFrame()
 		if err != nil {
@@ -83,11 +121,13 @@ func (v *videoSender) run(out *rtpchain.Writer) {
 			}
 			continue
 		}
-		if !sleepUntil(v.s.ctx, start.Add(frame.PTS)) {
-			return
-		}
-		if late := time.Since(start.Add(frame.PTS)); late > maxBehind {
-			start = start.Add(late)
+		if _, live := source.(liveSource); !live {
+			if !sleepUntil(v.s.ctx, start.Add(frame.PTS)) {
+				return
+			}
+			if late := time.Since(start.Add(frame.PTS)); late > maxBehind {
+				start = start.Add(late)
+			}
 		}
 		if v.held.Load() || needKey && !frame.Key || !v.s.affordable(time.Now()) {
 			needKey = true
@@ -107,11 +147,11 @@ func (v *videoSender) run(out *rtpchain.Writer) {
 	}
 }
 
-// keyFrameRequested hears the peer's PLI. A source that cannot be asked resumes the peer's picture with its next key frame.
+// keyFrameRequested hears the peer's PLI.
 func (s *Session) keyFrameRequested(ssrc uint32) {
 	for _, v := range []*videoSender{s.camera, s.screen} {
 		if v.stream.SSRC == ssrc {
-			v.asked.Store(true)
+			v.askKeyFrame()
 		}
 	}
 }

@@ -184,6 +184,7 @@ func (s *Session) Connect(remote Description, keys Keys) error {
 	s.opener, s.remote, s.started = opener, remote, time.Now()
 	s.chain, err = rtpchain.New(rtpchain.Config{
 		WriteRTP: s.writeRTP, WriteRTCP: s.writeRTCP, OnKeyFrame: s.keyFrameRequested,
+		MayResend: func() bool { return !s.camera.held.Load() && s.affordable(time.Now()) },
 		RoundTrip: func() time.Duration { return s.current.Load().path.RoundTrip() },
 	})
 	if err != nil {

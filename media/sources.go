@@ -62,6 +62,13 @@ func (s *slot[T]) take(ctx context.Context) (source T, turn int, ok bool) {
 	return source, 0, false
 }
 
+// now is the source there is, or none.
+func (s *slot[T]) now() T {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.source
+}
+
 // ended takes out a source that has no more, to be closed, and reports whether it was still the one.
 func (s *slot[T]) ended(turn int) (last T, was bool) {
 	s.mu.Lock()

@@ -59,6 +59,7 @@ type Config struct {
 	WriteRTCP  func([]byte) error
 	RoundTrip  func() time.Duration // the last one measured by ICE, 0 if unknown
 	OnKeyFrame func(ssrc uint32)    // the peer asks for one
+	MayResend  func() bool          // whether what the peer asks for may be sent again now; nil: always
 }
 
 // A Chain serves all streams of one session. HandleRTP and HandleRTCP are called by one goroutine, everything else by any.
@@ -107,7 +108,11 @@ func New(cfg Config) (*Chain, error) {
 	}
 	// The first is nearest the wire.
 	registry := &interceptor.Registry{}
-	registry.Add(factory{newResponder(&c.retransmitted)})
+	may := cfg.MayResend
+	if may == nil {
+		may = func() bool { return true }
+	}
+	registry.Add(factory{newResponder(&c.retransmitted, may)})
 	registry.Add(senderReports)
 	registry.Add(receiverReports)
 	registry.Add(numbers)

@@ -13,6 +13,11 @@ import (
 const (
 	historySize   = 1024                  // packets kept for retransmission: about ten seconds of video
 	resendSpacing = 10 * time.Millisecond // a packet is not sent again sooner, however often it is asked for
+
+	// What is sent again is paid for by what was sent: as many bytes as that, so that every packet may be lost once, and of what
+	// was saved up no more than this. Otherwise a peer could have a thousand packets sent again and again by requests of 60 bytes.
+	maxResendSaved   = 128 << 10
+	firstResendSaved = 16 << 10 // of a stream that begins
 )
 
 // responder answers NACKs (RFC 4585 section 6.2.1) with retransmissions (RFC 4588).
@@ -24,6 +29,7 @@ type responder struct {
 	interceptor.NoOp
 	now           func() time.Time
 	retransmitted *atomic.Uint64
+	may           func() bool // whether anything may be sent again now
 
 	mu        sync.Mutex
 	histories map[uint32]*history // by media SSRC
@@ -35,6 +41,7 @@ type history struct {
 
 	mu       sync.Mutex // held while a retransmission is written, so that they leave in order
 	sequence uint16     // last one used in the retransmission stream
+	saved    int        // bytes that may be sent again
 	packets  [historySize]struct {
 		header  *rtp.Header
 		payload []byte
@@ -42,8 +49,8 @@ type history struct {
 	}
 }
 
-func newResponder(retransmitted *atomic.Uint64) *responder {
-	return &responder{now: time.Now, retransmitted: retransmitted, histories: make(map[uint32]*history)}
+func newResponder(retransmitted *atomic.Uint64, may func() bool) *responder {
+	return &responder{now: time.Now, retransmitted: retransmitted, may: may, histories: make(map[uint32]*history)}
 }
 
 func (r *responder) BindLocalStream(info *interceptor.StreamInfo, writer interceptor.RTPWriter) interceptor.RTPWriter {
@@ -55,7 +62,7 @@ func (r *responder) BindLocalStream(info *interceptor.StreamInfo, writer interce
 			SSRC: info.SSRC, PayloadType: info.PayloadType,
 			RTXSSRC: info.SSRCRetransmission, RTXPayloadType: info.PayloadTypeRetransmission,
 		},
-		writer: writer,
+		writer: writer, saved: firstResendSaved,
 	}
 	r.mu.Lock()
 	r.histories[info.SSRC] = h
@@ -94,6 +101,9 @@ func (r *responder) answer(nack *rtcp.TransportLayerNack) {
 	}
 	for i := range nack.Nacks {
 		nack.Nacks[i].Range(func(sequence uint16) bool {
+			if !r.may() {
+				return false
+			}
 			if h.resend(sequence, r.now()) {
 				r.retransmitted.Add(1)
 			}
@@ -108,16 +118,19 @@ func (h *history) keep(header *rtp.Header, payload []byte) {
 	slot := &h.packets[header.SequenceNumber%historySize]
 	kept := header.Clone()
 	slot.header, slot.payload, slot.resent = &kept, append(slot.payload[:0], payload...), time.Time{}
+	h.saved = min(h.saved+len(payload), maxResendSaved)
 }
 
 func (h *history) resend(sequence uint16, now time.Time) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	slot := &h.packets[sequence%historySize]
-	if slot.header == nil || slot.header.SequenceNumber != sequence || now.Sub(slot.resent) < resendSpacing {
+	if slot.header == nil || slot.header.SequenceNumber != sequence || now.Sub(slot.resent) < resendSpacing ||
+		h.saved < len(slot.payload) {
 		return false
 	}
 	slot.resent = now
+	h.saved -= len(slot.payload)
 	h.sequence++
 	header, payload := wrapRTX(h.stream, h.sequence, slot.header, slot.payload)
 	_, err := h.writer.Write(header, payload, nil)

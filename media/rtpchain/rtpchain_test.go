@@ -106,7 +106,7 @@ func TestTracker(t *testing.T) {
 // The same packet is asked for three times: three retransmissions, three sequence numbers.
 func TestRepeatedRequestsGetFreshNumbers(t *testing.T) {
 	var count atomic.Uint64
-	r := newResponder(&count)
+	r := newResponder(&count, func() bool { return true })
 	now := time.Unix(1000, 0)
 	r.now = func() time.Time { return now }
 	var sent []*rtp.Packet
@@ -141,6 +141,59 @@ func TestRepeatedRequestsGetFreshNumbers(t *testing.T) {
 			back.Timestamp != 90 || string(back.Payload) != "frame" {
 			t.Errorf("unwrapped: %v, %v", back, err)
 		}
+	}
+}
+
+// A peer that asks for everything again and again gets no more than was sent, and a burst; nothing if the session says so.
+func TestRetransmissionsHaveABudget(t *testing.T) {
+	const packets, size = historySize, 1000
+	var count atomic.Uint64
+	may := true
+	r := newResponder(&count, func() bool { return may })
+	now := time.Unix(1000, 0)
+	r.now = func() time.Time { return now }
+	var again int
+	writer := r.BindLocalStream(video.info(), interceptor.RTPWriterFunc(
+		func(h *rtp.Header, payload []byte, _ interceptor.Attributes) (int, error) {
+			if h.SSRC == video.RTXSSRC {
+				again += len(payload)
+			}
+			return len(payload), nil
+		}))
+	send := func(from, n int) {
+		for i := range n {
+			h := &rtp.Header{Version: 2, PayloadType: 96, SequenceNumber: uint16(from + i), SSRC: 10}
+			if _, err := writer.Write(h, make([]byte, size), nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	ask := func() {
+		for first := 1; first < packets; first += 17 {
+			r.answer(&rtcp.TransportLayerNack{MediaSSRC: 10, Nacks: []rtcp.NackPair{{PacketID: uint16(first), LostPackets: 0xffff}}})
+		}
+		now = now.Add(resendSpacing)
+	}
+	send(1, packets)
+	for range 200 {
+		ask()
+	}
+	if again > maxResendSaved*(size+2)/size || again < maxResendSaved/2 {
+		t.Errorf("%d bytes were sent again, of which %d were saved up", again, maxResendSaved)
+	}
+	again = 0
+	send(packets+1, 10) // and what is sent pays for as much
+	for range 200 {
+		ask()
+	}
+	if again < 9*size || again > 11*size {
+		t.Errorf("%d bytes were sent again after %d more", again, 10*size)
+	}
+	send(packets+11, 10)
+	may, again = false, 0
+	ask()
+	if again != 0 {
+		t.Errorf("%d bytes were sent again though nothing may be", again)
 	}
 }
 
