@@ -18,6 +18,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"sotto/e2ee/ratchet"
+	"sotto/internal/visible"
 	"sotto/wire"
 )
 
@@ -228,7 +229,7 @@ func unreachable(err error) error {
 	if errors.As(err, &wrapped) {
 		err = wrapped.Err
 	}
-	return fmt.Errorf("the server cannot be reached: %w", err)
+	return visible.Error(fmt.Errorf("the server cannot be reached: %w", err))
 }
 
 // parseServer reads a server's URL. ws and wss mean http and https.

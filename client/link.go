@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"sotto/internal/routable"
+	"sotto/internal/visible"
 	"sotto/wire"
 )
 
@@ -198,18 +199,7 @@ func refusalOf(e *wire.Error) error {
 	case wire.Error_UNAUTHENTICATED:
 		return ErrUnauthenticated
 	}
-	return &ServerError{Code: e.Code, Message: printable(e.Message), RetryAfter: time.Duration(e.RetryAfter) * time.Second}
-}
-
-// printable keeps a server's sentence from doing things to a terminal.
-func printable(s string) string {
-	clean := make([]rune, 0, 200)
-	for _, r := range s {
-		if r >= ' ' && r != 0x7f && (r < 0x80 || r > 0x9f) && len(clean) < 200 {
-			clean = append(clean, r)
-		}
-	}
-	return string(clean)
+	return &ServerError{Code: e.Code, Message: visible.Line(e.Message).String(), RetryAfter: time.Duration(e.RetryAfter) * time.Second}
 }
 
 // receive is step 4. It returns what ended the link.
@@ -230,7 +220,7 @@ func (l *link) receive(ctx context.Context) error {
 	for {
 		frame, err := l.read()
 		if err != nil {
-			return l.end(fmt.Errorf("the link to the server broke: %w", err))
+			return l.end(linkBroke(err))
 		}
 		alive()
 		if err := l.dispatch(ctx, frame); err != nil {
@@ -328,6 +318,11 @@ func (l *link) request(ctx context.Context, frame *wire.ClientFrame) (*wire.Serv
 	}
 }
 
+// linkBroke says why, which the server may have said itself (RFC 6455 section 7.1.6).
+func linkBroke(err error) error {
+	return visible.Error(fmt.Errorf("the link to the server broke: %w", err))
+}
+
 var errLinkDown = errors.New("the link to the server broke before it answered")
 
 // start sends a frame; its reply comes on the channel, unless the link is over first. Frames leave in the order of the calls, as far as
@@ -344,7 +339,7 @@ func (l *link) start(frame *wire.ClientFrame) (<-chan *wire.ServerFrame, error) 
 	l.waiting[frame.Id] = reply
 	l.mu.Unlock()
 	if err := l.write(frame); err != nil {
-		l.end(fmt.Errorf("the link to the server broke: %w", err))
+		l.end(linkBroke(err))
 		return nil, errLinkDown
 	}
 	return reply, nil

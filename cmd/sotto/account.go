@@ -109,15 +109,15 @@ func (c *clientFlags) define(flags *pflag.FlagSet) {
 	flags.BoolVar(&c.verbose, "verbose", false, "log to standard error; never names, addresses or keys")
 }
 
-func (c *clientFlags) options() (client.Options, error) {
-	options := client.Options{AllowPlain: c.insecurePlain, Logger: logger(c.verbose)}
+func (c *clientFlags) options(out *output) (client.Options, error) {
+	options := client.Options{AllowPlain: c.insecurePlain, Logger: out.personsLogger(c.verbose)}
 	switch {
 	case c.keyFile != "" && c.passphraseFile != "":
 		return options, usagef("--key-file and --passphrase-file exclude each other")
 	case c.keyFile != "":
 		options.Key = client.KeyFile(c.keyFile)
 	case c.passphraseFile != "":
-		passphrase, err := readPassphrase(c.passphraseFile)
+		passphrase, err := readPassphrase(out, c.passphraseFile)
 		if err != nil {
 			return options, err
 		}
@@ -146,14 +146,14 @@ func authorities(file string) (*x509.CertPool, error) {
 }
 
 // readPassphrase reads a line, without echo from the terminal.
-func readPassphrase(file string) ([]byte, error) {
+func readPassphrase(out *output, file string) ([]byte, error) {
 	if file == "-" {
 		if !term.IsTerminal(int(os.Stdin.Fd())) {
 			return nil, usagef("there is no terminal to ask for the passphrase on; put it into a file of yours alone and name that")
 		}
-		fmt.Fprint(os.Stderr, "Passphrase: ")
+		out.prompt("Passphrase: ")
 		passphrase, err := term.ReadPassword(int(os.Stdin.Fd()))
-		fmt.Fprintln(os.Stderr)
+		out.prompt("\n")
 		return passphrase, err
 	}
 	text, err := os.ReadFile(file)
@@ -165,12 +165,12 @@ func readPassphrase(file string) ([]byte, error) {
 }
 
 // open opens the account that the flags name, without connecting it. calls say what its calls are like.
-func (c *clientFlags) open(calls mediaFlags) (*client.Client, error) {
+func (c *clientFlags) open(out *output, calls mediaFlags) (*client.Client, error) {
 	directory, err := c.account.find()
 	if err != nil {
 		return nil, err
 	}
-	options, err := c.options()
+	options, err := c.options(out)
 	if err != nil {
 		return nil, err
 	}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"sotto/internal/visible"
 	"sotto/media"
 	"sotto/media/file"
 )
@@ -221,7 +221,7 @@ func (a *agent) tell(line any) {
 	if a == nil || a.newsEnd == nil || line == nil {
 		return
 	}
-	b, err := json.Marshal(line)
+	b, err := visible.JSON(line)
 	if err != nil {
 		return
 	}

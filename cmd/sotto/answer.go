@@ -85,8 +85,9 @@ func (a *answering) receive(ctx context.Context, out *output, incoming client.In
 	from := call.Peer()
 	peer := from.String()
 	entry := a.media.onBoard(call, peer)
-	say := func(format string, args ...any) {
-		out.say(incomingLine{"incoming", peer, from.Accepted, from.Verified, from.Changed, incoming.Waiting}, whoCalls(from)+format, args...)
+	say := func(what string) {
+		line := incomingLine{"incoming", peer, from.Accepted, from.Verified, from.Changed, incoming.Waiting}
+		out.say(line, "%s%s", whoCalls(from), what)
 	}
 	accept := call.Accept
 	beside := a.beside || incoming.Waiting || a.board.calling()
@@ -111,7 +112,7 @@ func (a *answering) receive(ctx context.Context, out *output, incoming client.In
 		if incoming.Waiting {
 			entry.asked = "a holds the other call and accepts, e ends the other and accepts, d declines"
 		}
-		key := a.ask(ctx, entry, func() { say(": %s", entry.asked) })
+		key := a.ask(ctx, entry, func() { say(": " + entry.asked) })
 		if key == 'd' {
 			return a.decline(ctx, out, entry)
 		}

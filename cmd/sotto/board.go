@@ -9,6 +9,7 @@ import (
 	"golang.org/x/term"
 
 	"sotto/client"
+	"sotto/internal/visible"
 )
 
 const keyHelp = "m mutes, h puts on hold or goes back, v shows video or not, l saves data or not, q hangs up, ? shows this"
@@ -121,12 +122,15 @@ func (b *board) press(key byte) {
 	case 'q':
 		c.call.Hangup()
 	case 'm':
-		b.turn(c, &c.muted, c.call.Mute, "muted in the call with %s", "not muted any more in the call with %s")
+		b.turn(c, &c.muted, c.call.Mute, visible.Sprintf("muted in the call with %s", c.peer),
+			visible.Sprintf("not muted any more in the call with %s", c.peer))
 	case 'v':
-		b.turn(c, &c.video, c.call.ShowVideo, "video is shown in the call with %s", "no video is shown any more in the call with %s")
+		b.turn(c, &c.video, c.call.ShowVideo, visible.Sprintf("video is shown in the call with %s", c.peer),
+			visible.Sprintf("no video is shown any more in the call with %s", c.peer))
 	case 'l':
 		low := func(on bool) error { c.call.SetLowData(on); return nil }
-		b.turn(c, &c.lowData, low, "at most 300 kb/s are sent to %s", "as much as is useful is sent to %s again")
+		b.turn(c, &c.lowData, low, visible.Sprintf("at most 300 kb/s are sent to %s", c.peer),
+			visible.Sprintf("as much as is useful is sent to %s again", c.peer))
 	case 'h':
 		b.hold(c)
 	}
@@ -164,7 +168,7 @@ func (b *board) help() {
 		said = true
 	}
 	if c := b.current(); c != nil {
-		b.out.say(nil, keyHelp)
+		b.out.say(nil, "%s", keyHelp)
 		if other := b.otherHeld(c); other != nil {
 			b.out.say(nil, "h goes over to the call with %s", other.peer)
 		}
@@ -232,7 +236,7 @@ func (b *board) current() *boardCall {
 	return nil
 }
 
-func (b *board) turn(c *boardCall, state *bool, set func(bool) error, on, off string) {
+func (b *board) turn(c *boardCall, state *bool, set func(bool) error, on, off visible.Text) {
 	if err := set(!*state); err != nil {
 		b.out.say(nil, "%s", err)
 		return
@@ -241,7 +245,7 @@ func (b *board) turn(c *boardCall, state *bool, set func(bool) error, on, off st
 	if *state {
 		off = on
 	}
-	b.out.say(nil, off, c.peer)
+	b.out.say(nil, "%s", off)
 }
 
 // hold puts the call on hold, or goes back to the one that is.

@@ -67,7 +67,7 @@ Examples:
 				return err
 			}
 			defer tracks.Close()
-			c, err := f.open(m)
+			c, err := f.open(out, m)
 			if err != nil {
 				return err
 			}

@@ -50,7 +50,7 @@ func startCheckedRelay(t *testing.T, certificate, key string) *turnserver.Server
 	}
 	flags := relayFlags{tlsListen: []string{"127.0.0.1:0"}, dtlsListen: []string{"127.0.0.1:0"}, ports: "49152-65535"}
 	flags.onLoopback()
-	relay, err := flags.start([][]byte{checkSecret}, relayTLS(files), logger(false))
+	relay, err := flags.start([][]byte{checkSecret}, relayTLS(files), testLog())
 	if err != nil {
 		t.Fatal(err)
 	}

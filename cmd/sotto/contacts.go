@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"strings"
 
@@ -58,7 +57,7 @@ Examples:
 			if number != "" && (len(args) == 0 || args[0] != "accept") {
 				return usagef("--number goes with \"accept USER\"")
 			}
-			c, err := f.open(mediaFlags{})
+			c, err := f.open(out, mediaFlags{})
 			if err != nil {
 				return err
 			}
@@ -107,7 +106,7 @@ func compareNumbers(out *output, c *client.Client, username string) (string, err
 			username)
 	}
 	out.say(nil, "The safety number of the key that %s has now:\n\n  %s\n", username, number)
-	fmt.Fprintf(os.Stderr, "Does %s see the same number? [y/N] ", username)
+	out.prompt("Does %s see the same number? [y/N] ", username)
 	answer, _ := bufio.NewReader(os.Stdin).ReadString('\n')
 	if answer = strings.ToLower(strings.TrimSpace(answer)); answer != "y" && answer != "yes" {
 		return "", errors.New("the key was not accepted")

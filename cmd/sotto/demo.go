@@ -69,7 +69,7 @@ func runDemo(ctx context.Context, out *output, f demoFlags) error {
 	if f.length < 2*time.Second || f.length > 10*time.Minute {
 		return usagef("--for must be from 2s to 10m")
 	}
-	config := demo.Config{Log: logger(f.verbose), Direct: f.direct, For: f.length, Folder: f.out}
+	config := demo.Config{Log: out.logger(f.verbose), Direct: f.direct, For: f.length, Folder: f.out}
 	if err := f.load(&config); err != nil {
 		return err
 	}
@@ -77,7 +77,7 @@ func runDemo(ctx context.Context, out *output, f demoFlags) error {
 		config.Folder = "sotto-demo-" + time.Now().Format("20060102-150405")
 	}
 	config.OnStep = func(s demo.Step) {
-		out.do(func(w io.Writer) {
+		out.draw(func(w io.Writer) {
 			if out.json {
 				json.NewEncoder(w).Encode(s)
 			} else {
@@ -90,7 +90,7 @@ func runDemo(ctx context.Context, out *output, f demoFlags) error {
 			clock(elapsed), clock(f.length), 100*stats.Audio.Loss(), milliseconds(stats.RoundTrip), pathWords(stats.Path.Kind))
 	}
 	config.OnReport = func(report *demo.Report) {
-		out.do(func(w io.Writer) {
+		out.draw(func(w io.Writer) {
 			if out.json {
 				json.NewEncoder(w).Encode(report)
 			} else {

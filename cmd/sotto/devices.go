@@ -77,7 +77,7 @@ Examples:
 			if adding && !f.yes && (out.json || !term.IsTerminal(int(os.Stdin.Fd()))) {
 				return usagef("there is no terminal to ask on: with --yes whoever has the code is added")
 			}
-			c, err := f.client.open(mediaFlags{})
+			c, err := f.client.open(out, mediaFlags{})
 			if err != nil {
 				return err
 			}
@@ -138,7 +138,7 @@ func addDevice(ctx context.Context, out *output, c *client.Client, f devicesFlag
 				out.say(map[string]string{"event": "linking", "digits": digits}, "the new device has the digits %s", digits)
 				return true
 			}
-			fmt.Fprintf(os.Stderr, "Does the new device show %s? [y/N] ", digits)
+			out.prompt("Does the new device show %s? [y/N] ", digits)
 			answer, _ := bufio.NewReader(os.Stdin).ReadString('\n')
 			answer = strings.ToLower(strings.TrimSpace(answer))
 			return answer == "y" || answer == "yes"
@@ -166,8 +166,8 @@ func showCode(out *output, username, code, png string) error {
 			return fmt.Errorf("%w: choose another file with --png", err)
 		}
 	}
-	if out.terminal && symbol.Size() <= columns() {
-		out.do(func(w io.Writer) { io.WriteString(w, symbol.Text(out.colour())) })
+	if out.terminal && symbol.Size() <= columnsOf(out.stdout) {
+		out.draw(func(w io.Writer) { io.WriteString(w, symbol.Text(out.colour())) })
 	}
 	out.say(map[string]string{"event": "linking_code", "code": code}, "On the new device, within ten minutes: sotto link '%s' --as %s", code, username)
 	return nil
@@ -209,7 +209,7 @@ Examples:
 			if err != nil {
 				return err
 			}
-			options, err := f.options()
+			options, err := f.options(out)
 			if err != nil {
 				return err
 			}

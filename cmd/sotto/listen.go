@@ -3,21 +3,22 @@ package main
 import (
 	"context"
 	"errors"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/spf13/pflag"
 
 	"sotto/client"
+	"sotto/internal/visible"
 )
 
 type messageLine struct {
-	Event string    `json:"event"` // "message"
-	ID    string    `json:"id"`
-	From  string    `json:"from"`
-	Text  string    `json:"text"`
-	Sent  time.Time `json:"sent"`
+	Event    string    `json:"event"` // "message"
+	ID       string    `json:"id"`
+	From     string    `json:"from"`
+	Accepted bool      `json:"accepted"` // among the contacts
+	Text     string    `json:"text"`
+	Sent     time.Time `json:"sent"`
 }
 
 type retryLine struct {
@@ -88,7 +89,7 @@ Examples:
 			if err := errors.Join(l.check(), m.check()); err != nil {
 				return err
 			}
-			c, err := f.open(m)
+			c, err := f.open(out, m)
 			if err != nil {
 				return err
 			}
@@ -158,8 +159,8 @@ func showEvent(out *output, event client.Event) error {
 	switch event := event.(type) {
 	case *client.Message:
 		from := event.From.String()
-		err := out.say(messageLine{"message", event.ID.String(), from, event.Text, event.SentAt}, "%s  %s: %s",
-			when(event.SentAt), from, printable(event.Text))
+		line := messageLine{"message", event.ID.String(), from, event.From.Accepted, event.Text, event.SentAt}
+		err := out.say(line, "%s  %s%s: %s", when(event.SentAt), from, stranger(event.From), visible.Lines(event.Text))
 		return done(event, err)
 	case client.LinkUp:
 		warnOfClock(out, event)
@@ -169,8 +170,8 @@ func showEvent(out *output, event client.Event) error {
 			event.Err, event.Retry.Round(100*time.Millisecond))
 	case *client.MissedCall:
 		peer := event.From.String()
-		err := out.say(missedLine{"missed_call", event.ID.String(), peer, event.At, event.Video}, "%s  %s called, and nobody answered",
-			when(event.At), peer)
+		err := out.say(missedLine{"missed_call", event.ID.String(), peer, event.At, event.Video}, "%s  %s%s called, and nobody answered",
+			when(event.At), peer, stranger(event.From))
 		return done(event, err)
 	case client.MessageDelivered:
 		out.say(sentLine{Event: "delivered", ID: event.ID.String(), To: event.To}, "delivered to %s", event.To)
@@ -190,6 +191,14 @@ func showEvent(out *output, event client.Event) error {
 		showRetry(out, event)
 	}
 	return nil
+}
+
+// stranger marks who is not among the contacts.
+func stranger(from client.Contact) string {
+	if from.Accepted {
+		return ""
+	}
+	return " (not a contact)"
 }
 
 // done erases what was printed. What was not is kept, and printed next time.
@@ -229,17 +238,4 @@ func showRetry(out *output, event client.Event) {
 			out.say(line, "a new session with %s has begun, since something could not be decrypted", peer)
 		}
 	}
-}
-
-// printable keeps a peer from steering the terminal.
-func printable(text string) string {
-	return strings.Map(func(r rune) rune {
-		if r == '\n' || r == '\t' {
-			return r
-		}
-		if r < 0x20 || r >= 0x7f && r < 0xa0 {
-			return '\uFFFD'
-		}
-		return r
-	}, text)
 }

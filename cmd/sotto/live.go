@@ -88,7 +88,7 @@ func (d *display) show(event client.CallEvent) {
 		d.accepted = time.Now()
 		d.say(callLine{Event: "accepted", Peer: peer}, "accepted")
 		if d.board != nil {
-			d.out.say(nil, keyHelp)
+			d.out.say(nil, "%s", keyHelp)
 		}
 		if d.code != nil {
 			d.show(*d.code)
@@ -203,16 +203,16 @@ func (d *display) showPeerState(is client.PeerState) {
 		was, is bool
 		on, off string
 	}{
-		{was.Muted, is.Muted, "%s is muted", "%s is not muted any more"},
-		{was.Held, is.Held, "%s has put the call on hold", "%s is back"},
-		{was.Video, is.Video, "%s shows video", "%s shows no video any more"},
-		{was.Screen, is.Screen, "%s shares a screen", "%s shares no screen any more"},
+		{was.Muted, is.Muted, "is muted", "is not muted any more"},
+		{was.Held, is.Held, "has put the call on hold", "is back"},
+		{was.Video, is.Video, "shows video", "shows no video any more"},
+		{was.Screen, is.Screen, "shares a screen", "shares no screen any more"},
 	} {
 		switch {
 		case change.is && !change.was:
-			d.out.say(nil, change.on, peer)
+			d.out.say(nil, "%s %s", peer, change.on)
 		case change.was && !change.is:
-			d.out.say(nil, change.off, peer)
+			d.out.say(nil, "%s %s", peer, change.off)
 		}
 	}
 }

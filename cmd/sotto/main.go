@@ -66,7 +66,7 @@ func usagef(format string, args ...any) error { return usageError{fmt.Errorf(for
 // run finds the command, fills its flags from the command line, the environment and the configuration file, and runs it.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if len(args) == 0 || args[0] == "help" && len(args) == 1 || args[0] == "-h" || args[0] == "--help" {
-		fmt.Fprint(stdout, overview())
+		newOutput(stdout, stderr, false).draw(func(w io.Writer) { io.WriteString(w, overview()) })
 		if len(args) == 0 {
 			return exitUsage
 		}
@@ -80,7 +80,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	}
 	cmd := find(args[0])
 	if cmd == nil {
-		fmt.Fprintf(stderr, "sotto: there is no command %q; \"sotto help\" lists them\n", args[0])
+		newOutput(stdout, stderr, false).warn(nil, "sotto: there is no command %q; \"sotto help\" lists them", args[0])
 		return exitUsage
 	}
 
@@ -89,7 +89,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	out := newOutput(stdout, stderr, s.json)
 	switch {
 	case errors.Is(err, pflag.ErrHelp):
-		fmt.Fprint(stdout, cmd.usage(s.flags))
+		out.draw(func(w io.Writer) { io.WriteString(w, cmd.usage(s.flags)) })
 		return exitDone
 	case err == nil:
 		err = cmd.run(ctx, out, s.args)

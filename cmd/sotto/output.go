@@ -1,18 +1,19 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
-	"strings"
 	"sync"
 
 	"golang.org/x/term"
+
+	"sotto/internal/visible"
 )
 
-// output is what a command says: sentences for people, or with --json one object a line. A terminal also gets a live line
-// that is rewritten in place and steps aside for everything else.
+// output is what a command says: sentences for people, or with --json one object a line. A terminal
+// also gets a live line that is rewritten in place and steps aside for everything else. All that is
+// printed goes through here, and what others wrote is made visible on the way (package visible).
 type output struct {
 	json     bool
 	terminal bool // stdout is one: colour and a live line make sense
@@ -25,26 +26,24 @@ type output struct {
 
 func newOutput(stdout, stderr io.Writer, asJSON bool) *output {
 	o := &output{json: asJSON, stdout: stdout, stderr: stderr}
-	if f, ok := stdout.(*os.File); ok && !asJSON {
-		o.terminal = term.IsTerminal(int(f.Fd())) && os.Getenv("TERM") != "dumb"
-	}
+	o.terminal = !asJSON && columnsOf(stdout) > 0 && os.Getenv("TERM") != "dumb"
 	return o
 }
 
 // colour reports whether escape sequences are welcome (https://no-color.org).
 func (o *output) colour() bool { return o.terminal && os.Getenv("NO_COLOR") == "" }
 
-// say prints text for people, or event for scripts. An event is a struct or map; nil says nothing to scripts. The error is for those who
-// must know that it was printed.
+// say prints a sentence for people, or event for scripts. An event is a struct or map; nil says
+// nothing to scripts. The error is for those who must know that it was printed.
 func (o *output) say(event any, format string, args ...any) (err error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.clear()
 	switch {
 	case !o.json:
-		_, err = fmt.Fprintf(o.stdout, format+"\n", args...)
+		err = printText(o.stdout, visible.Sprintf(format, args...))
 	case event != nil:
-		err = json.NewEncoder(o.stdout).Encode(event)
+		err = printJSON(o.stdout, event)
 	}
 	if err != nil {
 		return fmt.Errorf("cannot print: %w", err)
@@ -52,12 +51,24 @@ func (o *output) say(event any, format string, args ...any) (err error) {
 	return nil
 }
 
-// do lets write print what is more than a sentence or an event.
-func (o *output) do(write func(io.Writer)) {
+// draw lets write print what is more than a sentence or an event, in colours.
+func (o *output) draw(write func(io.Writer)) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.clear()
-	write(o.stdout)
+	if o.json {
+		write(visible.JSONWriter{W: o.stdout})
+	} else {
+		write(visible.ColourWriter{W: o.stdout})
+	}
+}
+
+// prompt puts a question to the person at the terminal. The answer stands behind it.
+func (o *output) prompt(format string, args ...any) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.clear()
+	fmt.Fprint(o.stderr, visible.Sprintf(format, args...).Fit(columnsOf(o.stderr)))
 }
 
 // progress is the live line on a terminal, an event for scripts, and nothing in a plain file.
@@ -71,11 +82,7 @@ func (o *output) progress(event any, format string, args ...any) {
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	line := fmt.Sprintf(format, args...)
-	if width, _, err := term.GetSize(int(os.Stdout.Fd())); err == nil && width > 0 {
-		line = truncate(line, width-1)
-	}
-	fmt.Fprint(o.stdout, "\r\x1b[K"+line)
+	fmt.Fprint(o.stdout, "\r\x1b[K"+visible.Sprintf(format, args...).Cut(columnsOf(o.stdout)-1))
 	o.live = true
 }
 
@@ -94,19 +101,42 @@ func (o *output) clear() {
 
 // fail says why the command ends without success.
 func (o *output) fail(command string, err error) {
+	o.warn(map[string]string{"event": "error", "command": command, "error": err.Error()}, "sotto %s: %s", command, err)
+}
+
+// warn is say on standard error.
+func (o *output) warn(event any, format string, args ...any) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.clear()
 	if o.json {
-		json.NewEncoder(o.stderr).Encode(map[string]string{"event": "error", "command": command, "error": err.Error()})
-		return
+		_ = printJSON(o.stderr, event)
+	} else {
+		_ = printText(o.stderr, visible.Sprintf(format, args...))
 	}
-	fmt.Fprintf(o.stderr, "sotto %s: %s\n", command, strings.TrimSpace(err.Error()))
 }
 
-func truncate(line string, width int) string {
-	if runes := []rune(line); len(runes) > width {
-		return string(runes[:width])
+func printText(w io.Writer, text visible.Text) error {
+	_, err := io.WriteString(w, text.Fit(columnsOf(w))+"\n")
+	return err
+}
+
+func printJSON(w io.Writer, event any) error {
+	line, err := visible.JSON(event)
+	if err == nil {
+		_, err = w.Write(append(line, '\n'))
 	}
-	return line
+	return err
+}
+
+// columnsOf is how wide a terminal is, 80 if it does not say, and 0 if w is none.
+func columnsOf(w io.Writer) int {
+	f, ok := w.(*os.File)
+	if !ok || !term.IsTerminal(int(f.Fd())) {
+		return 0
+	}
+	if width, _, err := term.GetSize(int(f.Fd())); err == nil && width > 0 {
+		return width
+	}
+	return 80
 }

@@ -42,7 +42,7 @@ Examples:
 			if err != nil {
 				return err
 			}
-			options, err := f.options()
+			options, err := f.options(out)
 			if err != nil {
 				return err
 			}

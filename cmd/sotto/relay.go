@@ -24,6 +24,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"sotto/internal/visible"
 	"sotto/signaling"
 	"sotto/turnserver"
 )
@@ -304,9 +305,13 @@ type offloadLine struct {
 	Offload string `json:"offload"`
 }
 
-func (r *relayFlags) say(out *output, server *turnserver.Server) {
+func (r *relayFlags) announce(out *output, server *turnserver.Server) {
 	urls := server.URLs()
-	out.say(relayLine{"relay", urls}, "relay at  %s", strings.Join(urls, "\n          "))
+	shown := make([]visible.Text, len(urls))
+	for i, url := range urls {
+		shown[i] = visible.Line(url)
+	}
+	out.say(relayLine{"relay", urls}, "relay at  %s", visible.Join("\n          ", shown...))
 	if r.offload != "off" {
 		out.say(offloadLine{"offload", server.Offload()}, "offload   %s", server.Offload())
 	}

@@ -67,7 +67,7 @@ func TestHangupReloadsTheRelaysCertificate(t *testing.T) {
 	}
 	flags := relayFlags{tlsListen: []string{"127.0.0.1:0"}, ports: "49152-65535"}
 	flags.onLoopback()
-	relay, err := flags.start([][]byte{[]byte("a secret of at least 16 bytes")}, relayTLS(certificate), logger(false))
+	relay, err := flags.start([][]byte{[]byte("a secret of at least 16 bytes")}, relayTLS(certificate), testLog())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,7 +82,7 @@ func TestHangupReloadsTheRelaysCertificate(t *testing.T) {
 	}
 	ctx, stop := context.WithCancel(t.Context())
 	stopped := make(chan error)
-	go func() { stopped <- untilStopped(ctx, reloads(certificate, nil, nil), nil, logger(false)) }()
+	go func() { stopped <- untilStopped(ctx, reloads(certificate, nil, nil), nil, testLog()) }()
 
 	if n := serial(); n != 1 {
 		t.Errorf("certificate %d before", n)

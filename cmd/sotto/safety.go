@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/base64"
 	"fmt"
@@ -9,7 +10,6 @@ import (
 	"os"
 
 	"github.com/spf13/pflag"
-	"golang.org/x/term"
 
 	"sotto/client"
 	"sotto/cmd/sotto/qrcode"
@@ -66,7 +66,7 @@ Examples:
 			if f.compare != "" && (f.qr || f.png != "") {
 				return usagef("--compare reads what USER shows, --qr and --png show: use one at a time")
 			}
-			c, err := f.client.open(mediaFlags{})
+			c, err := f.client.open(out, mediaFlags{})
 			if err != nil {
 				return err
 			}
@@ -111,21 +111,13 @@ func showSafety(out *output, c *client.Client, username string, f safetyFlags) e
 	}, "%s", number)
 	switch {
 	case out.json || !f.qr && !out.terminal:
-	case !f.qr && symbol.Size() > columns():
+	case !f.qr && symbol.Size() > cmp.Or(columnsOf(out.stdout), 80):
 		out.say(nil, "(for the QR code, make this window %d columns wide, or use --png)", symbol.Size())
 	default:
-		out.do(func(w io.Writer) { io.WriteString(w, symbol.Text(out.colour())) })
+		out.draw(func(w io.Writer) { io.WriteString(w, symbol.Text(out.colour())) })
 	}
 	if out.terminal && contact.Verified {
 		out.say(nil, "%s is verified: you have compared this number", username)
 	}
 	return nil
-}
-
-// columns is how wide the terminal is, where it says so.
-func columns() int {
-	if width, _, err := term.GetSize(int(os.Stdout.Fd())); err == nil && width > 0 {
-		return width
-	}
-	return 80
 }

@@ -59,7 +59,7 @@ Examples:
 			if text == "" {
 				return usagef("there is nothing to send")
 			}
-			c, err := f.open(mediaFlags{})
+			c, err := f.open(out, mediaFlags{})
 			if err != nil {
 				return err
 			}

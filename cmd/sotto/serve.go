@@ -97,7 +97,7 @@ func serve(ctx context.Context, out *output, f serveFlags, cmd *command) (err er
 		return err
 	}
 	first := firstStart(data)
-	log := logger(f.verbose)
+	log := out.logger(f.verbose)
 	var undo cleanup
 	defer func() { err = errors.Join(err, undo.run()) }()
 
@@ -155,7 +155,7 @@ func serve(ctx context.Context, out *output, f serveFlags, cmd *command) (err er
 	}
 	out.say(serverLine{"server", listener.URL(names[0]), names, data}, "server at %s, data in %s", listener.URL(names[0]), data)
 	if relay != nil {
-		f.relay.say(out, relay)
+		f.relay.announce(out, relay)
 	}
 	sayMetrics(out, metrics)
 	if first && !f.open {

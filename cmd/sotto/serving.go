@@ -40,14 +40,6 @@ func firstStart(data string) bool {
 	return errors.Is(err, fs.ErrNotExist)
 }
 
-func logger(verbose bool) *slog.Logger {
-	level := slog.LevelWarn
-	if verbose {
-		level = slog.LevelDebug
-	}
-	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
-}
-
 func loopbackAddress(address string) bool {
 	host, _, err := net.SplitHostPort(address)
 	if err != nil {

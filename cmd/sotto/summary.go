@@ -2,9 +2,11 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"sotto/client"
+	"sotto/internal/visible"
 	"sotto/media"
 )
 
@@ -88,17 +90,19 @@ func (d *display) summarize(ended client.Ended) {
 	}
 	duration := time.Since(d.accepted)
 	line.Seconds = duration.Seconds()
-	text := fmt.Sprintf("call with %s: %s after %s\n", peer, ended.Reason, clock(duration))
-	text += fmt.Sprintf("  %-12s %s, %s, code %s\n", "private by", s.Cipher, pathWords(s.Path.Kind), line.Code)
-	text += fmt.Sprintf("  %-12s round trip %.1f ms, %.1f %% of packets lost, jitter %.1f ms\n",
-		"network", line.RoundTrip, 100*s.Audio.Loss(), line.Audio.Jitter)
-	text += fmt.Sprintf("  %-12s %d frames sent, %d heard, %d of them concealed",
-		"audio", s.Audio.FramesSent, s.Audio.FramesReceived, s.Audio.FramesConcealed)
-	text += pictures("video", s.Video) + pictures("screen", s.Screen)
-	for _, file := range recorded {
-		text += fmt.Sprintf("\n  %-12s %s", "recorded", file)
+	text := []visible.Text{
+		visible.Sprintf("call with %s: %s after %s", peer, ended.Reason, clock(duration)),
+		visible.Sprintf("  %-12s %s, %s, code %s", "private by", s.Cipher, pathWords(s.Path.Kind), line.Code),
+		visible.Sprintf("  %-12s round trip %.1f ms, %.1f %% of packets lost, jitter %.1f ms",
+			"network", line.RoundTrip, 100*s.Audio.Loss(), line.Audio.Jitter),
+		visible.Sprintf("  %-12s %d frames sent, %d heard, %d of them concealed",
+			"audio", s.Audio.FramesSent, s.Audio.FramesReceived, s.Audio.FramesConcealed),
 	}
-	d.say(line, "%s", text)
+	text = append(text, slices.Concat(pictures("video", s.Video), pictures("screen", s.Screen))...)
+	for _, file := range recorded {
+		text = append(text, visible.Sprintf("  %-12s %s", "recorded", file))
+	}
+	d.say(line, "%s", visible.Join("\n", text...))
 }
 
 func fields(s media.StreamStats) streamFields {
@@ -106,11 +110,12 @@ func fields(s media.StreamStats) streamFields {
 }
 
 // pictures is a line about a stream that had any.
-func pictures(name string, s media.StreamStats) string {
+func pictures(name string, s media.StreamStats) []visible.Text {
 	if s.FramesSent+s.FramesReceived == 0 {
-		return ""
+		return nil
 	}
-	return fmt.Sprintf("\n  %-12s %d frames sent, %d seen, %d lost", name, s.FramesSent, s.FramesReceived, s.FramesLost)
+	return []visible.Text{visible.Sprintf("  %-12s %d frames sent, %d seen, %d lost",
+		name, s.FramesSent, s.FramesReceived, s.FramesLost)}
 }
 
 func pathWords(kind string) string {

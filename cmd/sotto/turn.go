@@ -81,7 +81,7 @@ func (f *turnFlags) run(ctx context.Context, out *output, cmd *command) error {
 	if err != nil {
 		return err
 	}
-	log := logger(f.verbose)
+	log := out.logger(f.verbose)
 	listener, err := listenMetrics(f.metrics)
 	if err != nil {
 		return err
@@ -96,7 +96,7 @@ func (f *turnFlags) run(ctx context.Context, out *output, cmd *command) error {
 	if listener != nil {
 		go serveMetrics(listener, nil, server)
 	}
-	f.relay.say(out, server)
+	f.relay.announce(out, server)
 	sayMetrics(out, listener)
 	newSettings := func() error {
 		var now turnFlags
