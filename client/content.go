@@ -10,11 +10,13 @@ import (
 	"sotto/wire"
 )
 
+// MaxText is how many bytes a message has at most.
+const MaxText = 32 << 10
+
 // Limits of content. The ciphertext of an envelope holds at most 64 KiB.
 const (
 	padTo          = 160        // bytes; so the length of a message shows in steps only
 	padCallTo      = 13 * padTo // so an offer of video is as long as one without, and nearly every step of a call as long as any other
-	maxText        = 32 << 10
 	maxContent     = 48 << 10
 	maxReceipts    = 256
 	maxUsername    = 32
@@ -101,7 +103,7 @@ func parseContent(plaintext []byte) (*wire.Content, error) {
 const maxTimestamp = 1 << 52 // milliseconds; safe in arithmetic, and some hundred thousand years off
 
 func checkText(text string) error {
-	if len(text) == 0 || len(text) > maxText || !utf8.ValidString(text) {
+	if len(text) == 0 || len(text) > MaxText || !utf8.ValidString(text) {
 		return errContent
 	}
 	return nil

@@ -182,7 +182,7 @@ func FuzzContent(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if len(content.Id) != 16 || len(content.GetText().GetBody()) > maxText || len(content.GetReceipt().GetMessageIds()) > maxReceipts ||
+		if len(content.Id) != 16 || len(content.GetText().GetBody()) > MaxText || len(content.GetReceipt().GetMessageIds()) > maxReceipts ||
 			len(content.GetCall().GetCandidates().GetCandidates()) > maxCandidates || len(content.GetCall().GetOffer()) > maxDescription {
 			t.Errorf("accepted beyond the limits")
 		}

@@ -268,7 +268,7 @@ func TestSendErrors(t *testing.T) {
 	w.online("bob")
 	for name, test := range map[string]struct{ to, text string }{
 		"empty":     {"bob", ""},
-		"long":      {"bob", strings.Repeat("x", maxText+1)},
+		"long":      {"bob", strings.Repeat("x", MaxText+1)},
 		"not UTF-8": {"bob", "\xff"},
 		"oneself":   {"alice", "hi"},
 		"no name":   {"B!", "hi"},
@@ -280,5 +280,5 @@ func TestSendErrors(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	alice.send(t, "bob", strings.Repeat("x", maxText))
+	alice.send(t, "bob", strings.Repeat("x", MaxText))
 }

@@ -106,8 +106,8 @@ func (c *Client) loadOutbox() error {
 // reached, now or after a restart. Only the first message to somebody, or
 // after they have got another device, needs the server at once.
 func (c *Client) Send(ctx context.Context, to, text string) (MessageID, error) {
-	if text == "" || len(text) > maxText {
-		return MessageID{}, fmt.Errorf("a message has 1 to %d bytes", maxText)
+	if text == "" || len(text) > MaxText {
+		return MessageID{}, fmt.Errorf("a message has 1 to %d bytes", MaxText)
 	}
 	if checkText(text) != nil {
 		return MessageID{}, errors.New("a message must be valid UTF-8")

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -154,7 +155,7 @@ func readKeyFile(path string, create bool) ([]byte, error) {
 	if runtime.GOOS != "windows" && info.Mode().Perm()&0o077 != 0 {
 		return nil, fmt.Errorf("key file %s can be read by others: make it yours alone (chmod 600)", path)
 	}
-	text, err := os.ReadFile(path)
+	text, err := readStart(path, 4096)
 	if err != nil {
 		return nil, fmt.Errorf("cannot read key file: %w", err)
 	}
@@ -163,6 +164,16 @@ func readKeyFile(path string, create bool) ([]byte, error) {
 		return nil, fmt.Errorf("%s is not a key file (32 bytes in hexadecimal)", path)
 	}
 	return key, nil
+}
+
+// readStart reads no more of a file than that many bytes.
+func readStart(path string, most int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, most))
 }
 
 // encrypt encrypts under a fresh nonce, which it puts first. 24 bytes of chance do not repeat.

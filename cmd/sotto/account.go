@@ -134,7 +134,7 @@ func (c *clientFlags) options(out *output) (client.Options, error) {
 }
 
 func authorities(file string) (*x509.CertPool, error) {
-	pem, err := os.ReadFile(file)
+	pem, err := readFile(file, 4<<20)
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the certificate authorities: %w", err)
 	}
@@ -156,7 +156,7 @@ func readPassphrase(out *output, file string) ([]byte, error) {
 		out.prompt("\n")
 		return passphrase, err
 	}
-	text, err := os.ReadFile(file)
+	text, err := readFile(file, 64<<10)
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the passphrase: %w", err)
 	}

@@ -152,7 +152,8 @@ func openMedia[R any](given []string, i int, shipped string, open func(string, i
 	var none R
 	name, read := shipped, sample.Files.ReadFile
 	if len(given) > 0 {
-		name, read = given[min(i, len(given)-1)], os.ReadFile
+		name = given[min(i, len(given)-1)]
+		read = func(name string) ([]byte, error) { return readFile(name, 256<<20) }
 	}
 	content, err := read(name)
 	if errors.Is(err, os.ErrNotExist) {

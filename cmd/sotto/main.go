@@ -42,6 +42,7 @@ type command struct {
 	summary string // one line for the list
 	help    string // what it does, and examples to copy
 	flags   func(*pflag.FlagSet)
+	text    bool              // what follows the first argument is text, and holds no flags
 	line    []string          // what stood behind the name, for settings that are read again
 	given   map[string]string // what came of that, by flag
 	run     func(ctx context.Context, out *output, args []string) error

@@ -1,10 +1,11 @@
 package main
 
 import (
-	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 	"time"
@@ -27,15 +28,20 @@ func sendCommand() *command {
 	return &command{
 		name:    "send",
 		args:    "USER [TEXT...]",
+		text:    true,
 		summary: "Send a message",
 		help: `
 Sends TEXT, or what standard input holds. It is encrypted for USER's device here. "sent" means that the server keeps it until
 that device has it; "delivered" that the device has it, which people tell only their accepted contacts. To somebody you have
 exchanged messages with, what cannot be sent now is kept, and sent by the next command that connects.
 
+From the first word of TEXT on all is text, also what looks like a flag. Where the first word may
+look like one, put -- before it.
+
 Examples:
   sotto send bob The train is late, start without me
   sotto send bob --as alice --wait 10s hello     wait up to 10 s for it to be delivered
+  sotto send bob -- "$text"                      whatever it begins with
   uptime | sotto send ops
 `,
 		flags: func(flags *pflag.FlagSet) {
@@ -83,11 +89,14 @@ func keep(ctx context.Context, c *client.Client, to, text string, reason error) 
 }
 
 func readText() (string, error) {
-	var b strings.Builder
-	if _, err := bufio.NewReader(os.Stdin).WriteTo(&b); err != nil {
-		return "", err
+	text, err := io.ReadAll(io.LimitReader(os.Stdin, client.MaxText+2))
+	if err != nil {
+		return "", fmt.Errorf("cannot read standard input: %w", err)
 	}
-	return strings.TrimRight(b.String(), "\n"), nil
+	if len(text) > client.MaxText+1 { // the last is a line feed
+		return "", fmt.Errorf("standard input holds more than a message can, %d bytes", client.MaxText)
+	}
+	return string(bytes.TrimRight(text, "\n")), nil
 }
 
 // send returns when the server has the message, or with wait when the recipient has it or the time is over.

@@ -2,10 +2,13 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/spf13/pflag"
 )
@@ -25,9 +28,14 @@ type parsed struct {
 func settings(cmd *command, getenv func(string) (string, bool)) (parsed, error) {
 	flags := flagSet(cmd)
 	p := parsed{flags: flags}
-	err := flags.Parse(cmd.line)
+	var err error
+	if cmd.text {
+		p.args, err = parseBeforeText(flags, cmd.line)
+	} else {
+		err = flags.Parse(cmd.line)
+		p.args = flags.Args()
+	}
 	p.json, _ = flags.GetBool("json")
-	p.args = flags.Args()
 	if err == pflag.ErrHelp {
 		return p, err
 	}
@@ -69,6 +77,46 @@ func settings(cmd *command, getenv func(string) (string, bool)) (parsed, error) 
 	return p, err
 }
 
+// parseBeforeText reads flags before the first argument and right behind it, up to "--" or the first
+// word that is none of the command's. From there on all is text, whatever it looks like.
+func parseBeforeText(flags *pflag.FlagSet, line []string) (args []string, err error) {
+	flags.SetInterspersed(false)
+	if err := flags.Parse(line); err != nil || flags.NArg() == 0 {
+		return nil, err
+	}
+	args, rest := flags.Args()[:1], flags.Args()[1:]
+	for flags.ArgsLenAtDash() < 0 {
+		words := flagWords(flags, rest)
+		if words == 0 {
+			break
+		}
+		if err := flags.Parse(rest[:words]); err != nil {
+			return nil, err
+		}
+		rest = rest[words:]
+	}
+	return slices.Concat(args, rest), nil
+}
+
+// flagWords is how many words the flag at the beginning takes: 0 if there is none, which -h is not.
+func flagWords(flags *pflag.FlagSet, words []string) int {
+	if len(words) == 0 || !strings.HasPrefix(words[0], "--") || strings.ContainsFunc(words[0], unicode.IsSpace) {
+		return 0
+	}
+	if words[0] == "--" {
+		return 1
+	}
+	name, _, valued := strings.Cut(words[0][2:], "=")
+	flag := flags.Lookup(name)
+	switch {
+	case flag == nil:
+		return 0
+	case valued || flag.NoOptDefVal != "":
+		return 1
+	}
+	return min(2, len(words))
+}
+
 // again reads the settings of a running command once more, into those of fresh, and names what is different there and is not among reloaded.
 func (c *command) again(fresh *command, reloaded []string) (differs []string, err error) {
 	fresh.line = c.line
@@ -96,6 +144,20 @@ func flagSet(cmd *command) *pflag.FlagSet {
 	return flags
 }
 
+// readFile reads a small file, which may be a pipe, and no more of it than could be meant.
+func readFile(name string, most int64) ([]byte, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, most+1))
+	if err == nil && int64(len(text)) > most {
+		err = fmt.Errorf("%s has more than %d KiB: name the right file", name, most>>10)
+	}
+	return text, err
+}
+
 func environmentName(flag string) string {
 	return "SOTTO_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
 }
@@ -111,12 +173,11 @@ func knownFlag(name string) bool {
 }
 
 func readConfig(file string, set func(name, value string) error) error {
-	f, err := os.Open(file)
+	text, err := readFile(file, 1<<20)
 	if err != nil {
 		return usagef("cannot read the configuration: %w", err)
 	}
-	defer f.Close()
-	scanner := bufio.NewScanner(f)
+	scanner := bufio.NewScanner(bytes.NewReader(text))
 	for number := 1; scanner.Scan(); number++ {
 		line := strings.TrimSpace(scanner.Text())
 		if line == "" || line[0] == '#' {

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"image"
+	"image/color"
+	"image/draw"
 	"image/jpeg"
 	"image/png"
 	"io"
@@ -17,7 +19,6 @@ import (
 	"github.com/makiuchi-d/gozxing"
 	"github.com/makiuchi-d/gozxing/qrcode/decoder"
 	"github.com/makiuchi-d/gozxing/qrcode/detector"
-	"golang.org/x/image/draw"
 )
 
 // Reading a picture that somebody sent:
@@ -29,7 +30,8 @@ import (
 //     too many places look like the corner of a code: choosing among them takes the cube of their number.
 const (
 	maxFile    = 16 << 20
-	maxPixels  = 25_000_000 // a telephone's photo; some 400 MB to decode in the worst form of JPEG
+	maxPixels  = 25_000_000  // a telephone's photo
+	maxDecoded = 250_000_000 // bytes
 	maxCorners = 600
 	maxTried   = 10 // of them, in every combination
 	timeout    = 20 * time.Second
@@ -112,7 +114,7 @@ func decode(ctx context.Context, data []byte) (image.Image, error) {
 	if err != nil || config.Width <= 0 || config.Height <= 0 {
 		return nil, errDamaged
 	}
-	if config.Width > maxPixels/config.Height {
+	if config.Width > min(maxPixels, maxDecoded/bytesPerPixel(data, config))/config.Height {
 		return nil, fmt.Errorf("it has %d x %d pixels: make the picture smaller, or cut out the QR code", config.Width, config.Height)
 	}
 	picture, err := body(&untilDone{ctx, bytes.NewReader(data)})
@@ -123,6 +125,22 @@ func decode(ctx context.Context, data []byte) (image.Image, error) {
 		return nil, errDamaged
 	}
 	return picture, nil
+}
+
+// bytesPerPixel is what decoding takes at most. The library keeps 4 bytes of each of up to four
+// components of a progressive JPEG besides the picture, and half of an interlaced PNG twice.
+func bytesPerPixel(data []byte, config image.Config) int {
+	switch config.ColorModel {
+	case color.RGBA64Model, color.NRGBA64Model, color.Gray16Model:
+		return 12
+	}
+	switch {
+	case data[0] == 0x89: // PNG
+		return 6
+	case bytes.Contains(data, []byte("\xff\xc2")): // progressive (ISO/IEC 10918-1 table B.1)
+		return 20
+	}
+	return 4
 }
 
 // untilDone is a reader that fails once the time is over, and with it what decodes.
@@ -138,7 +156,8 @@ func (u *untilDone) Read(b []byte) (int, error) {
 	return u.r.Read(b)
 }
 
-// shrink makes the picture gray, on white, with no side longer than the given one.
+// shrink makes the picture gray, on white, with no side longer than the given one: each pixel is the
+// mean of those it stands for. Line by line: a scaler of x/image takes 32 bytes a pixel.
 func shrink(picture image.Image, side int) *image.Gray {
 	from := picture.Bounds()
 	size := from.Size()
@@ -148,8 +167,25 @@ func shrink(picture image.Image, side int) *image.Gray {
 		return gray
 	}
 	gray := image.NewGray(image.Rectangle{Max: size})
-	draw.Draw(gray, gray.Rect, image.White, image.Point{}, draw.Src)
-	draw.BiLinear.Scale(gray, gray.Rect, picture, from, draw.Over, nil)
+	line := image.NewGray(image.Rect(0, 0, from.Dx(), 1))
+	sums, row := make([]int, size.X), 0
+	count := make([]int, size.X)
+	for y := range from.Dy() {
+		draw.Draw(line, line.Rect, image.White, image.Point{}, draw.Src)
+		draw.Draw(line, line.Rect, picture, from.Min.Add(image.Pt(0, y)), draw.Over)
+		for x, light := range line.Pix {
+			sums[x*size.X/from.Dx()] += int(light)
+			count[x*size.X/from.Dx()]++
+		}
+		if next := (y + 1) * size.Y / from.Dy(); next > row {
+			for x := range sums {
+				gray.Pix[row*gray.Stride+x] = byte(sums[x] / count[x])
+			}
+			clear(sums)
+			clear(count)
+			row = next
+		}
+	}
 	return gray
 }
 
