@@ -244,7 +244,7 @@ func parseServer(s string, allowPlain bool) (*url.URL, error) {
 	case "http", "ws":
 		u.Scheme = "http"
 		if !allowPlain && !loopback(u.Hostname()) {
-			return nil, fmt.Errorf("%s is plain http: use https, or allow plain links (Options.AllowPlain, --insecure-plain)", s)
+			return nil, fmt.Errorf("%s %w", s, ErrPlain)
 		}
 	default:
 		return nil, errors.New("the server must be a URL such as https://sotto.example")

@@ -18,6 +18,8 @@ var (
 		"the server does not know the account or goes by another name, or somebody on the way ends the TLS connection")
 	// ErrNoSuchUser says that the server knows no account of that name.
 	ErrNoSuchUser = errors.New("no such user on this server")
+	// ErrPlain refuses a link without TLS, which Options.AllowPlain allows.
+	ErrPlain = errors.New("is plain http, where others can see who talks to whom: use https")
 	// ErrBusy says that this client is in a call already.
 	ErrBusy = errors.New("already in a call: hang up first")
 	// ErrCallEnded says that a call is over.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -104,12 +105,13 @@ func (c *clientFlags) define(flags *pflag.FlagSet) {
 	c.account.define(flags)
 	flags.StringVar(&c.keyFile, "key-file", "", "what opens the account is in `FILE` (default: the file \"key\" in its directory)")
 	flags.StringVar(&c.passphraseFile, "passphrase-file", "", "the first line of `FILE` opens the account; - asks on the terminal")
-	flags.StringVar(&c.ca, "ca", "", "trust the certificate authorities in `FILE` (PEM) instead of the system's")
+	flags.StringVar(&c.ca, "ca", "", "trust the certificate authorities in `FILE` (PEM) instead of the system's; remembered by a new account")
 	flags.BoolVar(&c.insecurePlain, "insecure-plain", false, "allow links without TLS to a server on another machine")
 	flags.BoolVar(&c.verbose, "verbose", false, "log to standard error; never names, addresses or keys")
 }
 
-func (c *clientFlags) options(out *output) (client.Options, error) {
+// options are those of an account that lies in a directory, or will, if it is new.
+func (c *clientFlags) options(out *output, directory string, isNew bool) (client.Options, error) {
 	options := client.Options{AllowPlain: c.insecurePlain, Logger: out.personsLogger(c.verbose)}
 	switch {
 	case c.keyFile != "" && c.passphraseFile != "":
@@ -117,14 +119,18 @@ func (c *clientFlags) options(out *output) (client.Options, error) {
 	case c.keyFile != "":
 		options.Key = client.KeyFile(c.keyFile)
 	case c.passphraseFile != "":
-		passphrase, err := readPassphrase(out, c.passphraseFile)
+		passphrase, err := readPassphrase(out, c.passphraseFile, isNew)
 		if err != nil {
 			return options, err
 		}
 		options.Key = client.Passphrase(passphrase)
 	}
-	if c.ca != "" {
-		roots, err := authorities(c.ca)
+	file := c.ca
+	if remembered := filepath.Join(directory, rememberedCA); file == "" && !isNew && exists(remembered) {
+		file = remembered
+	}
+	if file != "" {
+		roots, err := authorities(file)
 		if err != nil {
 			return options, err
 		}
@@ -133,8 +139,32 @@ func (c *clientFlags) options(out *output) (client.Options, error) {
 	return options, nil
 }
 
+// rememberedCA is the copy of --ca in the directory of the account that was made with it.
+const rememberedCA = "ca.pem"
+
+// remember keeps what a new account was made with.
+func (c *clientFlags) remember(out *output, directory string) {
+	if c.ca == "" {
+		return
+	}
+	pem, err := readFile(c.ca, maxAuthorities)
+	if err == nil {
+		err = writeOnce(filepath.Join(directory, rememberedCA), pem)
+	}
+	if err != nil {
+		out.warn(linkLine{"ca_not_remembered", err.Error()}, "--ca is not remembered, give it again each time: %s", err)
+	}
+}
+
+func exists(file string) bool {
+	_, err := os.Stat(file)
+	return err == nil
+}
+
+const maxAuthorities = 4 << 20
+
 func authorities(file string) (*x509.CertPool, error) {
-	pem, err := readFile(file, 4<<20)
+	pem, err := readFile(file, maxAuthorities)
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the certificate authorities: %w", err)
 	}
@@ -145,15 +175,20 @@ func authorities(file string) (*x509.CertPool, error) {
 	return roots, nil
 }
 
-// readPassphrase reads a line, without echo from the terminal.
-func readPassphrase(out *output, file string) ([]byte, error) {
+// readPassphrase reads a line, without echo from the terminal. One that is new is asked for twice.
+func readPassphrase(out *output, file string, isNew bool) ([]byte, error) {
 	if file == "-" {
 		if !term.IsTerminal(int(os.Stdin.Fd())) {
 			return nil, usagef("there is no terminal to ask for the passphrase on; put it into a file of yours alone and name that")
 		}
-		out.prompt("Passphrase: ")
-		passphrase, err := term.ReadPassword(int(os.Stdin.Fd()))
-		out.prompt("\n")
+		passphrase, err := askPassphrase(out, "Passphrase: ")
+		if err != nil || !isNew {
+			return passphrase, err
+		}
+		again, err := askPassphrase(out, "The same again: ")
+		if err == nil && !bytes.Equal(passphrase, again) {
+			err = errors.New("the two passphrases differ: try again")
+		}
 		return passphrase, err
 	}
 	text, err := readFile(file, 64<<10)
@@ -164,13 +199,23 @@ func readPassphrase(out *output, file string) ([]byte, error) {
 	return bytes.TrimSuffix(line, []byte("\r")), nil
 }
 
+func askPassphrase(out *output, question string) ([]byte, error) {
+	out.prompt("%s", question)
+	passphrase, err := term.ReadPassword(int(os.Stdin.Fd()))
+	out.prompt("\n")
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the passphrase: %w", err)
+	}
+	return passphrase, nil
+}
+
 // open opens the account that the flags name, without connecting it. calls say what its calls are like.
 func (c *clientFlags) open(out *output, calls mediaFlags) (*client.Client, error) {
 	directory, err := c.account.find()
 	if err != nil {
 		return nil, err
 	}
-	options, err := c.options(out)
+	options, err := c.options(out, directory, false)
 	if err != nil {
 		return nil, err
 	}

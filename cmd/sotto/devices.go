@@ -209,7 +209,7 @@ Examples:
 			if err != nil {
 				return err
 			}
-			options, err := f.options(out)
+			options, err := f.options(out, directory, true)
 			if err != nil {
 				return err
 			}
@@ -224,6 +224,7 @@ Examples:
 				return err
 			}
 			defer c.Close()
+			f.remember(out, directory)
 			out.say(map[string]string{"event": "linked", "username": c.Username(), "server": c.Server(), "directory": directory},
 				"this is a device of %s at %s now; the account is in %s", c.Username(), c.Server(), directory)
 			return nil

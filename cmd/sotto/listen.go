@@ -166,8 +166,9 @@ func showEvent(out *output, event client.Event) error {
 		warnOfClock(out, event)
 		out.say(linkLine{Event: "link_up"}, "connected; waiting for messages and calls (Ctrl-C ends)")
 	case client.LinkDown:
-		out.say(linkLine{"link_down", event.Err.Error()}, "the server is not reached: %s; trying again in %s",
-			event.Err, event.Retry.Round(100*time.Millisecond))
+		reason := explain(event.Err)
+		out.say(linkLine{"link_down", reason.Error()}, "the server is not reached: %s; trying again in %s",
+			reason, event.Retry.Round(100*time.Millisecond))
 	case *client.MissedCall:
 		peer := event.From.String()
 		err := out.say(missedLine{"missed_call", event.ID.String(), peer, event.At, event.Video}, "%s  %s%s called, and nobody answered",

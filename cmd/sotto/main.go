@@ -99,7 +99,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if err == nil {
 		return exitDone
 	}
-	out.fail(cmd.name, err)
+	out.fail(cmd.name, explain(err))
 	if errors.As(err, new(usageError)) {
 		return exitUsage
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/pflag"
 
@@ -42,12 +43,12 @@ Examples:
 			if err != nil {
 				return err
 			}
-			options, err := f.options(out)
+			options, err := f.options(out, directory, true)
 			if err != nil {
 				return err
 			}
 			c, err := client.Register(ctx, directory, client.RegisterOptions{
-				Options: options, Server: server, Username: args[0], Invitation: invitation,
+				Options: options, Server: server, Username: args[0], Invitation: strings.TrimSpace(invitation),
 			})
 			if refusal := (*client.ServerError)(nil); invitation == "" && errors.As(err, &refusal) && refusal.Code == wire.Error_FORBIDDEN {
 				return fmt.Errorf("%w Whoever runs it makes one (sotto invite), and you give it with --invitation", err)
@@ -56,6 +57,7 @@ Examples:
 				return err
 			}
 			defer c.Close()
+			f.remember(out, directory)
 			out.say(map[string]string{"event": "registered", "username": args[0], "server": server, "directory": directory},
 				"%s is registered at %s; the account is in %s: keep a copy, nobody can restore it", args[0], server, directory)
 			return nil

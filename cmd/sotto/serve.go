@@ -1,17 +1,21 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"crypto/x509"
 	"errors"
 	"log/slog"
 	"net"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
 
 	"sotto/signaling"
 	"sotto/turnserver"
+	"sotto/wire"
 )
 
 // serveFlags are the settings of a server, in the order of the help text.
@@ -118,7 +122,7 @@ func serve(ctx context.Context, out *output, f serveFlags, cmd *command) (err er
 		undo.add(func(context.Context) error { return metrics.Close() })
 	}
 	names, err := f.serverNames()
-	if err != nil {
+	if err := cmp.Or(err, checkNames(names, certificate)); err != nil {
 		return err
 	}
 
@@ -231,6 +235,31 @@ func (f *serveFlags) serverNames() ([]string, error) {
 		return nil, usagef("say by which name or address devices reach this server: --name sotto.example")
 	}
 	return []string{host}, nil
+}
+
+// checkNames refuses names that no device could verify.
+func checkNames(names []string, certificate *signaling.CertificateFiles) error {
+	for _, name := range names {
+		bare := strings.Trim(name, "[]")
+		if is, err := wire.ServerName(name); err != nil || !strings.EqualFold(is, bare) && net.ParseIP(bare) == nil {
+			return usagef("--name %q is no host name or address: give it without https:// and port, for instance sotto.example", name)
+		}
+		if certificate == nil {
+			continue
+		}
+		shown, err := certificate.Get(nil)
+		if err != nil {
+			return err
+		}
+		leaf, err := x509.ParseCertificate(shown.Certificate[0])
+		if err != nil {
+			return err
+		}
+		if err := leaf.VerifyHostname(bare); err != nil {
+			return usagef("devices that know this server as %s would refuse its certificate (--tls-cert): %w", name, err)
+		}
+	}
+	return nil
 }
 
 // startRelay starts the relay inside, or names the one elsewhere, or neither.
