@@ -65,7 +65,7 @@ func TestCallWithoutATerminal(t *testing.T) {
 	alice := people.call("bob", "alice")
 	alice.refuse(`"event":"message"|"event":"held"`)
 	alice.find("first_media")
-	if cmd, _ := sotto(t, home, nil, "send", "alice", "call me", "--as", "carol"); cmd.Wait() != nil {
+	if cmd, _ := sotto(t, home, nil, "send", "alice", "--as", "carol", "call me"); cmd.Wait() != nil {
 		t.Fatal("carol cannot write")
 	}
 	people.call("alice", "carol").find(`"summary".*"reason":"busy"`)
@@ -93,7 +93,7 @@ func TestKeysOfACallBesideAnother(t *testing.T) {
 	screen := read(t, "call", ours)
 	press := func(key string) { ours.WriteString(key) }
 	screen.find("bob can be heard")
-	if cmd, _ := sotto(t, home, nil, "send", "alice", "pick up", "--as", "carol"); cmd.Wait() != nil {
+	if cmd, _ := sotto(t, home, nil, "send", "alice", "--as", "carol", "pick up"); cmd.Wait() != nil {
 		t.Fatal("carol cannot write")
 	}
 	screen.find("carol.*: pick up")

@@ -38,7 +38,7 @@ func TestListenDiesBeforePrinting(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { stuck.Process.Kill() })
-	_, sent := sotto(t, home, nil, "send", "bob", "call me", "--as", "alice", "--wait", "30s", "--json")
+	_, sent := sotto(t, home, nil, "send", "bob", "--as", "alice", "--wait", "30s", "--json", "call me")
 	sent.find(`"event":"delivered"`) // so it is on bob's disk, and with it the call, which was before it
 	stuck.Process.Kill()
 	stuck.Wait()
@@ -53,7 +53,7 @@ func TestListenDiesBeforePrinting(t *testing.T) {
 	stop(cmd)
 
 	_, last := sotto(t, home, nil, "listen", "--as", "bob", "--json")
-	if err := run("send", "bob", "the last", "--as", "alice"); err != nil {
+	if err := run("send", "bob", "--as", "alice", "the last"); err != nil {
 		t.Fatal(err)
 	}
 	last.refuse(`"missed_call"|"call me"`)

@@ -110,7 +110,7 @@ func TestHostileArguments(t *testing.T) {
 		{hostile},
 		{"call", "--" + hostile},
 		{"call", "bob", hostile},
-		{"send", "bob", "x", "--as", hostile},
+		{"send", "bob", "--as", hostile, "x"},
 		{"listen", "--config", hostile},
 		{"listen", "--audio", hostile},
 		{"listen", "--account", hostile},
@@ -151,6 +151,7 @@ func TestHostileServer(t *testing.T) {
 	}
 	refusal, _ := proto.Marshal(&wire.Error{Code: wire.Error_FORBIDDEN, Message: hostile})
 	refusing := hostileServer(t, func(w http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
 		w.Header().Set("Content-Type", "application/x-protobuf")
 		w.WriteHeader(http.StatusForbidden)
 		w.Write(refusal)
@@ -200,6 +201,7 @@ func harmlessOrSilent(t *testing.T, out *typed) {
 // link makes an account of anybody, and lets speak have their link.
 func link(w http.ResponseWriter, r *http.Request, speak func(*websocket.Conn)) {
 	if r.Method == http.MethodPost {
+		io.Copy(io.Discard, r.Body)
 		w.Header().Set("Content-Type", "application/x-protobuf")
 		made, _ := proto.Marshal(&wire.RegistrationResult{Account: make([]byte, 16), Device: 1})
 		w.Write(made)
@@ -261,7 +263,7 @@ func TestHostileMessage(t *testing.T) {
 	for _, more := range []string{"", "--json"} {
 		for _, text := range []string{hostile, flood + " FORGED"} {
 			out := new(typed)
-			if run(t.Context(), []string{"send", "bob", text, "--as", "alice"}, out, out) != exitDone {
+			if run(t.Context(), []string{"send", "bob", "--as", "alice", text}, out, out) != exitDone {
 				t.Fatal(out.String())
 			}
 		}
