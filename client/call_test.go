@@ -374,6 +374,9 @@ func TestBusy(t *testing.T) {
 	w := newWorld(t)
 	alice, bob := friends(t, w)
 	carol := w.online("carol")
+	if _, err := bob.AddContact(patience(t), "carol"); err != nil {
+		t.Fatal(err)
+	}
 	caller, _ := ring(t, alice, bob, CallOptions{})
 	third := new(end)
 	var err error

@@ -91,6 +91,9 @@ func (s *calls) carryOut(effect callflow.Effect) error {
 		s.goDirect(s.leg(callflow.Leg(e)))
 	case callflow.AllowAddresses:
 		s.table[e.Call].allow()
+		if err := s.c.answered(s.table[e.Call].peer.Account); err != nil {
+			s.c.log.Error("that a stranger was answered was not stored", "error", err)
+		}
 	case callflow.Verify:
 		return s.leg(e.Leg).verify(e.Verification)
 	case callflow.Open:

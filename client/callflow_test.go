@@ -90,6 +90,9 @@ func TestCallWaiting(t *testing.T) {
 	w := newWorld(t)
 	alice, bob := friends(t, w)
 	carol := w.online("carol")
+	if _, err := bob.AddContact(patience(t), "carol"); err != nil {
+		t.Fatal(err)
+	}
 	first, bobsFirst := accepted(t, alice, bob, CallOptions{})
 
 	second := new(end)
@@ -119,6 +122,9 @@ func TestCallWaiting(t *testing.T) {
 	silent(t, second, bobsSecond)
 
 	third := w.online("dave")
+	if _, err := bob.AddContact(patience(t), "dave"); err != nil {
+		t.Fatal(err)
+	}
 	fourth := new(end)
 	if fourth.Call, err = third.Call(patience(t), "bob", CallOptions{}); err != nil {
 		t.Fatal(err)

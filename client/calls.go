@@ -276,6 +276,9 @@ func callNamed(content *wire.Content) (id callflow.CallID) {
 // onOffer reads an offer. It is kept if it rings, or takes the place of the local user's own.
 func (s *calls) onOffer(from *contact, event callflow.Received, offer []byte) {
 	o, message := s.readOffer(from, event, offer)
+	if message.Stranger = s.c.isStranger(from.Account); message.Stranger {
+		message.Quiet = !s.c.mayRing(from.Account)
+	}
 	event.Message = message
 	s.offer = o
 	s.step(event)
@@ -294,6 +297,11 @@ func (s *calls) take(effects []callflow.Effect) {
 			o.call.id, o.call.incoming, o.call.video = CallID(o.id), true, o.video
 			s.put(o)
 			s.c.expectSealed(o.peer)
+			if s.c.isStranger(o.peer.Account) {
+				if err := s.c.rang(o.peer.Account); err != nil {
+					s.c.log.Error("that a stranger rang was not stored", "error", err)
+				}
+			}
 		}
 	}
 }

@@ -27,6 +27,7 @@ type Contact struct {
 	Accepted bool // added, written to or called by this account's user: they learn when a message was delivered, and addresses in a call
 	Changed  bool // another identity key appeared: nothing is sent until Client.AcceptIdentity
 	Sealed   bool // they gave us their delivery token: the server does not learn who sends them a message
+	Blocked  bool // by Client.Block: nothing of theirs is looked at
 	Verified bool // the user has compared the safety number (Client.VerifyNumber, VerifyCode), and no other identity key has appeared since
 	Added    time.Time
 }
@@ -52,6 +53,10 @@ type contact struct {
 	Verified bool   `json:",omitempty"` // of Identity, while no other has appeared
 	Added    time.Time
 
+	Blocked bool      `json:",omitempty"`
+	Rang    int       `json:",omitempty"` // calls of theirs that rang while they were a stranger
+	Quiet   time.Time `json:",omitzero"`  // no other rings until then
+
 	Epoch     uint32 `json:",omitempty"` // the highest of their device list that is known: no lower one is taken
 	List      []byte `json:",omitempty"` // their device list, as signed
 	Signature []byte `json:",omitempty"` // of List, by Identity
@@ -64,7 +69,7 @@ type contact struct {
 func (p *contact) public() Contact {
 	return Contact{
 		Username: p.Username, Account: p.Account, Accepted: p.Accepted, Changed: p.Appeared != nil, Sealed: p.Token != nil,
-		Verified: p.Verified, Added: p.Added,
+		Blocked: p.Blocked, Verified: p.Verified, Added: p.Added,
 	}
 }
 
@@ -165,6 +170,9 @@ func (c *Client) meet(ctx context.Context, username string) (*contact, error) {
 	c.mu.Lock()
 	p := c.named(username)
 	c.mu.Unlock()
+	if p != nil && p.Blocked {
+		return nil, fmt.Errorf("%s cannot be reached: %w", p.public(), errBlocked)
+	}
 	if p != nil && p.Appeared != nil {
 		return nil, &IdentityChangedError{p.public().String()}
 	}

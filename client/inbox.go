@@ -109,6 +109,9 @@ func (c *Client) take(ctx context.Context, e *wire.Envelope) error {
 		c.log.Warn("an envelope of a wrong sender was dropped")
 		return nil
 	}
+	if c.blocked(sender.Account) {
+		return nil
+	}
 	retry := e.GetType() == sealed.TypePlaintext && !certified.IsZero()
 	if !retry && e.GetType() != ratchet.TypeMessage && e.GetType() != ratchet.TypePreKeyMessage {
 		c.log.Warn("an envelope of an unknown type was dropped")
@@ -333,6 +336,14 @@ func (c *Client) openEnvelope(
 		}
 		if entry, err = c.keepUnread(t, s, o.from, o.content); err != nil {
 			return err
+		}
+		if entry != nil && entry.Missed != nil && !o.from.Accepted {
+			changed := *o.from
+			changed.hasRung(entry.Received)
+			o.from = &changed
+			if err := o.from.write(t); err != nil {
+				return err
+			}
 		}
 		if arrived, o.told, err = c.sent.arrived(t, sender, o.content.GetReceipt()); err != nil {
 			return err

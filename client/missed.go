@@ -62,11 +62,17 @@ func (c *Client) putMissed(t *tx, from *contact, call missedCall, at time.Time) 
 	}
 	entry := c.inbox.entry(from)
 	entry.Missed, entry.SentAt = &call, at
+	if !from.Accepted {
+		entry.SentAt = entry.Received
+	}
 	return entry, putJSON(t, entry.record, entry)
 }
 
 // keepMissed stores the missed call that content brings. It waits to be decided about.
 func (c *Client) keepMissed(t *tx, from *contact, m *wire.MissedCall) (*incoming, error) {
+	if !from.Accepted && within(time.Until(from.Quiet), ringPauses[len(ringPauses)-1]) {
+		return nil, nil // it may not ring, so it was not missed either
+	}
 	entry, err := c.putMissed(t, from, missedCall{CallID(m.CallId), m.Video}, fromTimestamp(m.Timestamp))
 	if entry != nil {
 		entry.undecided = true

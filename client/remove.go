@@ -32,12 +32,7 @@ func (c *Client) RemoveContact(username string) error {
 	if err != nil {
 		return err
 	}
-	sealing := c.sealing
-	if c.account.Device == firstDevice {
-		sealing.replaceToken()
-	} else {
-		sealing.proposeToken()
-	}
+	sealing := c.withNewToken()
 	past := c.dealingsWith(func(a ratchet.Address) bool { return a.Account == p.Account })
 	err = c.store.update(func(t *tx) error {
 		t.delete(recordContact + p.Account.String())

@@ -88,8 +88,16 @@ func (c *Client) keepUnread(t *tx, s *session, from *contact, content *wire.Cont
 	}
 	s.seeText(content.Id)
 	entry := c.inbox.entry(from)
-	entry.ID, entry.Text, entry.SentAt = MessageID(content.Id), text.GetBody(), fromTimestamp(content.Timestamp)
+	entry.ID, entry.Text, entry.SentAt = MessageID(content.Id), text.GetBody(), claimed(from, content.Timestamp, entry.Received)
 	return entry, putJSON(t, entry.record, entry)
+}
+
+// claimed is when a sender says that something was sent. A stranger's word is not taken: it is when it came.
+func claimed(from *contact, timestamp uint64, received time.Time) time.Time {
+	if !from.Accepted {
+		return received
+	}
+	return fromTimestamp(timestamp)
 }
 
 // hasRoom tells whether something of somebody's may be stored. c.mu is held.

@@ -5,6 +5,9 @@ import "sotto/wire"
 // The caller's end: place, prepare, offer to every device, take the first accept.
 
 func (s *step) onPlaceCall(ev PlaceCall) {
+	if s.where(func(c *call) bool { return c.peer == ev.Peer }) == nil {
+		s.yield()
+	}
 	one := s.where(func(c *call) bool { return c.pending() || c.foreground() || c.peer == ev.Peer || c.id == ev.Call })
 	if one != nil || s.recall(ev.Peer, ev.Call) != 0 {
 		s.do(Refused{ev.Call, ErrBusy})

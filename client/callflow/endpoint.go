@@ -56,6 +56,7 @@ type call struct {
 	phase    phase
 	caller   bool
 	video    bool
+	stranger bool  // callee: of somebody who was no accepted contact
 	opened   bool  // Open was an effect
 	chosen   uint8 // the device at the other end: of the accept that won; at the callee's end the caller's
 	legs     [MaxLegs]leg

@@ -27,6 +27,8 @@ type (
 		Video     bool
 		Age       time.Duration // received: by the clock that servers keep together; negative if it is of the future
 		Malformed bool          // received: it parses as no offer
+		Stranger  bool          // received: of somebody who is no accepted contact
+		Quiet     bool          // received: of a stranger who may not ring now
 	}
 	Ringing    struct{}
 	Answer     struct{ Body string }         // as it was sent: the keys bind the bytes

@@ -12,8 +12,10 @@ import (
 //  2. From a device this one has a call with: that device has lost that call, or gave it up. The old call ends here too; unless the offer
 //     is older than the call, and only late.
 //  3. From an account that this device is calling: both want to talk, and the call with the higher id is the one.
-//  4. Beside a call that is not accepted: busy.
-//  5. Otherwise it rings, beside an accepted call as one that waits.
+//  4. A stranger never has the line. Their call rings where there is no other, and ends when a contact calls or this user does.
+//     What does not ring of theirs gets no answer, as from a device that is away: they learn nothing of this one.
+//  5. Beside another call that is not accepted: busy.
+//  6. Otherwise it rings, beside an accepted call as one that waits.
 
 func (s *step) onOffer(ev Received, offer Offer) {
 	from, id := ev.From, ev.Call
@@ -23,6 +25,9 @@ func (s *step) onOffer(ev Received, offer Offer) {
 	s.remember(from.Account, id, seen)
 	if offer.Age > MaxOfferAge || offer.Age < -MaxOfferAge {
 		return // its caller leaves a missed call
+	}
+	if offer.Stranger && (offer.Malformed || offer.Quiet) {
+		return
 	}
 	if offer.Malformed {
 		s.refuse(from, id, wire.Hangup_FAILED)
@@ -44,6 +49,10 @@ func (s *step) onOffer(ev Received, offer Offer) {
 		s.refuse(from, id, wire.Hangup_BUSY)
 		return
 	}
+	if offer.Stranger && s.where(func(*call) bool { return true }) != nil {
+		return
+	}
+	s.yield()
 	if s.where((*call).pending) != nil {
 		s.refuse(from, id, wire.Hangup_BUSY)
 		return
@@ -55,9 +64,17 @@ func (s *step) onOffer(ev Received, offer Offer) {
 	s.do(Prepare{id}, Incoming{id, from, offer.Video, waiting})
 }
 
+// yield ends the call of a stranger that rings, for one that matters more. The user is told of it as missed; the stranger is told
+// nothing.
+func (s *step) yield() {
+	if c := s.where(func(c *call) bool { return c.stranger && c.phase == alerting }); c != nil {
+		s.end(c, Cancelled, nil)
+	}
+}
+
 // incoming is a call of somebody's, with the one leg it has at this end.
 func incoming(ev Received, offer Offer) call {
-	c := call{id: ev.Call, peer: ev.From.Account, video: offer.Video, chosen: ev.From.Device}
+	c := call{id: ev.Call, peer: ev.From.Account, video: offer.Video, chosen: ev.From.Device, stranger: offer.Stranger}
 	c.legs[0] = leg{device: ev.From.Device, since: ev.Sent}
 	return c
 }

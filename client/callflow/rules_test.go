@@ -389,3 +389,28 @@ func TestAStrangersCallBecomesDirect(t *testing.T) {
 	lost.on(AcceptCall{Call: id(5)}, "AllowAddresses Accept→A1 Open accepted MediaState→A1")
 	lost.on(FirstMedia{id(5), 1}, "first-media GoDirect")
 }
+
+// A stranger never occupies the line: contacts and the user come first, and what does not ring gets no answer at all.
+func TestAStrangerNeverHasTheLine(t *testing.T) {
+	b := newBench(t)
+	b.from(a1, 5, Offer{Stranger: true}, "Ringing→A1 Prepare Incoming")
+	b.from(c1, 6, Offer{Stranger: true}, "") // another stranger beside it
+	b.from(c1, 7, Offer{}, "Missed End(cancelled) Ringing→C1 Prepare Incoming")
+	b.from(a1, 5, Hangup{}, "")              // late
+	b.from(a1, 8, Offer{Stranger: true}, "") // redials
+	b.from(a1, 9, Offer{}, "BUSY→A1")        // contacts hear what they always heard
+
+	b = newBench(t)
+	b.from(a1, 5, Offer{Stranger: true}, "Ringing→A1 Prepare Incoming")
+	b.on(PlaceCall{Call: id(6), Peer: Account{9}}, "Missed End(cancelled) Prepare")
+	b.from(c1, 7, Offer{Stranger: true}, "")
+
+	b = talking(t)
+	b.from(c1, 6, Offer{Stranger: true}, "") // does not wait beside a call
+
+	b = newBench(t)
+	for call, offer := range []Offer{{Malformed: true}, {Quiet: true}, {Age: 2 * MaxOfferAge}} {
+		offer.Stranger = true
+		b.from(a1, byte(10+call), offer, "")
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -20,6 +21,7 @@ type contactLine struct {
 	Changed  bool   `json:"identity_changed"`
 	Verified bool   `json:"verified"`
 	Sealed   bool   `json:"sealed"`
+	Blocked  bool   `json:"blocked"`
 }
 
 func contactsCommand() *command {
@@ -27,8 +29,8 @@ func contactsCommand() *command {
 	var number string
 	return &command{
 		name:    "contacts",
-		args:    "[add USER | accept USER | remove USER]",
-		summary: "List whom you know, add or remove somebody, accept a changed key",
+		args:    "[add | accept | remove | block | unblock USER]",
+		summary: "List whom you know, add, remove or block somebody, accept a changed key",
 		help: `
 Whoever writes or calls you is listed; those you added, wrote to or called are accepted. Somebody who is not accepted does not
 learn when you got a message, and calls with them go through the relay until you accept the call. A contact whose identity key has changed can be sent
@@ -39,20 +41,24 @@ person or over a call in which you know the voice.
 the first thing they send you after they accepted you. Who is removed is forgotten, with everything not yet read or sent, and cannot
 write to you that way any more.
 
+Calls of people who are not accepted ring where there is no other call, and less and less often. Who is blocked reaches you no more:
+what they send is dropped unread, they do not ring, and they do not learn of it.
+
 Examples:
   sotto contacts                 list them
   sotto contacts add bob
   sotto contacts accept bob      show the safety number of bob's new identity key, and ask
   sotto contacts accept bob --number "47193 01240 ..."    all of it: accept that key and no other
   sotto contacts remove bob
+  sotto contacts block bob       and sotto contacts unblock bob
 `,
 		flags: func(flags *pflag.FlagSet) {
 			f.define(flags)
 			flags.StringVar(&number, "number", "", "accept the key with the safety number `DIGITS`, which you have compared, without asking")
 		},
 		run: func(ctx context.Context, out *output, args []string) error {
-			if len(args) > 0 && (len(args) != 2 || args[0] != "add" && args[0] != "accept" && args[0] != "remove") {
-				return usagef("expected nothing, \"add USER\", \"accept USER\" or \"remove USER\"")
+			if len(args) > 0 && (len(args) != 2 || !slices.Contains([]string{"add", "accept", "remove", "block", "unblock"}, args[0])) {
+				return usagef("expected nothing, or \"add\", \"accept\", \"remove\", \"block\" or \"unblock\" and a user name")
 			}
 			if number != "" && (len(args) == 0 || args[0] != "accept") {
 				return usagef("--number goes with \"accept USER\"")
@@ -79,6 +85,16 @@ Examples:
 					return err
 				}
 				out.say(map[string]string{"event": "contact_removed", "username": args[1]}, "%s is removed", args[1])
+			case args[0] == "block":
+				if err := c.Block(args[1]); err != nil {
+					return err
+				}
+				out.say(map[string]string{"event": "contact_blocked", "username": args[1]}, "%s is blocked", args[1])
+			case args[0] == "unblock":
+				if err := c.Unblock(args[1]); err != nil {
+					return err
+				}
+				out.say(map[string]string{"event": "contact_unblocked", "username": args[1]}, "%s is not blocked any more", args[1])
 			default:
 				if number == "" {
 					if number, err = compareNumbers(out, c, args[1]); err != nil {
@@ -136,9 +152,12 @@ func sayContact(out *output, contact client.Contact) {
 	if contact.Sealed {
 		note += ", sealed"
 	}
+	if contact.Blocked {
+		note = "blocked"
+	}
 	if contact.Changed {
 		note = "IDENTITY KEY HAS CHANGED: compare safety numbers, then: sotto contacts accept " + contact.String()
 	}
-	out.say(contactLine{"contact", contact.String(), contact.Accepted, contact.Changed, contact.Verified, contact.Sealed},
+	out.say(contactLine{"contact", contact.String(), contact.Accepted, contact.Changed, contact.Verified, contact.Sealed, contact.Blocked},
 		"%-20s %s", contact, note)
 }
