@@ -210,7 +210,8 @@ func TestCallFromStrangerIsRelayed(t *testing.T) {
 			return m
 		})
 		wholeCall(t, alice, bob, CallOptions{}, path)
-		if ofFirst.Load() == 0 || later.Load() > 0 == always {
+		// The direct path may be there before the relay's candidates are.
+		if always && ofFirst.Load() == 0 || later.Load() > 0 == always {
 			t.Errorf("relay-only always %v: %d candidates while it rang, %d after", always, ofFirst.Load(), later.Load())
 		}
 	}
