@@ -23,6 +23,8 @@ import (
 // waiting for the disk is outside, so that changes share a sync: the engine's log syncs whatever has gathered meanwhile.
 type Pebble struct {
 	db      *pebble.DB
+	fsys    vfs.FS
+	dir     string
 	lock    *pebble.Lock
 	seed    maphash.Seed
 	stripes [256]sync.Mutex // by device
@@ -60,7 +62,7 @@ func openPebble(dir string, fsys vfs.FS, logger *slog.Logger) (*Pebble, error) {
 		lock.Close()
 		return nil, fmt.Errorf("the data directory cannot be opened: %w", err)
 	}
-	p := &Pebble{db: db, lock: lock, seed: maphash.MakeSeed(), quit: make(chan struct{}), done: make(chan struct{})}
+	p := &Pebble{db: db, fsys: fsys, dir: dir, lock: lock, seed: maphash.MakeSeed(), quit: make(chan struct{}), done: make(chan struct{})}
 	go p.syncing()
 	return p, nil
 }

@@ -3,6 +3,9 @@ package store
 import (
 	"context"
 	"errors"
+	"fmt"
+	"maps"
+	"strings"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -72,10 +75,14 @@ func (p *Pebble) expire(entry []byte) (envelope bool, err error) {
 }
 
 // Scrub first writes out the newest table, which ends the log that fed it, then rewrites every file whose range holds envelopes, or the
-// heads of mailboxes, which name senders, so that deleted ones are dropped; eraser deletes the old files at once. Its cost is that of
-// rewriting what still waits. What else was erased of devices that were removed goes by itself: see scrubRemoved.
+// heads of mailboxes, which name senders, so that deleted ones are dropped; eraser deletes the old files, and Scrub waits for that. Its
+// cost is that of rewriting what still waits. What else was erased of devices that were removed goes by itself: see scrubRemoved.
 func (p *Pebble) Scrub(ctx context.Context) error {
 	marks, err := p.removed()
+	if err != nil {
+		return err
+	}
+	old, err := p.files()
 	if err != nil {
 		return err
 	}
@@ -91,5 +98,77 @@ func (p *Pebble) Scrub(ctx context.Context) error {
 	if err := p.scrubRemoved(ctx, marks); err != nil {
 		return err
 	}
+	if err := p.awaitErased(ctx, old); err != nil {
+		return err
+	}
 	return p.db.LogData(nil, pebble.Sync)
+}
+
+// awaitErased waits until of the files that there were, and of those that were made since, none is left but what the store consists of.
+// The engine deletes obsolete files in a goroutine of its own, some time after Flush and Compact have returned, and keeps those that
+// somebody reads.
+func (p *Pebble) awaitErased(ctx context.Context, old map[string]bool) error {
+	made, err := p.files()
+	if err != nil {
+		return err
+	}
+	maps.Copy(old, made)
+	tick := time.NewTicker(erasedPause)
+	defer tick.Stop()
+	for {
+		left, err := p.obsolete(old)
+		if err != nil || !left {
+			return err
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+const erasedPause = 2 * time.Millisecond
+
+// files are the tables and logs in the directory.
+func (p *Pebble) files() (map[string]bool, error) {
+	names, err := p.fsys.List(p.dir)
+	files := map[string]bool{}
+	for _, name := range names {
+		if strings.HasSuffix(name, ".sst") || strings.HasSuffix(name, ".log") {
+			files[name] = true
+		}
+	}
+	return files, err
+}
+
+// obsolete reports whether some of old are there still although the store does not need them: tables that are in no level, and logs
+// but the newest.
+func (p *Pebble) obsolete(old map[string]bool) (bool, error) {
+	now, err := p.files()
+	if err != nil {
+		return false, err
+	}
+	levels, err := p.db.SSTables()
+	if err != nil {
+		return false, err
+	}
+	newest := ""
+	for name := range now {
+		if strings.HasSuffix(name, ".log") {
+			newest = max(newest, name) // numbers of six digits, and more only after a million files
+		}
+	}
+	live := map[string]bool{newest: true}
+	for _, tables := range levels {
+		for _, table := range tables {
+			live[fmt.Sprintf("%06d.sst", table.BackingSSTNum)] = true
+		}
+	}
+	for name := range now {
+		if old[name] && !live[name] {
+			return true, nil
+		}
+	}
+	return false, nil
 }
