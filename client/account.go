@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -52,7 +53,7 @@ type account struct {
 
 // Register makes an account on a server, in a directory that has none, and opens it.
 func Register(ctx context.Context, dir string, o RegisterOptions) (_ *Client, err error) {
-	if !validUsername(o.Username) {
+	if !validUsername(o.Username) || !newUsername(o.Username) {
 		return nil, errUsername
 	}
 	server, err := parseServer(o.Server, o.AllowPlain)
@@ -270,7 +271,10 @@ func tlsConfig(given *tls.Config) *tls.Config {
 	return config
 }
 
-var errUsername = errors.New("a user name has 2 to 32 characters of a-z 0-9 . _ -")
+var errUsername = errors.New("a user name has 2 to 32 characters of a-z 0-9 . _ -, and begins with a letter or digit")
+
+// newUsername tells whether a name is neither a path, such as "..", nor a flag. Older ones may be.
+func newUsername(name string) bool { return !strings.ContainsAny(name[:1], "._-") }
 
 func validUsername(name string) bool {
 	for _, c := range []byte(name) {

@@ -204,7 +204,7 @@ func (q *eventQueue) offer(e Event) bool {
 	case q.ch <- e:
 		return true
 	default:
-		q.log.Warn("an event was dropped: Client.Events is not being read")
+		q.log.Warn("an event was dropped: nobody reads events")
 		return false
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -69,6 +70,9 @@ func openStore(dir string, key Key, create bool) (_ *store, err error) {
 			return nil, fmt.Errorf("cannot make account directory: %w", err)
 		}
 	}
+	if err := ownDirectory(dir); err != nil {
+		return nil, err
+	}
 	lock, err := lockDirectory(dir)
 	if err != nil {
 		return nil, err
@@ -107,6 +111,20 @@ func openStore(dir string, key Key, create bool) (_ *store, err error) {
 
 func errNoAccount(dir string) error {
 	return fmt.Errorf("there is no account in %s: register one first", dir)
+}
+
+// ownDirectory refuses one in which others can put files and links of theirs.
+func ownDirectory(dir string) error {
+	for _, name := range []string{dir, filepath.Join(dir, "state")} {
+		info, err := os.Stat(name)
+		if err != nil || runtime.GOOS == "windows" {
+			return nil // what comes next says why
+		}
+		if info.Mode().Perm()&0o022 != 0 {
+			return fmt.Errorf("others can write to account directory %s: make it yours alone (chmod 700)", name)
+		}
+	}
+	return nil
 }
 
 // lockDirectory makes sure that one process at a time has the account: two would use the same message keys.

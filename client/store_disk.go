@@ -48,8 +48,13 @@ func (d osDisk) list() ([]string, error) {
 	return names, nil
 }
 
+// write makes the file. What lies there is removed, not followed or written to: somebody else may
+// have put a link there.
 func (d osDisk) write(name string, data []byte) error {
-	f, err := os.OpenFile(d.path(name), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err := d.remove(name); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(d.path(name), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}

@@ -105,7 +105,7 @@ func (c *Client) hasRoom(from *contact) bool {
 	if from.Accepted || c.inbox.unread < maxStrangersUnread {
 		return true
 	}
-	c.log.Warn("a stranger's message was dropped: too many were not dealt with by Message.Done")
+	c.log.Warn("a stranger's message was dropped: too many wait to be read")
 	return false
 }
 
@@ -137,7 +137,7 @@ func (c *Client) awaitRoom(ctx context.Context) bool {
 			return true
 		}
 		if !warned {
-			c.log.Warn("nothing more is received: too many messages were not dealt with by Message.Done")
+			c.log.Warn("nothing more is received: too many messages wait to be read")
 		}
 		select {
 		case <-changed:

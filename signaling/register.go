@@ -119,7 +119,7 @@ func parseRegistration(body []byte) (*wire.Registration, error) {
 		return r, errMalformed
 	}
 	switch {
-	case !ValidUsername(r.GetUsername()):
+	case !ValidUsername(r.GetUsername()) || !newUsername(r.GetUsername()):
 		return r, badRequest("A user name has 2 to 32 characters of a-z, 0-9, '.', '_' and '-'.")
 	case r.GetRegistrationId() < 1 || r.GetRegistrationId() > maxIdentityID:
 		return r, badRequest("The registration id is out of range.")
@@ -139,6 +139,9 @@ func ValidUsername(name string) bool {
 		return !(r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || r == '.' || r == '_' || r == '-')
 	})
 }
+
+// newUsername tells whether a name is neither a path, such as "..", nor a flag. Older ones may be.
+func newUsername(name string) bool { return !strings.ContainsAny(name[:1], "._-") }
 
 // registered returns the account that this identity key registered under this name, nil if there is none.
 func (s *Server) registered(username string, identity [33]byte) *wire.RegistrationResult {

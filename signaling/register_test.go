@@ -103,6 +103,8 @@ func TestRegistrationIsChecked(t *testing.T) {
 		{"name taken", func(r *wire.Registration) { r.Username = "taken"; resign(d, r) }, wire.Error_USERNAME_TAKEN},
 		{"name altered", func(r *wire.Registration) { r.Username = "dava" }, wire.Error_UNAUTHENTICATED},
 		{"upper case", func(r *wire.Registration) { r.Username = "Dave"; resign(d, r) }, wire.Error_BAD_REQUEST},
+		{"a path", func(r *wire.Registration) { r.Username = ".."; resign(d, r) }, wire.Error_BAD_REQUEST},
+		{"a flag", func(r *wire.Registration) { r.Username = "--help"; resign(d, r) }, wire.Error_BAD_REQUEST},
 		{"registration id altered", func(r *wire.Registration) { r.RegistrationId++ }, wire.Error_UNAUTHENTICATED},
 		{"registration id 0", func(r *wire.Registration) { r.RegistrationId = 0; resign(d, r) }, wire.Error_BAD_REQUEST},
 		{"registration id too high", func(r *wire.Registration) { r.RegistrationId = 16381; resign(d, r) }, wire.Error_BAD_REQUEST},

@@ -41,6 +41,9 @@ func (a *accountFlags) find() (string, error) {
 		return "", err
 	}
 	if a.as != "" {
+		if err := checkName(a.as); err != nil {
+			return "", err
+		}
 		directory := filepath.Join(home, a.as)
 		if _, err := os.Stat(directory); err != nil {
 			return "", fmt.Errorf("you have no account %q; make one with: sotto register %s", a.as, a.as)
@@ -70,8 +73,19 @@ func (a *accountFlags) make(username string) (string, error) {
 	if a.directory != "" {
 		return a.directory, nil
 	}
+	if err := checkName(username); err != nil {
+		return "", err
+	}
 	home, err := accountsHome()
 	return filepath.Join(home, username), err
+}
+
+// checkName refuses what would lead out of the directory of accounts.
+func checkName(username string) error {
+	if username == "." || username == ".." || filepath.Base(username) != username {
+		return usagef("%q is no user name; name a directory with --account", username)
+	}
+	return nil
 }
 
 func accountsHome() (string, error) {
