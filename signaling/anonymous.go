@@ -35,7 +35,7 @@ const maxAnonymousFrame = maxCiphertext + 1<<10
 
 func (s *Server) handleAnonymous(w http.ResponseWriter, r *http.Request) {
 	from := sourceOf(r.RemoteAddr)
-	if _, _, err := s.admit(r, from, s.anonymous); err != nil {
+	if _, _, err := s.admit(r, func() bool { return s.anonymous.enter(from) }); err != nil {
 		f := s.asFailure(err)
 		respond(w, httpStatus(f.code), f.wire())
 		return

@@ -28,7 +28,7 @@ const (
 
 func (s *Server) handleLink(w http.ResponseWriter, r *http.Request) {
 	from := sourceOf(r.RemoteAddr)
-	server, binding, err := s.admit(r, from, s.strangers)
+	server, binding, err := s.admit(r, func() bool { return s.strangers.enter(from, s.now()) })
 	if err != nil {
 		f := s.asFailure(err)
 		respond(w, httpStatus(f.code), f.wire())
@@ -41,11 +41,12 @@ func (s *Server) handleLink(w http.ResponseWriter, r *http.Request) {
 		s.metrics.pending.Dec()
 		return
 	}
+	place := s.strangers.wait(from, conn, s.now())
 	// The HTTP server's goroutine and buffers go when this returns.
 	s.running.Go(func() {
 		defer conn.Close()
 		l, welcome, err := s.authenticate(conn, server, binding)
-		s.strangers.leave(from)
+		s.strangers.done(place)
 		s.metrics.pending.Dec()
 		if err != nil {
 			s.refuse(conn, err)
@@ -55,8 +56,9 @@ func (s *Server) handleLink(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-// admit is step 1 but for the Origin, which the handshake looks at. A nil error counts the source into the crowd.
-func (s *Server) admit(r *http.Request, from source, into *crowd) (server string, binding [wire.ChannelBindingSize]byte, err error) {
+// admit is step 1 but for the Origin, which the handshake looks at. enter takes a place for the link, last.
+func (s *Server) admit(r *http.Request, enter func() bool) (server string, binding [wire.ChannelBindingSize]byte, err error) {
+	from := sourceOf(r.RemoteAddr)
 	if wait := s.attempts.take(from, s.now()); wait > 0 {
 		return "", binding, rateLimited(wait)
 	}
@@ -66,7 +68,7 @@ func (s *Server) admit(r *http.Request, from source, into *crowd) (server string
 	if binding, err = wire.ChannelBinding(r.TLS); err != nil {
 		return "", binding, badRequest("The link needs TLS 1.3.")
 	}
-	if !into.enter(from) {
+	if !enter() {
 		return "", binding, errTooManyLinks
 	}
 	return server, binding, nil

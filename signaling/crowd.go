@@ -48,11 +48,23 @@ func newCrowd(perSource, most int) *crowd {
 func (c *crowd) enter(from source) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.total >= c.most || c.count[from.near] >= c.perSource || from.wide.IsValid() && c.count[from.wide] >= wideFactor*c.perSource {
+	if c.total >= c.most || c.crowded(from) {
 		return false
 	}
 	c.add(from, 1)
 	return true
+}
+
+// crowded reports whether a source has as many as it may have; c.mu is held.
+func (c *crowd) crowded(from source) bool {
+	return c.count[from.near] >= c.perSource || from.wide.IsValid() && c.count[from.wide] >= wideFactor*c.perSource
+}
+
+// full is crowded for others.
+func (c *crowd) full(from source) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.crowded(from)
 }
 
 // leave undoes one enter.

@@ -111,7 +111,7 @@ func TestOneSubscriberIsNotTheWorld(t *testing.T) {
 	attempt := func(address string) error {
 		r := httptest.NewRequest("GET", "/v1/link", nil)
 		r.Host, r.RemoteAddr = "127.0.0.1", address
-		_, _, err := s.admit(r, sourceOf(address), s.strangers)
+		_, _, err := s.admit(r, func() bool { return s.strangers.enter(sourceOf(address), s.now()) })
 		return err
 	}
 	register := func(address string) error {
@@ -156,3 +156,52 @@ func TestSourceOf(t *testing.T) {
 		}
 	}
 }
+
+// TestIdleLinksMakeRoom: a hundred addresses with as many idle links as they may have do not keep anybody out. Who has been silent longest
+// goes, of the sources that have the most; who came a moment ago, or is alone at its address, stays.
+func TestIdleLinksMakeRoom(t *testing.T) {
+	now := time.Unix(1_000_000, 0)
+	l := &lobby{crowd: newCrowd(20, 2000), grace: 2 * time.Second}
+	closed := map[string]bool{}
+	enter := func(address string) *waiting {
+		from := sourceOf(address)
+		if !l.enter(from, now) {
+			return nil
+		}
+		return l.wait(from, closer(func() { closed[address] = true }), now)
+	}
+	honest := enter("9.9.9.9:1")
+	for i := range 1999 {
+		now = now.Add(time.Millisecond)
+		if enter(fmt.Sprintf("10.0.%d.1:%d", i/20, i)) == nil {
+			t.Fatal("no room for", i)
+		}
+	}
+	now = now.Add(2 * time.Second)
+	if w := enter("8.8.8.8:1"); w == nil || !closed["10.0.0.1:0"] || closed["9.9.9.9:1"] {
+		t.Fatalf("%d closed", len(closed))
+	}
+	l.done(honest) // it has authenticated
+	if enter("7.7.7.7:1") == nil || len(closed) != 1 {
+		t.Errorf("a place that was given back is not to be had; %d closed", len(closed))
+	}
+	if enter("10.0.5.1:999"); len(closed) != 2 || !closed["10.0.5.1:100"] {
+		t.Errorf("a source with all its places closes another's: %v", closed)
+	}
+
+	l = &lobby{crowd: newCrowd(20, 3), grace: 2 * time.Second}
+	for i := range 3 {
+		enter(fmt.Sprintf("10.1.%d.1:1", i))
+	}
+	if enter("8.8.8.8:2") != nil {
+		t.Error("a link is ended before it had time to authenticate")
+	}
+	now = now.Add(2 * time.Second)
+	if enter("8.8.8.8:2") == nil || !closed["10.1.0.1:1"] {
+		t.Error("nobody makes room after that")
+	}
+}
+
+type closer func()
+
+func (c closer) Close() error { c(); return nil }

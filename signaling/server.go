@@ -49,7 +49,7 @@ type Server struct {
 	fetchedFrom   *limiter[store.UUID]
 
 	upgrader    websocket.Upgrader
-	strangers   *crowd // links not yet authenticated
+	strangers   *lobby // links not yet authenticated
 	anonymous   *crowd // links that never are
 	meetings    *meetings
 	health      health
@@ -68,6 +68,7 @@ type Server struct {
 // timing holds what tests shorten.
 type timing struct {
 	authenticate time.Duration // from Hello to Authenticate
+	grace        time.Duration // from Hello, in which a link is not ended for want of room
 	straight     time.Duration // for the recipient's acknowledgement, before the envelope is stored
 	ping         time.Duration
 	silence      time.Duration // after which a link is dead
@@ -81,6 +82,7 @@ type timing struct {
 
 var defaultTiming = timing{
 	authenticate: 10 * time.Second,
+	grace:        2 * time.Second,
 	straight:     250 * time.Millisecond,
 	ping:         30 * time.Second,
 	silence:      75 * time.Second, // two pings and a half
@@ -139,7 +141,7 @@ func newServer(cfg Config, db store.Store, keys *issuer, t timing) *Server {
 		sealedFetches: newSourceLimiter(cfg.Limits.SealedFetches),
 		fetchedFrom:   newLimiter[store.UUID](cfg.Limits.FetchedFrom),
 		anonymous:     newCrowd(cfg.Limits.AnonymousPer, cfg.Limits.Anonymous),
-		strangers:     newCrowd(cfg.Limits.UnauthenticatedPer, cfg.Limits.Unauthenticated),
+		strangers:     &lobby{crowd: newCrowd(cfg.Limits.UnauthenticatedPer, cfg.Limits.Unauthenticated), grace: t.grace},
 	}
 	s.upgrader = websocket.Upgrader{
 		HandshakeTimeout: t.write,
