@@ -152,6 +152,10 @@ func (c *Client) leave() {
 		c.life.Lock()
 		defer c.life.Unlock()
 		c.life.stop()
+		go func() { // whoever ranges over Events goes on when all that tells of anything has ended
+			c.life.running.Wait()
+			c.events.close()
+		}()
 	})
 }
 
@@ -164,7 +168,7 @@ func (c *Client) Server() string { return c.account.Server }
 // Account is what the server calls the account.
 func (c *Client) Account() uuid.UUID { return c.account.Account }
 
-// Events tell what happens. The channel is closed by Close. Messages wait on disk until Message.Done; if thousands do, nothing more is
+// Events tell what happens. The channel is closed by Close, and when the context of Start has ended. Messages wait on disk until Message.Done; if thousands do, nothing more is
 // received. Other events are dropped if nobody takes any for a long while.
 func (c *Client) Events() <-chan Event { return c.events.ch }
 
@@ -212,6 +216,8 @@ func (q *eventQueue) offer(e Event) bool {
 func (q *eventQueue) close() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.closed = true
-	close(q.ch)
+	if !q.closed {
+		q.closed = true
+		close(q.ch)
+	}
 }

@@ -140,7 +140,7 @@ func (c *Client) Contact(username string) (Contact, error) {
 	defer c.mu.Unlock()
 	p := c.named(username)
 	if p == nil {
-		return Contact{}, fmt.Errorf("%s is not a contact: add them first", username)
+		return Contact{}, tell(ErrNoContact, "%s is not a contact: add them first", username)
 	}
 	return p.public(), nil
 }
@@ -171,7 +171,7 @@ func (c *Client) meet(ctx context.Context, username string) (*contact, error) {
 	p := c.named(username)
 	c.mu.Unlock()
 	if p != nil && p.Blocked {
-		return nil, fmt.Errorf("%s cannot be reached: %w", p.public(), errBlocked)
+		return nil, fmt.Errorf("%s cannot be reached: %w", p.public(), ErrBlocked)
 	}
 	if p != nil && p.Appeared != nil {
 		return nil, &IdentityChangedError{p.public().String()}
@@ -236,7 +236,7 @@ func (c *Client) pin(username, safetyNumber string) error {
 	defer c.mu.Unlock()
 	p := c.named(username)
 	if p == nil {
-		return fmt.Errorf("%s is not a contact: add them first", username)
+		return tell(ErrNoContact, "%s is not a contact: add them first", username)
 	}
 	number, err := c.safetyNumber(p)
 	if err != nil {
@@ -287,7 +287,7 @@ func (c *Client) SafetyNumber(username string) (string, error) {
 	defer c.mu.Unlock()
 	p := c.named(username)
 	if p == nil {
-		return "", fmt.Errorf("%s is not a contact: add them first", username)
+		return "", tell(ErrNoContact, "%s is not a contact: add them first", username)
 	}
 	number, err := c.safetyNumber(p)
 	return safety.Format(number), err

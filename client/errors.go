@@ -18,6 +18,14 @@ var (
 		"the server does not know the account or goes by another name, or somebody on the way ends the TLS connection")
 	// ErrNoSuchUser says that the server knows no account of that name.
 	ErrNoSuchUser = errors.New("no such user on this server")
+	// ErrNoAccount says that a directory holds no account.
+	ErrNoAccount = errors.New("there is no account here")
+	// ErrAccountInUse says that another process has the account's directory open.
+	ErrAccountInUse = errors.New("the account is in use by another process")
+	// ErrNoContact says that somebody is no contact of this account's.
+	ErrNoContact = errors.New("no such contact")
+	// ErrBlocked says that somebody was blocked by Client.Block.
+	ErrBlocked = errors.New("they are blocked; to write or call, unblock them first")
 	// ErrPlain refuses a link without TLS, which Options.AllowPlain allows.
 	ErrPlain = errors.New("is plain http, where others can see who talks to whom: use https")
 	// ErrBusy says that this client is in a call already.
@@ -27,6 +35,19 @@ var (
 	// ErrClosed says that the client was closed.
 	ErrClosed = errors.New("the client is closed")
 )
+
+// told is an error of a kind that programs tell apart, in a sentence of its own.
+type told struct {
+	sentence string
+	kind     error
+}
+
+func (e *told) Error() string { return e.sentence }
+func (e *told) Unwrap() error { return e.kind }
+
+func tell(kind error, format string, args ...any) error {
+	return &told{fmt.Sprintf(format, args...), kind}
+}
 
 // IdentityChangedError blocks sending to a contact whose identity key is not the one pinned. Either the contact set up the account
 // anew, or somebody stands in between.

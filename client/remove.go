@@ -3,7 +3,6 @@ package client
 import (
 	"encoding/json"
 	"errors"
-	"fmt"
 	"slices"
 
 	"github.com/google/uuid"
@@ -21,7 +20,7 @@ func (c *Client) RemoveContact(username string) error {
 	p := c.named(username)
 	c.mu.Unlock()
 	if p == nil {
-		return fmt.Errorf("%s is not a contact", username)
+		return tell(ErrNoContact, "%s is not a contact", username)
 	}
 	if c.calls.with(p.Account) {
 		return errors.New("you are in a call with them: hang up first")

@@ -110,7 +110,7 @@ func openStore(dir string, key Key, create bool) (_ *store, err error) {
 }
 
 func errNoAccount(dir string) error {
-	return fmt.Errorf("there is no account in %s: register one first", dir)
+	return tell(ErrNoAccount, "there is no account in %s: register one first", dir)
 }
 
 // ownDirectory refuses one in which others can put files and links of theirs.
@@ -140,7 +140,7 @@ func lockDirectory(dir string) (*os.File, error) {
 		pid := make([]byte, 20)
 		n, _ := f.ReadAt(pid, 0)
 		f.Close()
-		return nil, fmt.Errorf("account directory %s is in use by another process (pid %s); close it or use another directory",
+		return nil, tell(ErrAccountInUse, "account directory %s is in use by another process (pid %s); close it or use another directory",
 			dir, bytes.TrimSpace(pid[:n]))
 	}
 	f.Truncate(0)

@@ -131,7 +131,7 @@ func (c *Client) Block(username string) error {
 	p := c.named(username)
 	c.mu.Unlock()
 	if p == nil {
-		return fmt.Errorf("%s is not a contact: only somebody who has written or called, or was added, can be blocked", username)
+		return tell(ErrNoContact, "%s is not a contact: only somebody who has written or called, or was added, can be blocked", username)
 	}
 	if c.calls.with(p.Account) {
 		return errors.New("you are in a call with them: hang up first")
@@ -152,7 +152,7 @@ func (c *Client) Block(username string) error {
 		return err
 	}
 	c.sealing = sealing
-	c.forget(past, errBlocked)
+	c.forget(past, ErrBlocked)
 	c.tokenReplaced()
 	return nil
 }
@@ -168,8 +168,6 @@ func (c *Client) Unblock(username string) error {
 	_, err := c.changeContact(p, func(p *contact) { p.Blocked = false }, nil)
 	return err
 }
-
-var errBlocked = errors.New("they are blocked; to write or call, unblock them first")
 
 // blocked tells whether what an account sends is dropped.
 func (c *Client) blocked(id uuid.UUID) bool {

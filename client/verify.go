@@ -25,7 +25,7 @@ func (c *Client) SafetyCode(username string) ([]byte, error) {
 	defer c.mu.Unlock()
 	p := c.named(username)
 	if p == nil {
-		return nil, fmt.Errorf("%s is not a contact: add them first", username)
+		return nil, tell(ErrNoContact, "%s is not a contact: add them first", username)
 	}
 	code, err := c.safetyCode(p)
 	if err != nil {
@@ -79,7 +79,7 @@ func (c *Client) markVerified(username string, compare func(*contact) error) err
 	defer c.mu.Unlock()
 	p := c.named(username)
 	if p == nil {
-		return fmt.Errorf("%s is not a contact: add them first", username)
+		return tell(ErrNoContact, "%s is not a contact: add them first", username)
 	}
 	err := compare(p)
 	if err == nil && p.Appeared != nil {
