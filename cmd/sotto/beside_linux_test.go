@@ -25,6 +25,14 @@ func (c *callers) call(to, as string) *typescript {
 	return script
 }
 
+// befriend makes one account a contact of another: a stranger does not ring beside a call.
+func befriend(t *testing.T, home, as, contact string) {
+	t.Helper()
+	if cmd, _ := sotto(t, home, nil, "contacts", "add", contact, "--as", as); cmd.Wait() != nil {
+		t.Fatalf("%s is no contact of %s", contact, as)
+	}
+}
+
 // Where no person answers, whoever calls beside a call hears that it is busy, and the call goes on as if nothing had happened.
 func TestOneCallIsAnsweredAtATime(t *testing.T) {
 	t.Parallel()
@@ -36,6 +44,7 @@ func TestOneCallIsAnsweredAtATime(t *testing.T) {
 			t.Parallel()
 			home := registered(t, "alice", "bob", "carol")
 			people := callers{t: t, home: home}
+			befriend(t, home, "bob", "carol")
 			listen, bob := sotto(t, home, nil, append([]string{"listen", "--as", "bob", "--once", "--json"}, answer...)...)
 			bob.find("link_up")
 			alice := people.call("bob", "alice")
@@ -60,6 +69,7 @@ func TestCallWithoutATerminal(t *testing.T) {
 	t.Parallel()
 	home := registered(t, "alice", "bob", "carol")
 	people := callers{t: t, home: home}
+	befriend(t, home, "alice", "carol")
 	_, bob := sotto(t, home, nil, "listen", "--as", "bob", "--answer", "--json")
 	bob.find("link_up")
 	alice := people.call("bob", "alice")
@@ -87,6 +97,8 @@ func TestKeysOfACallBesideAnother(t *testing.T) {
 	ours, theirs := pseudoTerminal(t)
 	home := registered(t, "alice", "bob", "carol", "dave")
 	people := callers{t: t, home: home}
+	befriend(t, home, "alice", "carol")
+	befriend(t, home, "alice", "dave")
 	_, bob := sotto(t, home, nil, "listen", "--as", "bob", "--answer", "--json")
 	bob.find("link_up")
 	call, _ := sotto(t, home, theirs, "call", "bob", "--as", "alice", "--audio", "tone")

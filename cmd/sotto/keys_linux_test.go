@@ -187,9 +187,8 @@ func TestKeysOfTwoCalls(t *testing.T) {
 	press := func(key string) { ours.WriteString(key) }
 	people := callers{t: t, home: home}
 	call := func(name string) *typescript { return people.call("bob", name) }
-	if cmd, _ := sotto(t, home, nil, "contacts", "add", "carol", "--as", "bob"); cmd.Wait() != nil {
-		t.Fatal("carol is no contact")
-	}
+	befriend(t, home, "bob", "alice")
+	befriend(t, home, "bob", "carol")
 	sotto(t, home, theirs, "listen", "--as", "bob")
 	screen := read(t, "listen", ours)
 	screen.find("connected; waiting")
@@ -197,7 +196,7 @@ func TestKeysOfTwoCalls(t *testing.T) {
 	screen.find("there is no call")
 
 	alice := call("alice")
-	screen.find("alice, who is not among your contacts, calls: a accepts, d declines")
+	screen.find("alice calls: a accepts, d declines")
 	press("?")
 	screen.find("alice calls: a accepts, d declines")
 	press("a")
@@ -230,7 +229,7 @@ func TestKeysOfTwoCalls(t *testing.T) {
 	carol.find(`"peer_state".*"held":false`)
 
 	alice = call("alice")
-	screen.find("alice, who is not among your contacts, calls: a holds")
+	screen.find("alice calls: a holds")
 	press("e")
 	screen.find("call with carol: hung up")
 	carol.find(`"summary".*"reason":"hung up"`)
