@@ -179,7 +179,7 @@ func (d *testDevice) registration(invitation string) *wire.Registration {
 	r := &wire.Registration{
 		Username:       d.username,
 		Invitation:     invitation,
-		RegistrationId: 4711,
+		RegistrationId: wire.RegistrationID(d.identity[:]),
 		IdentityKey:    d.identity[:],
 		PreKeys:        preKeys,
 	}

@@ -157,7 +157,7 @@ func parseAddDevice(m *wire.AddDevice) (d store.Device, err error) {
 	n := m.GetDevice()
 	switch {
 	case len(m.GetSlot()) != wire.SlotSize, n.GetId() < 2, n.GetId() > wire.MaxDeviceID, !validCurveKey(n.GetIdentityKey()),
-		n.GetRegistrationId() < 1, n.GetRegistrationId() > maxIdentityID, len(m.GetReply()) == 0:
+		n.GetRegistrationId() != wire.RegistrationID(n.GetIdentityKey()), len(m.GetReply()) == 0:
 		return d, errMalformed
 	case len(m.Reply) > wire.MaxLinkReply:
 		return d, errTooLarge

@@ -108,7 +108,7 @@ func TestChangesRefused(t *testing.T) {
 		{"device 128", alice, func(m *wire.AddDevice) { m.Device.Id = 128 }, wire.Error_BAD_REQUEST},
 		{"no device", alice, func(m *wire.AddDevice) { m.Device = nil }, wire.Error_BAD_REQUEST},
 		{"no registration id", alice, func(m *wire.AddDevice) { m.Device.RegistrationId = 0 }, wire.Error_BAD_REQUEST},
-		{"another registration id", alice, func(m *wire.AddDevice) { m.Device.RegistrationId++ }, wire.Error_UNAUTHENTICATED},
+		{"another registration id", alice, func(m *wire.AddDevice) { m.Device.RegistrationId++ }, wire.Error_BAD_REQUEST},
 		{"other pre-keys", alice, func(m *wire.AddDevice) { m.Device.PreKeys = keys(third, func(*wire.PreKeys) {}) }, wire.Error_UNAUTHENTICATED},
 		{"pre-keys of somebody else", alice, func(m *wire.AddDevice) {
 			m.Device.PreKeys = keys(mallory, func(*wire.PreKeys) {})

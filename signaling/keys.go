@@ -20,10 +20,9 @@ const (
 )
 
 const (
-	oneTimeLimit  = 200 // one-time keys of one kind held for a device
-	uploadLimit   = 100 // one-time keys of one kind in one upload
-	maxPreKeyID   = math.MaxUint32
-	maxIdentityID = 16380 // registration ids, as the session layer has them
+	oneTimeLimit = 200 // one-time keys of one kind held for a device
+	uploadLimit  = 100 // one-time keys of one kind in one upload
+	maxPreKeyID  = math.MaxUint32
 )
 
 func validCurveKey(key []byte) bool { return len(key) == curveKeySize && key[0] == curveKeyType }
@@ -72,6 +71,9 @@ func parsePreKeys(k *wire.PreKeys, identity [33]byte, first bool) (store.Keys, e
 		}
 		if o.GetId() == 0 {
 			return keys, errBadPreKey
+		}
+		if l := k.GetLastResortKyber(); l != nil && l.GetId() == o.GetId() {
+			return keys, badRequest("A one-time key has the id of the last-resort key: first messages name a Kyber key by its id alone.")
 		}
 		keys.OneTimeKyber = append(keys.OneTimeKyber, store.OneTimeKey{ID: o.Id, Data: record})
 	}

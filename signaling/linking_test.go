@@ -48,7 +48,7 @@ func (d *testDevice) linkRequest(t testing.TB, code linking.Code) *wire.LinkRequ
 	if err != nil {
 		t.Fatal(err)
 	}
-	blob, err := code.SealRequest(&wire.NewDevice{IdentityKey: d.identity[:], RegistrationId: 815, PreKeys: preKeys}, &d.private)
+	blob, err := code.SealRequest(&wire.NewDevice{IdentityKey: d.identity[:], RegistrationId: wire.RegistrationID(d.identity[:]), PreKeys: preKeys}, &d.private)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -236,7 +236,7 @@ func TestLinking(t *testing.T) {
 
 	// Bob finds both, with the list, and reaches both.
 	bundles, err := bob.fetch(alice.account, 0)
-	if err != nil || len(bundles) != 2 || !bytes.Equal(bundles[1].IdentityKey, second.identity[:]) || bundles[1].RegistrationId != 815 {
+	if err != nil || len(bundles) != 2 || !bytes.Equal(bundles[1].IdentityKey, second.identity[:]) || bundles[1].RegistrationId != wire.RegistrationID(second.identity[:]) {
 		t.Fatal(bundles, err)
 	}
 	for _, to := range []*testDevice{alice, second} {

@@ -121,10 +121,10 @@ func parseRegistration(body []byte) (*wire.Registration, error) {
 	switch {
 	case !ValidUsername(r.GetUsername()) || !newUsername(r.GetUsername()):
 		return r, badRequest("A user name has 2 to 32 characters of a-z, 0-9, '.', '_' and '-'.")
-	case r.GetRegistrationId() < 1 || r.GetRegistrationId() > maxIdentityID:
-		return r, badRequest("The registration id is out of range.")
 	case !validCurveKey(r.GetIdentityKey()):
 		return r, badRequest("The identity key is malformed.")
+	case r.GetRegistrationId() != wire.RegistrationID(r.GetIdentityKey()):
+		return r, badRequest("The registration id is not the one that follows from the identity key.")
 	case len(r.GetSignature()) != signatureSize:
 		return r, errSignature
 	case len(r.GetInvitation()) > 128:

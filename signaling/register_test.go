@@ -105,12 +105,19 @@ func TestRegistrationIsChecked(t *testing.T) {
 		{"upper case", func(r *wire.Registration) { r.Username = "Dave"; resign(d, r) }, wire.Error_BAD_REQUEST},
 		{"a path", func(r *wire.Registration) { r.Username = ".."; resign(d, r) }, wire.Error_BAD_REQUEST},
 		{"a flag", func(r *wire.Registration) { r.Username = "--help"; resign(d, r) }, wire.Error_BAD_REQUEST},
-		{"registration id altered", func(r *wire.Registration) { r.RegistrationId++ }, wire.Error_UNAUTHENTICATED},
+		{"registration id of another key", func(r *wire.Registration) {
+			r.RegistrationId = r.RegistrationId%wire.MaxRegistrationID + 1
+			resign(d, r)
+		}, wire.Error_BAD_REQUEST},
 		{"registration id 0", func(r *wire.Registration) { r.RegistrationId = 0; resign(d, r) }, wire.Error_BAD_REQUEST},
 		{"registration id too high", func(r *wire.Registration) { r.RegistrationId = 16381; resign(d, r) }, wire.Error_BAD_REQUEST},
 		{"pre-keys altered", func(r *wire.Registration) { r.PreKeys[len(r.PreKeys)-1] ^= 1 }, wire.Error_UNAUTHENTICATED},
 		{"identity key of another type", func(r *wire.Registration) { r.IdentityKey = append([]byte{4}, r.IdentityKey[1:]...); resign(d, r) }, wire.Error_BAD_REQUEST},
-		{"identity key of small order", func(r *wire.Registration) { r.IdentityKey = append([]byte{5}, make([]byte, 32)...); resign(d, r) }, wire.Error_UNAUTHENTICATED},
+		{"identity key of small order", func(r *wire.Registration) {
+			r.IdentityKey = append([]byte{5}, make([]byte, 32)...)
+			r.RegistrationId = wire.RegistrationID(r.IdentityKey)
+			resign(d, r)
+		}, wire.Error_UNAUTHENTICATED},
 		{"for another server", func(r *wire.Registration) { r.Signature = d.sign(wire.RegistrationToSign("other.example", r)) }, wire.Error_UNAUTHENTICATED},
 		{"signed pre-key missing", preKeys(d, func(k *wire.PreKeys) { k.SignedPreKey = nil }), wire.Error_BAD_REQUEST},
 		{"last resort missing", preKeys(d, func(k *wire.PreKeys) { k.LastResortKyber = nil }), wire.Error_BAD_REQUEST},
@@ -119,6 +126,9 @@ func TestRegistrationIsChecked(t *testing.T) {
 		{"Kyber key's signature", preKeys(d, func(k *wire.PreKeys) { k.OneTimeKyber[1].Signature[5] ^= 1 }), wire.Error_BAD_REQUEST},
 		{"one-time key's size", preKeys(d, func(k *wire.PreKeys) { k.OneTime[0].PublicKey = k.OneTime[0].PublicKey[:32] }), wire.Error_BAD_REQUEST},
 		{"key id 0", preKeys(d, func(k *wire.PreKeys) { k.OneTime[0].Id = 0 }), wire.Error_BAD_REQUEST},
+		{"a one-time key with the last resort's id", preKeys(d, func(k *wire.PreKeys) {
+			k.OneTimeKyber[0].Id = k.LastResortKyber.Id
+		}), wire.Error_BAD_REQUEST},
 		{"too many keys", preKeys(d, func(k *wire.PreKeys) {
 			for range uploadLimit {
 				k.OneTime = append(k.OneTime, k.OneTime[0])

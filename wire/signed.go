@@ -153,3 +153,16 @@ var errServerName = errors.New("not a server name: want a host name or an IP add
 func DeliveryTokenHash(token []byte) [sha256.Size]byte {
 	return sha256.Sum256(append([]byte(deliveryTokenLabel), token...))
 }
+
+// MaxRegistrationID is the highest registration id; the lowest is 1.
+const MaxRegistrationID = 16380
+
+// RegistrationID is the registration id of the device with an identity key (33 bytes, type byte included), from 1 to
+// MaxRegistrationID. It tells a device from another one installed in its place, and a new installation has a new identity key.
+// Deriving it lets whoever can check the key check the id.
+func RegistrationID(identityKey []byte) uint32 {
+	h := sha256.New()
+	h.Write([]byte("Sotto registration id v1\x00"))
+	h.Write(identityKey)
+	return uint32(binary.BigEndian.Uint64(h.Sum(nil))%MaxRegistrationID) + 1
+}

@@ -3,13 +3,12 @@ package ratchet
 import (
 	"crypto/ecdh"
 	"crypto/rand"
-	"crypto/sha256"
 	"crypto/subtle"
-	"encoding/binary"
 	"fmt"
 	"log/slog"
 
 	"sotto/e2ee/xeddsa"
+	"sotto/wire"
 )
 
 // PublicKeySize is the length of a serialised PublicKey: the type byte 0x05, then the u coordinate.
@@ -51,15 +50,9 @@ func (k PublicKey) Verify(message, signature []byte) bool {
 
 func (k PublicKey) u() [32]byte { return [32]byte(k.bytes[1:]) }
 
-// RegistrationID returns the registration id of the device with this identity key, from 1 to 16380. Its purpose is to tell a device
-// from another one installed in its place, and a new installation has a new identity key. Deriving it lets the recipient of a
-// pre-key message, whose MACs cover the identity key but not the id, check both.
-func RegistrationID(identity PublicKey) uint32 {
-	h := sha256.New()
-	h.Write([]byte("Sotto registration id v1\x00"))
-	h.Write(identity.bytes[:])
-	return uint32(binary.BigEndian.Uint64(h.Sum(nil))%16380) + 1
-}
+// RegistrationID returns the registration id of the device with this identity key (wire.RegistrationID). The recipient of a pre-key
+// message, whose MACs cover the identity key but not the id, checks both.
+func RegistrationID(identity PublicKey) uint32 { return wire.RegistrationID(identity.bytes[:]) }
 
 // KeyPair is an X25519 key pair: an identity key, a pre-key or a ratchet key.
 type KeyPair struct {
