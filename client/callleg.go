@@ -139,8 +139,11 @@ func (s *calls) prepare(o *ongoing) {
 func (s *calls) prepareCaller(o *ongoing) {
 	o.at = timestamp(s.c.now())
 	s.running.Go(func() {
+		var peer *contact
+		var asking sync.WaitGroup
+		asking.Go(func() { peer = s.c.newest(o.call.ctx, o.peer) })
 		relays := s.c.fetchRelays(o.call.ctx)
-		peer := s.c.newest(o.call.ctx, o.peer)
+		asking.Wait()
 		peers := peer.devices()
 		legs := map[uint8]*leg{}
 		var devices [callflow.MaxLegs]uint8

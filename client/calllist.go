@@ -37,16 +37,6 @@ func (c *Client) known(p *contact) *contact {
 	return p
 }
 
-// newest is a contact with the devices that are known once what waited at the server was looked at, if sessions with all of them can be had.
-func (c *Client) newest(ctx context.Context, p *contact) *contact {
-	c.caughtUp(ctx)
-	now := c.known(p)
-	if now.Epoch > p.Epoch && c.ensureSessions(ctx, now.Account, "") != nil {
-		return p
-	}
-	return now
-}
-
 // sameList compares the list that the other end says its account has with the one known here when the call began, and, if that is another,
 // with the newest that the server gives.
 func (c *Client) sameList(ctx context.Context, p *contact, digest []byte) error {

@@ -146,6 +146,7 @@ func (c *Client) newServer() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.anonymous.absent, c.anonymous.trouble, c.sealing.lacking = false, time.Time{}, time.Time{}
+	clear(c.lists.checked)
 	for _, entry := range c.outbox.entries {
 		entry.delayed, entry.identified = time.Time{}, false
 	}

@@ -267,13 +267,14 @@ func recordAddress(name, prefix string) (a ratchet.Address, err error) {
 
 // lists are the accounts whose list is to be fetched. Client.mu guards it.
 type lists struct {
-	wanted  map[uuid.UUID]bool // false: only sessions with their devices are to be begun
+	wanted  map[uuid.UUID]bool      // false: only sessions with their devices are to be begun
+	checked map[uuid.UUID]listCheck // over the link that is up (freshlist.go)
 	fetched hourly
 	some    chan struct{} // has room for one
 }
 
 func (l *lists) init() {
-	*l = lists{wanted: map[uuid.UUID]bool{}, fetched: hourly{}, some: make(chan struct{}, 1)}
+	*l = lists{wanted: map[uuid.UUID]bool{}, checked: map[uuid.UUID]listCheck{}, fetched: hourly{}, some: make(chan struct{}, 1)}
 }
 
 // want has a list fetched soon, or sessions begun with the devices of the one that is known. c.mu is held.
@@ -334,7 +335,12 @@ func (c *Client) renewList(ctx context.Context, id uuid.UUID, fetch bool) error 
 	if p == nil || !p.Accepted || p.Appeared != nil {
 		return nil
 	}
-	return c.ensureSessions(ctx, id, "")
+	if err := c.ensureSessions(ctx, id, ""); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.spread(id)
 }
 
 var errTooOften = errors.New("the server was asked too often for the devices of this account: try again later")
@@ -351,15 +357,10 @@ func (c *Client) fetchList(ctx context.Context, id uuid.UUID) (*contact, error) 
 	if !spent {
 		return p, errTooOften
 	}
-	reply, err := c.askAbout(ctx, id, func(token []byte) *wire.ClientFrame {
-		return &wire.ClientFrame{Body: &wire.ClientFrame_FetchDeviceList{
-			FetchDeviceList: &wire.FetchDeviceList{Account: id[:], DeliveryToken: token},
-		}}
-	})
+	signed, err := c.askForList(ctx, id)
 	if err != nil {
 		return p, err
 	}
-	signed := reply.GetDeviceList()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if id == c.account.Account {
@@ -378,4 +379,14 @@ func (c *Client) fetchList(ctx context.Context, id uuid.UUID) (*contact, error) 
 	}
 	p.Epoch, p.List, p.Signature, p.listed = list.Epoch, signed.List, signed.Signature, list
 	return p, nil
+}
+
+// askForList asks the server for an account's list.
+func (c *Client) askForList(ctx context.Context, id uuid.UUID) (*wire.SignedDeviceList, error) {
+	reply, err := c.askAbout(ctx, id, func(token []byte) *wire.ClientFrame {
+		return &wire.ClientFrame{Body: &wire.ClientFrame_FetchDeviceList{
+			FetchDeviceList: &wire.FetchDeviceList{Account: id[:], DeliveryToken: token},
+		}}
+	})
+	return reply.GetDeviceList(), err
 }

@@ -37,7 +37,8 @@ type outgoing struct {
 	Envelope []byte    // as it goes to the server, unless it is sealed on its way out
 	To       string    // for events
 	Message  MessageID // zero unless it is a text
-	Expires  time.Time `json:",omitzero"` // not worth sending after that
+	Expires  time.Time `json:",omitzero"`  // not worth sending after that
+	LastID   uint8     `json:",omitempty"` // the highest id of the recipient's devices when it was posted
 
 	record     string
 	envelope   *wire.Envelope
@@ -148,6 +149,11 @@ func (c *Client) post(to *contact, content *wire.Content, entry outgoing) error 
 	return c.postAfter(to, remotes, content, entry, func(*tx, *session) error { return nil })
 }
 
+// postOne is step 1 for one device of a contact's. c.mu is held.
+func (c *Client) postOne(to *contact, remote ratchet.Remote, content *wire.Content, entry outgoing) error {
+	return c.postAfter(to, []ratchet.Remote{remote}, content, entry, func(*tx, *session) error { return nil })
+}
+
 // sendTo is step 1, for one device.
 func (c *Client) sendTo(account uuid.UUID, device uint8, content *wire.Content, entry outgoing) error {
 	c.mu.Lock()
@@ -160,7 +166,7 @@ func (c *Client) sendTo(account uuid.UUID, device uint8, content *wire.Content, 
 	if err != nil {
 		return err
 	}
-	return c.postAfter(to, []ratchet.Remote{remote}, content, entry, func(*tx, *session) error { return nil })
+	return c.postOne(to, remote, content, entry)
 }
 
 // postAfter does something to each session before it encrypts, in the same transaction. c.mu is held.
@@ -176,6 +182,7 @@ func (c *Client) postAfter(
 	entries := make([]*outgoing, len(remotes))
 	for i, remote := range remotes {
 		copied := entry
+		copied.LastID = to.lastID()
 		if copied.kept == nil {
 			copied.kept = newSent(remote, &copied, plaintext)
 		}

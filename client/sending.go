@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 	"google.golang.org/protobuf/proto"
 
+	"sotto/e2ee/ratchet"
 	"sotto/e2ee/sealed"
 	"sotto/sealedwire"
 	"sotto/wire"
@@ -21,6 +22,10 @@ import (
 //
 // What one contact gets takes one way, until something about that contact or the anonymous link changes. Nothing leaves one way while
 // something to the same contact that came before it is under way on the other, so that it does not overtake.
+//
+// What goes to one device leaves one after the other: the next when the server has taken, or refused for good, the one before. With
+// several under way, one that is refused for its rate would arrive behind those that came after it. Steps of a call do not wait: they
+// are worth nothing later, and a call bears another order. Nor do requests to send something anew, which need a certificate.
 
 const (
 	sendWindow = 16              // envelopes under way on a link
@@ -73,8 +78,8 @@ func (c *Client) wayOf(entry *outgoing, to *contact, now time.Time) (_ way, unti
 
 // departure is an entry that is to leave, and what it leaves with.
 type departure struct {
-	entry       *outgoing
-	to          *contact // nil if they are none any more
+	entry       *outgoing // nil if the contact's list is to be asked for first
+	to          *contact  // nil if they are none any more
 	certificate *sealedwire.SenderCertificate
 	way         way
 }
@@ -100,6 +105,13 @@ func (c *Client) sendOutbox(ctx context.Context, l *link) {
 		case window <- struct{}{}:
 		case <-ctx.Done():
 			return
+		}
+		if next.entry == nil {
+			replies.Go(func() {
+				c.checkList(ctx, l, next)
+				<-window
+			})
+			continue
 		}
 		frame, err := c.frame(next)
 		if err != nil {
@@ -153,8 +165,15 @@ func (c *Client) nextOutgoing(l *link, now time.Time) (*departure, lull, error) 
 		return nil, lull{}, err
 	}
 	nothing := lull{changed: c.outbox.changed}
-	elsewhere := map[uuid.UUID]bool{} // who has something under way on the other link
+	elsewhere := map[uuid.UUID]bool{}    // who has something under way on the other link
+	before := map[ratchet.Address]bool{} // devices that something older waits for
 	for _, entry := range c.outbox.entries {
+		if entry.inOrder() {
+			if before[entry.address()] {
+				continue
+			}
+			before[entry.address()] = true
+		}
 		if entry.underway != nil && !entry.underway.ended() {
 			if entry.underway != l {
 				elsewhere[entry.recipient()] = true
@@ -167,6 +186,14 @@ func (c *Client) nextOutgoing(l *link, now time.Time) (*departure, lull, error) 
 			continue
 		}
 		if (way == waySealed) == l.anonymous && way != wayWaits {
+			ask, asked := c.unchecked(entry)
+			if asked {
+				continue
+			}
+			if ask {
+				c.lists.checked[entry.recipient()] = listCheck{l}
+				return &departure{to: to, way: way}, lull{}, nil
+			}
 			entry.underway = l
 			if way == wayIdentified && to != nil && to.Token != nil {
 				c.senderShown(to)
@@ -355,6 +382,9 @@ func (c *Client) takeOut(entry *outgoing, err error) {
 		c.events.offer(MessageSent{entry.Message, entry.To})
 	}
 }
+
+// inOrder tells whether an entry must not overtake another to the same device, nor be overtaken.
+func (o *outgoing) inOrder() bool { return o.Expires.IsZero() && !o.mustSeal() }
 
 // mustSeal tells whether an entry is worth nothing outside sealed sender, whose certificate alone says who it is from.
 func (o *outgoing) mustSeal() bool { return o.envelope.GetType() == sealed.TypePlaintext }

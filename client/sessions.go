@@ -211,7 +211,10 @@ func (c *Client) startSessions(id uuid.UUID, username string, reply *wire.Bundle
 		}
 		return nil
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	return c.spread(id) // before a text that is written now
 }
 
 // mayBeNamed refuses what only a server that lies, or has given the name to somebody else, says: that a name is now another account's, or
