@@ -1,6 +1,6 @@
 // Package file reads and writes the sound and the pictures of calls as files.
 //
-//	reads   WAV (PCM, 16 bit, mono or stereo, any usual rate), Ogg/Opus, IVF with VP8
+//	reads   WAV (PCM of 8 to 32 bits, float, G.711; up to 8 channels; any usual rate), Ogg/Opus, IVF with VP8
 //	writes  the same: WAV and Ogg/Opus of 48 kHz mono, IVF with VP8
 //	makes   a tone, raw samples of another program, an endless loop of any of these
 //

@@ -316,7 +316,7 @@ func TestIVFBeginsWithAKeyFrame(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if frame, _ := late.ReadFrame(); !frame.Key || frame.PTS != 2*time.Second {
+	if frame, _ := late.ReadFrame(); !frame.Key || frame.PTS != 0 { // whoever sends it does not wait for what was not recorded
 		t.Errorf("the recording begins at %v with key %v", frame.PTS, frame.Key)
 	}
 }

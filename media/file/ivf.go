@@ -30,6 +30,8 @@ type Video struct {
 	file     io.ReadSeeker
 	r        *bufio.Reader
 	num, den uint64 // seconds for one unit of time
+	first    uint64 // time of the first frame: a file that was cut out of a call begins anywhere
+	begun    bool
 	ahead    media.VideoFrame
 	err      error // instead of ahead
 }
@@ -79,6 +81,7 @@ func (v *Video) Rewind() error {
 	if _, err := v.r.Discard(int(length) - ivfHeaderLen); err != nil {
 		return explain(v.name, err)
 	}
+	v.begun = false
 	v.load()
 	switch {
 	case v.err == io.EOF:
@@ -115,6 +118,14 @@ func (v *Video) load() {
 		return
 	}
 	length, at := binary.LittleEndian.Uint32(head[:]), binary.LittleEndian.Uint64(head[4:])
+	if length == 0 { // an encoder dropped it: the picture before stands
+		v.load()
+		return
+	}
+	if !v.begun {
+		v.begun, v.first = true, at
+	}
+	at -= min(at, v.first)
 	if length > largestFrame {
 		v.err = errDamaged
 		return

@@ -26,20 +26,26 @@ type oggReader struct {
 
 func newOggReader(f io.Reader) (*oggReader, error) {
 	o := &oggReader{pages: oggPages{r: bufio.NewReaderSize(f, 1<<15)}}
+	return o, o.begin()
+}
+
+// begin reads the headers of a stream. A file may be a chain of them (RFC 3533 section 4), as of several recordings, or of a radio's songs.
+func (o *oggReader) begin() error {
 	head, err := o.pages.packet()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if err := o.head(head); err != nil {
-		return nil, err
+		return err
 	}
 	if tags, err := o.pages.packet(); err != nil {
-		return nil, err
+		return err
 	} else if len(tags) < 8 || string(tags[:8]) != "OpusTags" {
-		return nil, errDamaged
+		return errDamaged
 	}
+	o.decoded = 0
 	o.decoder, err = opus.NewDecoder()
-	return o, err
+	return err
 }
 
 // head reads the identification header (RFC 7845 section 5.1).
@@ -51,8 +57,8 @@ func (o *oggReader) head(b []byte) error {
 		return wrongCodec("FLAC")
 	case len(b) < 19 || string(b[:8]) != "OpusHead" || b[8]>>4 != 0:
 		return wrongCodec("something other than Opus")
-	case b[18] != 0 || b[9] < 1 || b[9] > 2:
-		return wrongCodec("Opus of more than two channels")
+	case b[9] < 1 || b[9] > 2 || b[18] > 1 || b[18] == 1 && (len(b) < 21 || b[19] != 1):
+		return wrongCodec("Opus of more than two channels") // family 1 has one stream for up to two (section 5.1.1.2)
 	}
 	o.skip = int(binary.LittleEndian.Uint16(b[10:]))
 	decibels := float64(int16(binary.LittleEndian.Uint16(b[16:]))) / 256
@@ -63,6 +69,11 @@ func (o *oggReader) head(b []byte) error {
 func (o *oggReader) Read(pcm []int16) (int, error) {
 	for len(o.ready) == 0 {
 		packet, err := o.pages.packet()
+		if err == io.EOF && o.pages.chained() {
+			if err = o.begin(); err == nil {
+				continue
+			}
+		}
 		if err != nil {
 			return 0, err
 		}
@@ -128,6 +139,25 @@ func (o *oggPages) packet() ([]byte, error) {
 	}
 }
 
+// chained begins the next stream of a chain, if there is one.
+func (o *oggPages) chained() bool {
+	next, err := o.r.Peek(6)
+	if err != nil || string(next[:4]) != "OggS" || next[5]&2 == 0 {
+		return false
+	}
+	o.started, o.last = false, false
+	return true
+}
+
+// foreign says whether a page begins a stream that is no Opus, a picture or a film, while there is a chance of one that is.
+func (o *oggPages) foreign(body []byte) bool {
+	if o.started || len(body) >= 8 && string(body[:8]) == "OpusHead" {
+		return false
+	}
+	next, err := o.r.Peek(6)
+	return err == nil && string(next[:4]) == "OggS" && next[5]&2 != 0 // all streams begin before any goes on (RFC 3533 section 4)
+}
+
 // end is the number of samples in the stream, which only its last page tells.
 func (o *oggPages) end() (int64, bool) {
 	return o.granule, o.last && len(o.lens) == 0 && o.granule >= 0
@@ -165,7 +195,7 @@ func (o *oggPages) next(within bool) error {
 			return errDamaged
 		}
 		serial := binary.LittleEndian.Uint32(head[14:])
-		if o.started && serial != o.serial {
+		if o.started && serial != o.serial || o.foreign(body) {
 			continue
 		}
 		continued, first, last := head[5]&1 != 0, head[5]&2 != 0, head[5]&4 != 0

@@ -8,6 +8,7 @@ import (
 	"io"
 	"math"
 	"os"
+	"slices"
 	"sync"
 
 	"sotto/media"
@@ -18,10 +19,17 @@ import (
 const (
 	wavePCM        = 1
 	waveFloat      = 3
+	waveALaw       = 6 // ITU-T G.711
+	waveMuLaw      = 7
 	waveExtensible = 0xfffe
 
 	wavHeaderLen = 44
 	unknownSize  = math.MaxUint32 // in the header of a recording that goes on: read to the end of the file
+	// What writes to a pipe does not know the size either: sox says 0x7ffff000 and its header, arecord 0x80000000.
+	pipedSize = 0x7ffff000
+	// Some count the header into the size of the sound.
+	headerCounted = wavHeaderLen
+	maxChannels   = 8 // 7.1
 
 	lowestRate, highestRate = 4000, 192000 // Hz
 )
@@ -30,8 +38,10 @@ type wavReader struct {
 	r        *bufio.Reader
 	rate     int
 	channels int
-	left     int64 // bytes of sound still to come
-	open     bool  // nobody knows how many: up to the end of the file
+	width    int                  // bytes of a sample
+	sample   func(b []byte) int32 // one, of 16 bits
+	left     int64                // bytes of sound still to come
+	open     bool                 // nobody knows how many: up to the end of the file
 	buffer   []byte
 }
 
@@ -51,10 +61,12 @@ func newWAVReader(f io.ReadSeeker) (*wavReader, error) {
 	if string(riff[8:]) != "WAVE" {
 		return nil, errors.New("is RIFF, but not WAVE")
 	}
-	at := int64(len(riff))
+	at, empty := int64(len(riff)), false
 	for {
 		var head [8]byte
-		if _, err := io.ReadFull(w.r, head[:]); err != nil {
+		if _, err := io.ReadFull(w.r, head[:]); err == io.EOF && empty {
+			return w, nil // there is no sound
+		} else if err != nil {
 			return nil, err
 		}
 		at += int64(len(head))
@@ -65,12 +77,16 @@ func newWAVReader(f io.ReadSeeker) (*wavReader, error) {
 				return nil, err
 			}
 		case name == "data" && w.rate != 0:
-			w.left = length
-			if length == unknownSize || length == 0 {
+			switch {
+			case length == 0 && w.chunkFollows():
+				empty = true // the sound is in another chunk, or nowhere
+				continue
+			case length == unknownSize, length == 0, at+length > size && length >= pipedSize, at+length > size && at+length-size <= headerCounted:
 				w.open = true
-			} else if at+length > size {
+			case at+length > size:
 				return nil, fmt.Errorf("%w: %d of %d bytes of sound are there", errTruncated, size-at, length)
 			}
+			w.left = length
 			return w, nil
 		case name == "data" || name == "fmt ":
 			return nil, errDamaged
@@ -94,24 +110,72 @@ func (w *wavReader) format(length int64) error {
 	if kind == waveExtensible && length >= 26 {
 		kind = binary.LittleEndian.Uint16(chunk[24:]) // the beginning of its GUID
 	}
+	sample, known := samples[wavForm{kind, bits}]
 	switch {
-	case kind == waveFloat:
-		return wrongCodec("floating-point samples")
-	case kind != wavePCM:
-		return wrongCodec(fmt.Sprintf("WAV format %d", kind))
-	case bits != 16:
+	case !known && (kind == wavePCM || kind == waveFloat):
 		return wrongCodec(fmt.Sprintf("%d-bit samples", bits))
-	case channels < 1 || channels > 2:
+	case !known:
+		return wrongCodec(fmt.Sprintf("WAV format %d", kind))
+	case channels < 1 || channels > maxChannels:
 		return wrongCodec(fmt.Sprintf("%d channels", channels))
 	case rate < lowestRate || rate > highestRate:
 		return wrongCodec(fmt.Sprintf("sound of %d Hz", rate))
 	}
-	w.rate, w.channels = int(rate), int(channels)
+	w.rate, w.channels, w.width, w.sample = int(rate), int(channels), int(bits/8), sample
 	return nil
 }
 
+// chunkFollows tells an empty chunk of sound, behind which the next one begins, from a recording whose size nobody has filled in.
+func (w *wavReader) chunkFollows() bool {
+	next, err := w.r.Peek(4)
+	return err == nil && slices.Contains([]string{"LIST", "fact", "id3 ", "cue ", "bext", "data"}, string(next))
+}
+
+// wavForm is how one sample looks.
+type wavForm struct{ kind, bits uint16 }
+
+var samples = map[wavForm]func([]byte) int32{
+	{wavePCM, 8}:    func(b []byte) int32 { return (int32(b[0]) - 128) << 8 },
+	{wavePCM, 16}:   func(b []byte) int32 { return int32(int16(binary.LittleEndian.Uint16(b))) },
+	{wavePCM, 24}:   func(b []byte) int32 { return int32(int16(binary.LittleEndian.Uint16(b[1:]))) },
+	{wavePCM, 32}:   func(b []byte) int32 { return int32(int16(binary.LittleEndian.Uint16(b[2:]))) },
+	{waveFloat, 32}: func(b []byte) int32 { return fromFloat(float64(math.Float32frombits(binary.LittleEndian.Uint32(b)))) },
+	{waveFloat, 64}: func(b []byte) int32 { return fromFloat(math.Float64frombits(binary.LittleEndian.Uint64(b))) },
+	{waveMuLaw, 8}:  func(b []byte) int32 { return muLaw(b[0]) },
+	{waveALaw, 8}:   func(b []byte) int32 { return aLaw(b[0]) },
+}
+
+func fromFloat(f float64) int32 {
+	if math.IsNaN(f) {
+		return 0
+	}
+	return int32(math.Round(max(-1, min(1, f)) * math.MaxInt16))
+}
+
+// muLaw and aLaw are ITU-T G.711, tables 2a and 1a.
+func muLaw(b byte) int32 {
+	b = ^b
+	v := (int32(b&0x0f)<<3+0x84)<<(b>>4&7) - 0x84
+	if b&0x80 != 0 {
+		return -v
+	}
+	return v
+}
+
+func aLaw(b byte) int32 {
+	b ^= 0x55
+	v := int32(b&0x0f)<<4 + 8
+	if segment := b >> 4 & 7; segment > 0 {
+		v = (v + 0x100) << (segment - 1)
+	}
+	if b&0x80 == 0 {
+		return -v
+	}
+	return v
+}
+
 func (w *wavReader) Read(pcm []int16) (int, error) {
-	frame := 2 * w.channels
+	frame := w.width * w.channels
 	want := len(pcm) * frame
 	if !w.open {
 		want = int(min(int64(want), w.left/int64(frame)*int64(frame)))
@@ -129,12 +193,11 @@ func (w *wavReader) Read(pcm []int16) (int, error) {
 	}
 	got := n / frame
 	for i := range got {
-		b := w.buffer[i*frame:]
-		sample := int(int16(binary.LittleEndian.Uint16(b)))
-		if w.channels == 2 {
-			sample = (sample + int(int16(binary.LittleEndian.Uint16(b[2:])))) / 2
+		sum := int32(0)
+		for c := range w.channels {
+			sum += w.sample(w.buffer[i*frame+c*w.width:])
 		}
-		pcm[i] = int16(sample)
+		pcm[i] = int16(sum / int32(w.channels))
 	}
 	return got, err
 }

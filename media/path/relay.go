@@ -328,8 +328,6 @@ func (c *relayConn) giveUp() {
 	}
 }
 
-const maxMessage = 64 << 10
-
 func (c *relayConn) Read(b []byte) (int, error) {
 	for {
 		n, err := c.read(b)

@@ -132,11 +132,15 @@ func TestRelaysOverEveryTransport(t *testing.T) {
 					t.Fatal(err)
 				}
 				go func() { // the second one, if there are two families
-					for c := range end.candidates {
-						_ = other.AddRemoteCandidate(c)
+					for {
+						select {
+						case c := <-end.candidates:
+							_ = other.AddRemoteCandidate(c)
+						case <-t.Context().Done():
+							return
+						}
 					}
 				}()
-				t.Cleanup(func() { close(end.candidates) })
 			}
 			for i, end := range ends {
 				if err := end.Connect(ends[1-i].Credentials()); err != nil {
