@@ -28,12 +28,15 @@ type anonymous struct {
 	absent  bool      // the server has no such links, or no certificates
 	trouble time.Time // since when it has been wanted in vain; zero if it is not, or if there is one
 	shown   map[uuid.UUID]struct{}
+
+	refusing map[uuid.UUID]time.Time // since when sealed envelopes to a contact are refused for now
 }
 
 func (a *anonymous) init() {
 	a.link.changed = make(chan struct{})
 	a.wanted = make(chan struct{}, 1)
 	a.shown = map[uuid.UUID]struct{}{}
+	a.refusing = map[uuid.UUID]time.Time{}
 }
 
 // want lets the link be opened, if it is not.

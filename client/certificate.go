@@ -52,7 +52,10 @@ func (c *Client) loadSealing() error {
 	if c.sealing.Certificate == nil {
 		return nil
 	}
-	c.sealing.certificate, err = sealedwire.ParseSenderCertificate(c.sealing.Certificate)
+	certificate, err := sealedwire.ParseSenderCertificate(c.sealing.Certificate)
+	if err == nil && certificate.Uniform() { // an earlier version took others
+		c.sealing.certificate = certificate
+	}
 	return err
 }
 
@@ -131,6 +134,10 @@ func (c *Client) certify(ctx context.Context, l *link) error {
 		!bytes.Equal(certificate.Identity[:], c.identity.Public().Bytes()) {
 		return errors.New("the server gave somebody else's sender certificate")
 	}
+	if !certificate.Uniform() {
+		return errors.New("the server gave a sender certificate of a length of its own, " +
+			"by which it could tell this device's sealed messages: do not trust it")
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	err = c.changeSealing(func(s *sealing) {
@@ -147,8 +154,9 @@ func (c *Client) newServer() {
 	defer c.mu.Unlock()
 	c.anonymous.absent, c.anonymous.trouble, c.sealing.lacking = false, time.Time{}, time.Time{}
 	clear(c.lists.checked)
+	clear(c.anonymous.refusing)
 	for _, entry := range c.outbox.entries {
-		entry.delayed, entry.identified = time.Time{}, false
+		entry.identified = false
 	}
 }
 

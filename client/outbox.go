@@ -42,9 +42,8 @@ type outgoing struct {
 
 	record     string
 	envelope   *wire.Envelope
-	underway   *link     // it was sent over this link and not answered yet
-	delayed    time.Time // since then the server has refused it for the time being, sealed
-	identified bool      // the server does not take it sealed
+	underway   *link // it was sent over this link and not answered yet
+	identified bool  // the server does not take it sealed
 	refused    func(error)
 	ofCall     bool         // a missed call, left in this run: Client.Close waits for it too
 	kept       *sentContent // what is to be kept of it, nil if nothing

@@ -99,6 +99,7 @@ func TestSealedRefused(t *testing.T) {
 		"token void":         over(wire.Error_FORBIDDEN),
 		"bad request":        over(wire.Error_BAD_REQUEST),
 		"unavailable":        over(wire.Error_UNAVAILABLE),
+		"half full":          over(wire.Error_MAILBOX_FULL), // another contact has filled it
 		"breaks":             over(breaks),
 		"no such link":       door(404),
 		"forbidden to proxy": door(403),

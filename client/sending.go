@@ -30,6 +30,10 @@ import (
 const (
 	sendWindow = 16              // envelopes under way on a link
 	minRetry   = 5 * time.Second // after a refusal that passes
+
+	// For so long after the first of such refusals what goes to the contact leaves under this
+	// account's name, once the patience is over. Then it is tried sealed again.
+	refusedFor = 10 * time.Minute
 )
 
 // way is how an entry leaves.
@@ -62,8 +66,11 @@ func (c *Client) wayOf(entry *outgoing, to *contact, now time.Time) (_ way, unti
 		}
 		trouble = c.sealing.lacking
 	}
-	if !entry.delayed.IsZero() && (trouble.IsZero() || entry.delayed.Before(trouble)) {
-		trouble = entry.delayed
+	refusing := c.anonymous.refusing[entry.recipient()]
+	if now.Sub(refusing) > refusedFor {
+		delete(c.anonymous.refusing, entry.recipient()) // it is tried sealed again
+	} else if trouble.IsZero() || refusing.Before(trouble) {
+		trouble = refusing
 	}
 	if !trouble.IsZero() {
 		if until = trouble.Add(patience); !now.Before(until) {
@@ -278,8 +285,8 @@ func (c *Client) awaitSent(l *link, d *departure, reply <-chan *wire.ServerFrame
 	err := refusalOf(frame.GetError())
 	switch {
 	case passing(err):
-		if d.way == waySealed && !refused(err, wire.Error_MAILBOX_FULL) {
-			c.delayed(d.entry)
+		if d.way == waySealed { // also if the part of the mailbox for envelopes without a sender is full
+			c.refusedSealed(d.entry)
 		}
 		return max(retryAfter(err), minRetry)
 	case d.way == waySealed && !refused(err, wire.Error_NOT_FOUND): // that says that the token was right
@@ -307,12 +314,12 @@ func (c *Client) release(entry *outgoing) {
 	c.outbox.notify()
 }
 
-// delayed notes since when a sealed entry has been refused for the time being.
-func (c *Client) delayed(entry *outgoing) {
+// refusedSealed notes since when what is sealed to a contact has been refused for the time being.
+func (c *Client) refusedSealed(entry *outgoing) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if entry.delayed.IsZero() {
-		entry.delayed = time.Now()
+	if _, noted := c.anonymous.refusing[entry.recipient()]; !noted {
+		c.anonymous.refusing[entry.recipient()] = time.Now()
 	}
 }
 

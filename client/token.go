@@ -138,6 +138,7 @@ func (c *Client) senderHidden(p *contact) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.anonymous.shown, p.Account)
+	delete(c.anonymous.refusing, p.Account)
 }
 
 var errNoContact = errors.New("this is no contact any more")

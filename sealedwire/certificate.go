@@ -98,6 +98,12 @@ func (c *SenderCertificate) Validate(root PublicKey, now time.Time) error {
 	return nil
 }
 
+// Uniform reports whether the certificate is as long as everybody's. A server could tell a device's
+// sealed messages by the length of a certificate with a telephone number or a long id.
+func (c *SenderCertificate) Uniform() bool {
+	return len(c.telephone) == 0 && c.Server.ID < 1<<7
+}
+
 // Signed reports whether root signed the certificate.
 func (c *ServerCertificate) Signed(root PublicKey) bool { return root.verify(c.content(), c.signature) }
 

@@ -1,0 +1,52 @@
+package client
+
+import (
+	"testing"
+	"time"
+
+	"sotto/e2ee/ratchet"
+	"sotto/sealedwire"
+	"sotto/wire"
+)
+
+// A certificate is taken only if it is this device's own, and as long as everybody's: by any other
+// the server could tell whose the sealed messages are.
+func TestCertificatesThatAreNotTaken(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	s := spied(t, w)
+	alice, bob := w.online("alice"), w.online("bob")
+	root, server := sealedwire.GeneratePrivateKey(), sealedwire.GeneratePrivateKey()
+	issuer := func(id uint32) *sealedwire.Issuer {
+		i, err := sealedwire.NewIssuer(server, root.Certify(id, server.Public()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return i
+	}
+	another := ratchet.GenerateKeyPair()
+	end, id := time.Now().Add(time.Hour), alice.Account()
+	trusted := root.Public()
+	for name, test := range map[string]struct {
+		certificate *sealedwire.SenderCertificate
+		taken       bool
+	}{
+		"its own":           {certify(t, issuer(1), id, 1, alice.identity, end), true},
+		"another account's": {certify(t, issuer(1), bob.Account(), 1, alice.identity, end), false},
+		"another device's":  {certify(t, issuer(1), id, 2, alice.identity, end), false},
+		"another key's":     {certify(t, issuer(1), id, 1, another, end), false},
+		"a longer one":      {certify(t, issuer(1<<7), id, 1, alice.identity, end), false},
+	} {
+		s.do(func() {
+			s.alter = func(f *wire.ServerFrame) *wire.ServerFrame {
+				if got := f.GetSenderCertificate(); got != nil {
+					got.TrustRoot, got.Certificate = trusted[:], test.certificate.Bytes()
+				}
+				return f
+			}
+		})
+		if err := alice.certify(patience(t), alice.link.current()); (err == nil) != test.taken {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
