@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"testing"
+	"time"
 )
 
 // Programs tell what failed apart without reading sentences.
@@ -60,6 +61,15 @@ func TestEventsEndWithTheContext(t *testing.T) {
 			}
 		case <-deadline.Done():
 			t.Fatal("Events stays open")
+		}
+	}
+}
+
+// A server cannot make a device wait for 136 years.
+func TestWaitsAreBounded(t *testing.T) {
+	for seconds, want := range map[uint32]time.Duration{0: 0, 30: 30 * time.Second, 3600: time.Hour, 1<<32 - 1: longestRetry} {
+		if got := patienceFor(seconds); got != want {
+			t.Errorf("%d s: %v, want %v", seconds, got, want)
 		}
 	}
 }

@@ -90,6 +90,14 @@ func (c *Client) dialAnonymous(ctx context.Context) (*link, error) {
 	return l, c.open(ctx, l, "v1/anonymous", config, func(l *link, _ string) error { return l.welcomed() })
 }
 
+// longestRetry is the longest that an honest server asks to wait: for keys of one account by another (docs/protocol.md).
+const longestRetry = time.Hour
+
+// patienceFor bounds how long a server can make this device wait: 32 bits of seconds are 136 years.
+func patienceFor(seconds uint32) time.Duration {
+	return min(time.Duration(seconds)*time.Second, longestRetry)
+}
+
 func addressOf(a net.Addr) netip.Addr {
 	at, _ := netip.ParseAddrPort(a.String())
 	return at.Addr()
@@ -199,7 +207,7 @@ func refusalOf(e *wire.Error) error {
 	case wire.Error_UNAUTHENTICATED:
 		return ErrUnauthenticated
 	}
-	return &ServerError{Code: e.Code, Message: visible.Line(e.Message).String(), RetryAfter: time.Duration(e.RetryAfter) * time.Second}
+	return &ServerError{Code: e.Code, Message: visible.Line(e.Message).String(), RetryAfter: patienceFor(e.RetryAfter)}
 }
 
 // receive is step 4. It returns what ended the link.
