@@ -147,8 +147,13 @@ func (s *calls) replaceRelays(l *leg) {
 
 // awaitPath tells the program if an accepted call has no path for a while.
 func (s *calls) awaitPath(o *ongoing) {
-	l := o.chosen
-	time.AfterFunc(s.c.timing.pathless, func() {
+	l, after := o.chosen, s.c.timing.pathless
+	s.running.Go(func() {
+		select {
+		case <-time.After(after):
+		case <-o.call.ctx.Done(): // whose media session must not be kept in memory for this
+			return
+		}
 		s.box.post(func() {
 			if s.legOf(l.at.Call, l.at.Device) == l && !o.connected {
 				o.call.emit(NoPath{Relays: slices.Clone(l.unusable)})

@@ -6,6 +6,7 @@ import (
 	"io"
 	"math"
 	"os"
+	"runtime/debug"
 	"strings"
 	"testing"
 	"time"
@@ -104,5 +105,18 @@ func TestFormsOfSamples(t *testing.T) {
 	}
 	if _, err := os.Stat("testdata/found"); err != nil {
 		t.Error(err)
+	}
+}
+
+// A file of nothing but empty frames costs no stack.
+func TestManyEmptyFrames(t *testing.T) {
+	start, err := os.ReadFile("testdata/found/zeroframe.ivf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer debug.SetMaxStack(debug.SetMaxStack(1 << 20))
+	file := append(start[:ivfHeaderLen:ivfHeaderLen], make([]byte, 300_000*ivfFrameLen)...)
+	if _, err := NewVideo("empty.ivf", bytes.NewReader(file)); err == nil || !strings.Contains(err.Error(), "no picture") {
+		t.Errorf("%v", err)
 	}
 }

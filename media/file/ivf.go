@@ -114,14 +114,14 @@ func (v *Video) Close() error { return closeFile(v.file) }
 // load reads the next frame, or the error in its place.
 func (v *Video) load() {
 	var head [ivfFrameLen]byte
-	if _, v.err = io.ReadFull(v.r, head[:]); v.err != nil {
-		return
+	length := uint32(0)
+	for length == 0 { // an encoder dropped the frame: the picture before stands
+		if _, v.err = io.ReadFull(v.r, head[:]); v.err != nil {
+			return
+		}
+		length = binary.LittleEndian.Uint32(head[:])
 	}
-	length, at := binary.LittleEndian.Uint32(head[:]), binary.LittleEndian.Uint64(head[4:])
-	if length == 0 { // an encoder dropped it: the picture before stands
-		v.load()
-		return
-	}
+	at := binary.LittleEndian.Uint64(head[4:])
 	if !v.begun {
 		v.begun, v.first = true, at
 	}
