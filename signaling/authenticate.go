@@ -45,7 +45,7 @@ func (s *Server) handleLink(w http.ResponseWriter, r *http.Request) {
 	// The HTTP server's goroutine and buffers go when this returns.
 	s.running.Go(func() {
 		defer conn.Close()
-		l, welcome, err := s.authenticate(conn, server, binding)
+		l, welcome, err := s.authenticate(conn, place, server, binding)
 		s.strangers.done(place)
 		s.metrics.pending.Dec()
 		if err != nil {
@@ -75,7 +75,7 @@ func (s *Server) admit(r *http.Request, enter func() bool) (server string, bindi
 }
 
 // authenticate is steps 2 and 3. The link it returns is the device's one.
-func (s *Server) authenticate(conn *websocket.Conn, server string, binding [wire.ChannelBindingSize]byte) (*link, *wire.Welcome, error) {
+func (s *Server) authenticate(conn *websocket.Conn, place *waiting, server string, binding [wire.ChannelBindingSize]byte) (*link, *wire.Welcome, error) {
 	defer context.AfterFunc(s.stop, func() { conn.Close() })() // a stranger is owed nothing when the server stops
 	conn.SetReadLimit(maxFirstFrame)
 	conn.SetReadDeadline(time.Now().Add(s.timing.authenticate))
@@ -94,6 +94,9 @@ func (s *Server) authenticate(conn *websocket.Conn, server string, binding [wire
 	}
 	if err != nil {
 		return nil, nil, err
+	}
+	if !s.strangers.hear(place) {
+		return nil, nil, errTooManyLinks
 	}
 	auth, err := parseAuthenticate(kind, message)
 	if err != nil {

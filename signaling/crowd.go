@@ -48,20 +48,22 @@ func newCrowd(perSource, most int) *crowd {
 func (c *crowd) enter(from source) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.total >= c.most || c.crowded(from) {
+	if near, wide := c.crowded(from); c.total >= c.most || near || wide {
 		return false
 	}
 	c.add(from, 1)
 	return true
 }
 
-// crowded reports whether a source has as many as it may have; c.mu is held.
-func (c *crowd) crowded(from source) bool {
-	return c.count[from.near] >= c.perSource || from.wide.IsValid() && c.count[from.wide] >= wideFactor*c.perSource
+// crowded reports whether a source, or the /48 around it, has as many as it may have; c.mu is held.
+func (c *crowd) crowded(from source) (near, wide bool) {
+	near = c.count[from.near] >= c.perSource
+	wide = from.wide.IsValid() && c.count[from.wide] >= wideFactor*c.perSource
+	return near, wide
 }
 
-// full is crowded for others.
-func (c *crowd) full(from source) bool {
+// full is crowded for who does not hold c.mu.
+func (c *crowd) full(from source) (near, wide bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.crowded(from)

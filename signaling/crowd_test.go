@@ -202,6 +202,40 @@ func TestIdleLinksMakeRoom(t *testing.T) {
 	}
 }
 
+// TestOnlyTheSilentMakeRoom: a link whose signature is being looked at is not ended, and where a /64 has all that it may have a link of
+// another /64 is not ended in vain.
+func TestOnlyTheSilentMakeRoom(t *testing.T) {
+	now := time.Unix(1_000_000, 0)
+	l := &lobby{crowd: newCrowd(2, 1000), grace: time.Second}
+	closed := map[string]int{}
+	enter := func(address string) *waiting {
+		from := sourceOf(address)
+		if !l.enter(from, now) {
+			return nil
+		}
+		return l.wait(from, closer(func() { closed[address]++ }), now)
+	}
+	first, _ := enter("9.9.9.9:1"), enter("9.9.9.9:2")
+	now = now.Add(2 * time.Second)
+	if !l.hear(first) || enter("9.9.9.9:3") == nil || closed["9.9.9.9:1"] != 0 || closed["9.9.9.9:2"] != 1 {
+		t.Errorf("closed: %v", closed)
+	}
+	silent := enter("8.8.8.8:1")
+	enter("8.8.8.8:2")
+	now = now.Add(2 * time.Second)
+	if enter("8.8.8.8:3") == nil || l.hear(silent) {
+		t.Error("a link that was asked to go is heard")
+	}
+
+	enter("[2a00:1:2:1::1]:1") // a neighbour in the same /48, silent for long
+	now = now.Add(2 * time.Second)
+	enter("[2a00:1:2:2::1]:1")
+	enter("[2a00:1:2:2::1]:2")
+	if enter("[2a00:1:2:2::1]:3") != nil || closed["[2a00:1:2:1::1]:1"] != 0 {
+		t.Errorf("a neighbour was ended in vain: %v", closed)
+	}
+}
+
 type closer func()
 
 func (c closer) Close() error { c(); return nil }

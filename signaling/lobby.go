@@ -10,7 +10,7 @@ import (
 // A lobby is where links wait that have not authenticated. Its places are bounded (Limits.Unauthenticated), and idle connections would
 // fill them all. So when there is no room the one that has been silent longest makes some: of the source that asks, if that has as many
 // as it may have; otherwise of the source that has the most. A device needs a round trip or two to authenticate, and keeps its place for
-// the first seconds whatever comes. Who has authenticated is in the lobby no more.
+// the first seconds whatever comes. Who has sent its signature is not asked to go.
 type lobby struct {
 	*crowd
 	grace time.Duration
@@ -25,6 +25,8 @@ type waiting struct {
 	since time.Time
 	conn  io.Closer
 	leave func() // gives the place back, once
+	heard bool   // it has sent something, which is being looked at
+	gone  bool   // it was asked to go
 }
 
 // enter takes a place, if need be that of somebody who was silent for long.
@@ -39,6 +41,14 @@ func (l *lobby) wait(from source, conn io.Closer, now time.Time) *waiting {
 	defer l.mu.Unlock()
 	l.guests = append(l.guests, w)
 	return w
+}
+
+// hear notes that a link is not silent any more. It reports false for one that was asked to go.
+func (l *lobby) hear(w *waiting) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	w.heard = true
+	return !w.gone
 }
 
 // done gives the place of a link back that has authenticated, or ended.
@@ -66,14 +76,16 @@ func (l *lobby) makeRoom(from source, now time.Time) bool {
 	for _, w := range l.guests {
 		count[w.from.near]++
 	}
-	crowded := l.crowd.full(from)
+	near, wide := l.crowd.full(from)
 	var chosen *waiting
 	for _, w := range l.guests {
 		if now.Sub(w.since) < l.grace {
 			break // and so for all that came later
 		}
 		switch {
-		case crowded && w.from.near != from.near && (!from.wide.IsValid() || w.from.wide != from.wide):
+		case w.heard:
+		case near && w.from.near != from.near: // another's place would not help
+		case wide && w.from.wide != from.wide:
 		case chosen == nil || count[w.from.near] > count[chosen.from.near]:
 			chosen = w
 		}
@@ -82,6 +94,7 @@ func (l *lobby) makeRoom(from source, now time.Time) bool {
 		return false
 	}
 	l.remove(chosen)
+	chosen.gone = true
 	chosen.leave()
 	_ = chosen.conn.Close()
 	return true

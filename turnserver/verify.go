@@ -1,6 +1,7 @@
 package turnserver
 
 import (
+	"bytes"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
@@ -306,8 +307,8 @@ func (f *frontend) forPion() []byte {
 	e := &f.exchange
 	m := &stun.Message{Type: stun.NewType(e.method, e.class), TransactionID: [stun.TransactionIDSize]byte(e.raw[8:headerSize])}
 	m.WriteHeader()
-	m.Add(stun.AttrUsername, e.username)
-	m.Add(stun.AttrRealm, e.realm)
+	m.Add(stun.AttrUsername, []byte(e.credential.username))
+	m.Add(stun.AttrRealm, []byte(f.s.cfg.Realm))
 	m.Add(stun.AttrNonce, []byte(f.pion.nonce))
 	if e.method == stun.MethodAllocate {
 		m.Add(stun.AttrRequestedTransport, []byte{protocolUDP, 0, 0, 0})
@@ -346,10 +347,12 @@ type pionsNonce struct {
 // pionsNonceLife is below pion's hour.
 const pionsNonceLife = 30 * time.Minute
 
-// askPion lets pion tell a nonce before it gets the request of the exchange.
+// askPion lets pion tell a nonce before it gets the request of the exchange, which lies in a buffer
+// that the question takes.
 func (f *frontend) askPion() []byte {
 	f.pion.asking, f.pion.from = true, f.exchange
-	f.pion.from.raw = append([]byte(nil), f.exchange.raw...)
+	f.pion.from.raw = bytes.Clone(f.exchange.raw)
+	f.pion.from.username, f.pion.from.realm, f.pion.from.nonce = nil, nil, nil
 	f.exchange = exchange{client: f.pion.from.client}
 	m, err := stun.Build(stun.TransactionID, stun.NewType(stun.MethodAllocate, stun.ClassRequest))
 	if err != nil {

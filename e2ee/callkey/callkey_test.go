@@ -164,6 +164,21 @@ func TestHandedOutOnce(t *testing.T) {
 	}
 }
 
+// A call that ended before its answer came leaves no secret of its offer in memory.
+func TestEraseOfACaller(t *testing.T) {
+	c, err := NewCaller()
+	if err != nil {
+		t.Fatal(err)
+	}
+	seed, secret, reveal := c.seed, c.secret, c.reveal
+	c.Erase()
+	for name, left := range map[string]*[32]byte{"seed": seed, "secret": secret, "reveal": reveal} {
+		if *left != [32]byte{} {
+			t.Errorf("the %s is still there", name)
+		}
+	}
+}
+
 func TestErase(t *testing.T) {
 	keys, _ := agree(t, testCall())
 	reveal := keys.Reveal()

@@ -1,10 +1,12 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -156,7 +158,9 @@ func (p *Pebble) obsolete(old map[string]bool) (bool, error) {
 	newest := ""
 	for name := range now {
 		if strings.HasSuffix(name, ".log") {
-			newest = max(newest, name) // numbers of six digits, and more only after a million files
+			newest = slices.MaxFunc([]string{newest, name}, func(a, b string) int { // numbers
+				return cmp.Or(cmp.Compare(len(a), len(b)), strings.Compare(a, b))
+			})
 		}
 	}
 	live := map[string]bool{newest: true}
