@@ -71,8 +71,8 @@ type Connected struct {
 	Path string // "direct" or "relay"
 }
 
-// NoPath says that the call was accepted a moment ago and there is no path between the devices yet. Connected follows, or within 30 s
-// the call's end.
+// NoPath says that the call was accepted a moment ago and there is no path between the devices yet.
+// Connected follows, or within 30 s the call's end.
 type NoPath struct {
 	Relays []RelayFailure // those that cannot be used, and why
 }

@@ -217,8 +217,8 @@ func TestCallFromStrangerIsRelayed(t *testing.T) {
 	}
 }
 
-// A stranger's call does not depend on the relay once it is accepted: the direct path opens at the accept, though the relay cannot be
-// reached and neither end sends anything.
+// A stranger's call does not depend on the relay once it is accepted: the direct path opens at the
+// accept, though the relay cannot be reached and neither end sends anything.
 func TestCallFromStrangerWithADeadRelay(t *testing.T) {
 	t.Parallel()
 	dead, err := net.ListenPacket("udp4", "127.0.0.1:0") // it never answers

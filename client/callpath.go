@@ -56,8 +56,9 @@ func (c *Client) fetchRelays(ctx context.Context) (r relays) {
 	return r
 }
 
-// serverIsLocal says whether the server was reached at a private or local address: then its relays may be there, too. One that the
-// whole internet reaches has no business in this device's own network.
+// serverIsLocal says whether the server was reached at a private or local address: then its relays
+// may be there, too. One that the whole internet reaches has no business in this device's own
+// network.
 func (c *Client) serverIsLocal() bool {
 	l := c.link.current()
 	return c.options.Loopback || l != nil && l.local
@@ -110,8 +111,8 @@ type RelayFailure struct {
 	Err error // why, in a sentence about "it"
 }
 
-// relayFailed notes why a relay is of no use. One that refuses its credentials may have been started anew with another secret: others
-// are fetched, and another path is begun with them.
+// relayFailed notes why a relay is of no use. One that refuses its credentials may have been
+// started anew with another secret: others are fetched, and another path is begun with them.
 func (s *calls) relayFailed(l *leg, url string, why error) {
 	if errors.Is(why, media.ErrRelayCredentials) && !l.refused {
 		l.refused = true
@@ -187,8 +188,9 @@ func (s *calls) restartPath(l *leg, generation uint32) {
 	})
 }
 
-// goDirect looks for a direct path as soon as a stranger's call is accepted, which this device's user had to do before its address
-// may show. It does not wait for media: the relay may be out of reach, and the caller may send nothing.
+// goDirect looks for a direct path as soon as a stranger's call is accepted, which this device's
+// user had to do before its address may show. It does not wait for media: the relay may be out of
+// reach, and the caller may send nothing.
 func (s *calls) goDirect(l *leg) {
 	o := l.o
 	if !l.relayOnly || o.relayOnly || !o.allowed {

@@ -160,7 +160,8 @@ func TestAServerWithoutARelay(t *testing.T) {
 	}
 }
 
-// An accepted call without a path says so soon, names the relays that do not help and why, and ends as what it is.
+// An accepted call without a path says so soon, names the relays that do not help and why, and ends
+// as what it is.
 func TestCallWithoutAPath(t *testing.T) {
 	t.Parallel()
 	dead, err := net.Listen("tcp4", "127.0.0.1:0")
@@ -194,8 +195,8 @@ func TestCallWithoutAPath(t *testing.T) {
 	}
 }
 
-// A relay that is started anew with another secret refuses the credentials that a call has. The call fetches others, though those are
-// good for long still.
+// A relay that is started anew with another secret refuses the credentials that a call has. The
+// call fetches others, though those are good for long still.
 func TestRefusedCredentialsAreRenewed(t *testing.T) {
 	t.Parallel()
 	var relay *turnserver.Server

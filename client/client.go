@@ -168,8 +168,9 @@ func (c *Client) Server() string { return c.account.Server }
 // Account is what the server calls the account.
 func (c *Client) Account() uuid.UUID { return c.account.Account }
 
-// Events tell what happens. The channel is closed by Close, and when the context of Start has ended. Messages wait on disk until Message.Done; if thousands do, nothing more is
-// received. Other events are dropped if nobody takes any for a long while.
+// Events tell what happens. The channel is closed by Close, and when the context of Start has
+// ended. Messages wait on disk until Message.Done; if thousands do, nothing more is received. Other
+// events are dropped if nobody takes any for a long while.
 func (c *Client) Events() <-chan Event { return c.events.ch }
 
 // local is this device to the session layer.

@@ -36,7 +36,8 @@ func TestErrorsAreTold(t *testing.T) {
 	}
 }
 
-// A program that ranges over Events goes on when the context of Start ends; what is sent then waits.
+// A program that ranges over Events goes on when the context of Start ends; what is sent then
+// waits.
 func TestEventsEndWithTheContext(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -90,7 +90,8 @@ func (c *Client) dialAnonymous(ctx context.Context) (*link, error) {
 	return l, c.open(ctx, l, "v1/anonymous", config, func(l *link, _ string) error { return l.welcomed() })
 }
 
-// longestRetry is the longest that an honest server asks to wait: for keys of one account by another (docs/protocol.md).
+// longestRetry is the longest that an honest server asks to wait: for keys of one account by
+// another (docs/protocol.md).
 const longestRetry = time.Hour
 
 // patienceFor bounds how long a server can make this device wait: 32 bits of seconds are 136 years.

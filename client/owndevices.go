@@ -289,7 +289,8 @@ func (s sealing) replaced() *sealing {
 // proposeToken draws one for the first device to take up.
 func (s *sealing) proposeToken() { s.Proposed = newToken() }
 
-// withNewToken is c.sealing with another token, so that nobody who holds the one there is can go on without being told. c.mu is held.
+// withNewToken is c.sealing with another token, so that nobody who holds the one there is can go on
+// without being told. c.mu is held.
 func (c *Client) withNewToken() sealing {
 	s := c.sealing
 	if c.account.Device == firstDevice {

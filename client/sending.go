@@ -23,9 +23,11 @@ import (
 // What one contact gets takes one way, until something about that contact or the anonymous link changes. Nothing leaves one way while
 // something to the same contact that came before it is under way on the other, so that it does not overtake.
 //
-// What goes to one device leaves one after the other: the next when the server has taken, or refused for good, the one before. With
-// several under way, one that is refused for its rate would arrive behind those that came after it. Steps of a call do not wait: they
-// are worth nothing later, and a call bears another order. Nor do requests to send something anew, which need a certificate.
+// What goes to one device leaves one after the other: the next when the server has taken, or
+// refused for good, the one before. With several under way, one that is refused for its rate would
+// arrive behind those that came after it. Steps of a call do not wait: they are worth nothing
+// later, and a call bears another order. Nor do requests to send something anew, which need a
+// certificate.
 
 const (
 	sendWindow = 16              // envelopes under way on a link

@@ -13,8 +13,8 @@ import (
 	"sotto/e2ee/ratchet"
 )
 
-// Strangers are people whom this account's user has neither added, written to, called nor answered. Their calls ring, but never in
-// the way of anybody else's (client/callflow), and less and less:
+// Strangers are people whom this account's user has neither added, written to, called nor answered.
+// Their calls ring, but never in the way of anybody else's (client/callflow), and less and less:
 //
 //  1. After a call that rang and was not taken the same account rings again only after a pause, which grows with each.
 //  2. All strangers together ring a few times an hour without being answered, so that many accounts are no way around that.
@@ -62,7 +62,8 @@ func (c *Client) mayRing(id uuid.UUID) bool {
 	return len(record.lately(now)) < strangersRings
 }
 
-// within reports whether a time lies ahead, and no further than it can: a clock that was set back silences nobody for ever.
+// within reports whether a time lies ahead, and no further than it can: a clock that was set back
+// silences nobody for ever.
 func within(ahead, most time.Duration) bool { return ahead > 0 && ahead <= most }
 
 func (r strangersRecord) lately(now time.Time) []strangersRing {
@@ -117,15 +118,16 @@ func (c *Client) answered(id uuid.UUID) error {
 	return err
 }
 
-// hasRung begins the next pause. A missed call that a stranger leaves counts as well: it may be made up.
+// hasRung begins the next pause. A missed call that a stranger leaves counts as well: it may be
+// made up.
 func (p *contact) hasRung(now time.Time) {
 	p.Quiet = now.Add(ringPauses[min(p.Rang, len(ringPauses)-1)])
 	p.Rang++
 }
 
-// Block keeps somebody out: what they send from now on is dropped unread, without a sign to them; they do not ring; nothing is sent to
-// them. Whoever has this account's delivery token from it is given another, and they are not. They stay in the list of contacts, as
-// blocked, until Unblock.
+// Block keeps somebody out: what they send from now on is dropped unread, without a sign to them;
+// they do not ring; nothing is sent to them. Whoever has this account's delivery token from it is
+// given another, and they are not. They stay in the list of contacts, as blocked, until Unblock.
 func (c *Client) Block(username string) error {
 	c.mu.Lock()
 	p := c.named(username)

@@ -9,8 +9,9 @@ import (
 	"sotto/wire"
 )
 
-// A stranger's call rings, and gives way to a contact's at once, which rings as any first call does. The user hears of it as missed. Nothing
-// tells the stranger that the phone was there, and their next call does not ring.
+// A stranger's call rings, and gives way to a contact's at once, which rings as any first call
+// does. The user hears of it as missed. Nothing tells the stranger that the phone was there, and
+// their next call does not ring.
 func TestAStrangersCallGivesWay(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -47,7 +48,8 @@ func TestAStrangersCallGivesWay(t *testing.T) {
 	}
 }
 
-// Strangers ring less and less, each by itself and all together, across restarts; a clock that was set back silences nobody for ever.
+// Strangers ring less and less, each by itself and all together, across restarts; a clock that was
+// set back silences nobody for ever.
 func TestStrangersRingLessAndLess(t *testing.T) {
 	w := newWorld(t)
 	bob := w.register("bob")
@@ -103,8 +105,8 @@ func TestStrangersRingLessAndLess(t *testing.T) {
 	}
 }
 
-// What a stranger sends has one fate, whether this device is there or not: a malformed offer is not answered, as one to a device that is
-// away is not.
+// What a stranger sends has one fate, whether this device is there or not: a malformed offer is not
+// answered, as one to a device that is away is not.
 func TestAStrangersOfferTellsNothing(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -137,7 +139,8 @@ func TestAStrangersOfferTellsNothing(t *testing.T) {
 	}
 }
 
-// Who is blocked has one silent fate with all they send, keeps no delivery token, and is let in again as a stranger.
+// Who is blocked has one silent fate with all they send, keeps no delivery token, and is let in
+// again as a stranger.
 func TestBlock(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

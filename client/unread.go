@@ -92,7 +92,8 @@ func (c *Client) keepUnread(t *tx, s *session, from *contact, content *wire.Cont
 	return entry, putJSON(t, entry.record, entry)
 }
 
-// claimed is when a sender says that something was sent. A stranger's word is not taken: it is when it came.
+// claimed is when a sender says that something was sent. A stranger's word is not taken: it is when
+// it came.
 func claimed(from *contact, timestamp uint64, received time.Time) time.Time {
 	if !from.Accepted {
 		return received

@@ -29,15 +29,17 @@ type VideoFrame struct {
 	Key  bool          // decodable without earlier frames
 }
 
-// A VideoSource yields encoded frames in presentation order, and io.EOF when there are no more. Frames that are there early, as those of
-// a file, are sent at their presentation times. An encoder can also have the methods
+// A VideoSource yields encoded frames in presentation order, and io.EOF when there are no more.
+// Frames that are there early, as those of a file, are sent at their presentation times. An encoder
+// can also have the methods
 //
 //	SetBitrate(bitsPerSecond int)  // what its frames may take from now on; 0: as it likes
 //	RequestKeyFrame()              // the peer, or what was dropped here, needs one
 //
-// which are called from goroutines of the session, also while ReadFrame blocks, and return at once. Without them frames are dropped in
-// low-data mode, and the peer waits for the next key frame there is. A source that has RequestKeyFrame is live: its frames are sent at
-// once, and PTS only tells the other end when each was taken.
+// which are called from goroutines of the session, also while ReadFrame blocks, and return at once.
+// Without them frames are dropped in low-data mode, and the peer waits for the next key frame there
+// is. A source that has RequestKeyFrame is live: its frames are sent at once, and PTS only tells
+// the other end when each was taken.
 type VideoSource interface {
 	ReadFrame() (VideoFrame, error)
 }

@@ -82,7 +82,8 @@ func picture(pts time.Duration, key bool) VideoFrame {
 	return VideoFrame{Data: data, PTS: pts, Key: key}
 }
 
-// A camera that stood still for a moment is on time again when it goes on: the pause does not stay as delay.
+// A camera that stood still for a moment is on time again when it goes on: the pause does not stay
+// as delay.
 func TestAHiccupOfACameraPasses(t *testing.T) {
 	_, source, sink := filming(t)
 	const pause = 600 * time.Millisecond
@@ -110,8 +111,8 @@ func TestAHiccupOfACameraPasses(t *testing.T) {
 	}
 }
 
-// A shared screen that stands still has no frame to yield, and is asked for a key frame all the same; however often the peer asks, not
-// more than twice a second.
+// A shared screen that stands still has no frame to yield, and is asked for a key frame all the
+// same; however often the peer asks, not more than twice a second.
 func TestAStillSourceIsAskedForAKeyFrame(t *testing.T) {
 	p, source, sink := filming(t)
 	source.frames <- picture(0, true)

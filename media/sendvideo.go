@@ -10,8 +10,10 @@ import (
 	"sotto/media/vp8"
 )
 
-// videoSender sends the frames of one stream, those of a file each at its presentation time, live ones at once. What cannot be sent, since the call is held or the data
-// of low-data mode is used up, is dropped, and everything after it until a key frame: nothing is sent that cannot be decoded.
+// videoSender sends the frames of one stream, those of a file each at its presentation time, live
+// ones at once. What cannot be sent, since the call is held or the data of low-data mode is used
+// up, is dropped, and everything after it until a key frame: nothing is sent that cannot be
+// decoded.
 type videoSender struct {
 	s       *Session
 	stream  Stream
@@ -26,14 +28,16 @@ type videoSender struct {
 	again  bool      // it will be, since that
 }
 
-// A liveSource encodes now. It is asked for a key frame where it stands, also if it has no frame to yield, as a screen that is still.
+// A liveSource encodes now. It is asked for a key frame where it stands, also if it has no frame to
+// yield, as a screen that is still.
 type liveSource interface{ RequestKeyFrame() }
 
-// keyFrameSpacing bounds what a peer can cause by asking: a key frame is many times as large as another.
+// keyFrameSpacing bounds what a peer can cause by asking: a key frame is many times as large as
+// another.
 const keyFrameSpacing = 500 * time.Millisecond
 
-// askKeyFrame asks the source for a key frame now, or when it may be asked again. A source that cannot be asked resumes the peer's
-// picture with its next key frame.
+// askKeyFrame asks the source for a key frame now, or when it may be asked again. A source that
+// cannot be asked resumes the peer's picture with its next key frame.
 func (v *videoSender) askKeyFrame() {
 	v.asking.Lock()
 	defer v.asking.Unlock()

@@ -56,7 +56,8 @@ func (s *Server) handleLink(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-// admit is step 1 but for the Origin, which the handshake looks at. enter takes a place for the link, last.
+// admit is step 1 but for the Origin, which the handshake looks at. enter takes a place for the
+// link, last.
 func (s *Server) admit(r *http.Request, enter func() bool) (server string, binding [wire.ChannelBindingSize]byte, err error) {
 	from := sourceOf(r.RemoteAddr)
 	if wait := s.attempts.take(from, s.now()); wait > 0 {

@@ -157,8 +157,9 @@ func TestSourceOf(t *testing.T) {
 	}
 }
 
-// TestIdleLinksMakeRoom: a hundred addresses with as many idle links as they may have do not keep anybody out. Who has been silent longest
-// goes, of the sources that have the most; who came a moment ago, or is alone at its address, stays.
+// TestIdleLinksMakeRoom: a hundred addresses with as many idle links as they may have do not keep
+// anybody out. Who has been silent longest goes, of the sources that have the most; who came a
+// moment ago, or is alone at its address, stays.
 func TestIdleLinksMakeRoom(t *testing.T) {
 	now := time.Unix(1_000_000, 0)
 	l := &lobby{crowd: newCrowd(20, 2000), grace: 2 * time.Second}
@@ -202,8 +203,8 @@ func TestIdleLinksMakeRoom(t *testing.T) {
 	}
 }
 
-// TestOnlyTheSilentMakeRoom: a link whose signature is being looked at is not ended, and where a /64 has all that it may have a link of
-// another /64 is not ended in vain.
+// TestOnlyTheSilentMakeRoom: a link whose signature is being looked at is not ended, and where a
+// /64 has all that it may have a link of another /64 is not ended in vain.
 func TestOnlyTheSilentMakeRoom(t *testing.T) {
 	now := time.Unix(1_000_000, 0)
 	l := &lobby{crowd: newCrowd(2, 1000), grace: time.Second}

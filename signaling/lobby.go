@@ -7,10 +7,12 @@ import (
 	"time"
 )
 
-// A lobby is where links wait that have not authenticated. Its places are bounded (Limits.Unauthenticated), and idle connections would
-// fill them all. So when there is no room the one that has been silent longest makes some: of the source that asks, if that has as many
-// as it may have; otherwise of the source that has the most. A device needs a round trip or two to authenticate, and keeps its place for
-// the first seconds whatever comes. Who has sent its signature is not asked to go.
+// A lobby is where links wait that have not authenticated. Its places are bounded
+// (Limits.Unauthenticated), and idle connections would fill them all. So when there is no room the
+// one that has been silent longest makes some: of the source that asks, if that has as many as it
+// may have; otherwise of the source that has the most. A device needs a round trip or two to
+// authenticate, and keeps its place for the first seconds whatever comes. Who has sent its
+// signature is not asked to go.
 type lobby struct {
 	*crowd
 	grace time.Duration

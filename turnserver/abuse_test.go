@@ -168,7 +168,8 @@ func testPermissionRace(t *testing.T, plane string) {
 	if code := codeOf(alice.request(stun.MethodCreatePermission, peer("127.0.0.2:1"))); code != -1 {
 		t.Fatalf("the permission was not held: code %d", code)
 	}
-	// The allocation's timer fires after a second, and its Close waits in forget; the relay is still there to be seen.
+	// The allocation's timer fires after a second, and its Close waits in forget; the relay is
+	// still there to be seen.
 	eventually(t, "the allocation's Close waits", func() bool { return inForget(r) })
 	if s.table.byPublic(r.public) == nil {
 		t.Error("the allocation closed in the middle of a permission")

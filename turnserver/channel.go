@@ -139,8 +139,9 @@ func (r *relay) permits(peer netip.Addr, now time.Time) bool {
 
 func (p *permission) permits(now time.Time) bool { return now.UnixNano() < p.until.Load() }
 
-// hasRoom says whether these permissions fit and, where the one peer is to be bound, a channel. Permissions that are over do not
-// count, though pion holds them for up to an hour, which is bounded too.
+// hasRoom says whether these permissions fit and, where the one peer is to be bound, a channel.
+// Permissions that are over do not count, though pion holds them for up to an hour, which is
+// bounded too.
 func (r *relay) hasRoom(peers []netip.AddrPort, bind bool, now time.Time) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -109,8 +109,8 @@ func (f *frontend) settlePermission() {
 	}
 }
 
-// admit begins an exchange, or drops the message: what is malformed; what needs an allocation and has none; what a stranger asks
-// who has used up his answers. What it returns is for pion.
+// admit begins an exchange, or drops the message: what is malformed; what needs an allocation and
+// has none; what a stranger asks who has used up his answers. What it returns is for pion.
 func (f *frontend) admit(client netip.AddrPort, b []byte) (passed []byte, ok bool) {
 	m := f.s.metrics
 	defer func() {
@@ -169,8 +169,8 @@ func (f *frontend) admitRequest(b []byte) ([]byte, bool) {
 	return passed, len(passed) > 0
 }
 
-// mayHaveProof says whether a request is worth a look although its sender has used up the answers to those who prove nothing: it
-// is signed, and its nonce was made for its address.
+// mayHaveProof says whether a request is worth a look although its sender has used up the answers
+// to those who prove nothing: it is signed, and its nonce was made for its address.
 func (f *frontend) mayHaveProof() bool {
 	e := &f.exchange
 	return e.integrity != 0 && e.nonce != nil && f.s.nonces.valid(f, e.client, e.nonce, f.s.now())
@@ -202,7 +202,8 @@ func (f *frontend) WriteTo(b []byte, to net.Addr) (int, error) {
 	return len(b), nil
 }
 
-// codeOf is the error that pion answers with, as RFC 8656 wants it: pion says 401 to a ChannelBind whose peer is not allowed.
+// codeOf is the error that pion answers with, as RFC 8656 wants it: pion says 401 to a ChannelBind
+// whose peer is not allowed.
 func (f *frontend) codeOf(b []byte) stun.ErrorCode {
 	m := &stun.Message{Raw: b}
 	var code stun.ErrorCodeAttribute
@@ -215,8 +216,8 @@ func (f *frontend) codeOf(b []byte) stun.ErrorCode {
 	return code.Code
 }
 
-// mayAnswer says whether a stranger gets this answer. Over UDP, where his address may be forged: never more than 3.2 times what
-// he sent. Anywhere: no more of them than his bucket holds.
+// mayAnswer says whether a stranger gets this answer. Over UDP, where his address may be forged:
+// never more than 3.2 times what he sent. Anywhere: no more of them than his bucket holds.
 func (f *frontend) mayAnswer(size int) bool {
 	return (f.proven || size*10 <= len(f.exchange.raw)*32) && f.unproven().has(f.s.now(), strangerBurst, strangerInterval)
 }
@@ -228,8 +229,9 @@ func (f *frontend) tookAnswer() {
 	}
 }
 
-// unproven is the bucket that pays for answers to requests without a credential: that of the client's address; or one of the
-// client's own, if it has an allocation or its address is not forged, so that strangers at its address cannot silence it.
+// unproven is the bucket that pays for answers to requests without a credential: that of the
+// client's address; or one of the client's own, if it has an allocation or its address is not
+// forged, so that strangers at its address cannot silence it.
 func (f *frontend) unproven() *bucket {
 	switch {
 	case f.proven:

@@ -71,7 +71,8 @@ func (f *frontend) release(r *relay) {
 	f.socket.idle()
 }
 
-// grant is asked for each peer of a CreatePermission or ChannelBind; verify has decided on all of them before.
+// grant is asked for each peer of a CreatePermission or ChannelBind; verify has decided on all of
+// them before.
 func (f *frontend) grant(_ net.Addr, peerIP net.IP) bool {
 	f.settlePermission()
 	asked, ok := netip.AddrFromSlice(peerIP)

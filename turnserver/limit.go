@@ -34,9 +34,10 @@ func (b *bucket) has(now time.Time, burst int, interval time.Duration) bool {
 	return max(b.full.Load(), now.UnixNano())+int64(interval)-now.UnixNano() <= int64(burst)*int64(interval)
 }
 
-// Replies to somebody who has not proved to hold a credential: a burst, then one each interval. A client needs one for an
-// allocation, as its second request is signed, and one for each STUN keepalive. The burst serves a company behind one address
-// whose people join a call at once; to a victim whose address is forged it brings 45 kB, once.
+// Replies to somebody who has not proved to hold a credential: a burst, then one each interval. A
+// client needs one for an allocation, as its second request is signed, and one for each STUN
+// keepalive. The burst serves a company behind one address whose people join a call at once; to a
+// victim whose address is forged it brings 45 kB, once.
 const (
 	strangerBurst    = 512
 	strangerInterval = time.Second / 4

@@ -66,9 +66,9 @@ const (
 	attrUseCandidate            = stun.AttrType(0x0025) // and some clients ask us with theirs
 )
 
-// parse reads a whole STUN message. Refused are: responses, methods we do not offer (RFC 6062 among them), lengths that do not
-// add up, and attributes of the wrong size. What follows MESSAGE-INTEGRITY is not authenticated and ignored, but for FINGERPRINT
-// (RFC 8489 section 14.5).
+// parse reads a whole STUN message. Refused are: responses, methods we do not offer (RFC 6062 among
+// them), lengths that do not add up, and attributes of the wrong size. What follows
+// MESSAGE-INTEGRITY is not authenticated and ignored, but for FINGERPRINT (RFC 8489 section 14.5).
 func parse(b []byte) (m message, ok bool) {
 	if len(b) < headerSize || b[0]&0xC0 != 0 || len(b)%4 != 0 ||
 		int(binary.BigEndian.Uint16(b[2:])) != len(b)-headerSize || binary.BigEndian.Uint32(b[4:]) != magicCookie {

@@ -157,8 +157,9 @@ func (st *stream) first() error {
 	return err
 }
 
-// size says how long the next message is. On a stream messages follow one another without delimiters: STUN says its length, and
-// ChannelData is padded to a multiple of four (RFC 8656 section 12.5).
+// size says how long the next message is. On a stream messages follow one another without
+// delimiters: STUN says its length, and ChannelData is padded to a multiple of four (RFC 8656
+// section 12.5).
 func (st *stream) size() (int, error) {
 	head, err := st.r.Peek(4)
 	if err != nil {

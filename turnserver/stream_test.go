@@ -162,8 +162,8 @@ func TestConnectionsAreLimited(t *testing.T) {
 	eventually(t, "room again", func() bool { return testutil.ToFloat64(s.metrics.connections) == 2 })
 }
 
-// TestBrokenFramesCloseTheConnection: what begins with no message of ours is closed. The second one made pion v5.1.1's own reader spin for ever: 65,516 + 20
-// is 0 in sixteen bits.
+// TestBrokenFramesCloseTheConnection: what begins with no message of ours is closed. The second one
+// made pion v5.1.1's own reader spin for ever: 65,516 + 20 is 0 in sixteen bits.
 func TestBrokenFramesCloseTheConnection(t *testing.T) {
 	s := startRelay(t, planeAuto, func(c *Config) { overStreams(t, c) })
 	for name, frame := range map[string]string{
@@ -209,8 +209,8 @@ func TestLongFramesAreSkipped(t *testing.T) {
 	c.mustSucceed(stun.MethodRefresh)
 }
 
-// TestAnOutageEndsNoCall: a client over TCP is away for longer than a message may take otherwise, with half a message on the way and more
-// waiting for it than buffers hold.
+// TestAnOutageEndsNoCall: a client over TCP is away for longer than a message may take otherwise,
+// with half a message on the way and more waiting for it than buffers hold.
 func TestAnOutageEndsNoCall(t *testing.T) {
 	s := startRelay(t, planeAuto, func(c *Config) {
 		overStreams(t, c)

@@ -58,8 +58,8 @@ func (t *table) hasAnother(public netip.Addr) bool {
 	return t.count[public] > 1
 }
 
-// open binds a relayed port: an unpredictable free one of the range (RFC 6056), or an even one of these.
-// bind gives the relay a port at its local address.
+// open binds a relayed port: an unpredictable free one of the range (RFC 6056), or an even one of
+// these. bind gives the relay a port at its local address.
 func (t *table) open(s *Server, at relayAddr, even bool, bind func(*relay) error) (*relay, error) {
 	ports := s.cfg.RelayPorts
 	size := int(ports.Max) - int(ports.Min) + 1

@@ -16,8 +16,9 @@ import (
 	"sotto/turncred"
 )
 
-// What a TURN request must be before pion sees it. pion answers a wrong password with 400, takes a nonce from any address, and
-// signs no error: so all of that happens here, in the order of RFC 8489 section 9.2.4 and RFC 8656.
+// What a TURN request must be before pion sees it. pion answers a wrong password with 400, takes a
+// nonce from any address, and signs no error: so all of that happens here, in the order of RFC 8489
+// section 9.2.4 and RFC 8656.
 //
 //  1. No MESSAGE-INTEGRITY: 401. USERNAME, REALM or NONCE is missing: 400.
 //  2. The nonce was not made for this client on this transport, or long ago: 438.
@@ -27,10 +28,12 @@ import (
 //  5. There is no allocation: 437. It is somebody else's: 441.
 //  6. What the method asks for (RFC 8656 sections 7 to 12): 400, 403, 440, 442, 443, 508.
 //
-// What passes goes to pion in a form of our own (forPion). Its answers come back through frontend.WriteTo.
+// What passes goes to pion in a form of our own (forPion). Its answers come back through
+// frontend.WriteTo.
 
-// nonces are bound to a client's transport address and to the transport: a signed request that somebody has seen is of no use
-// from elsewhere. The key is new with each start; a client that comes with an older nonce is told 438, and asks again.
+// nonces are bound to a client's transport address and to the transport: a signed request that
+// somebody has seen is of no use from elsewhere. The key is new with each start; a client that
+// comes with an older nonce is told 438, and asks again.
 type nonces struct{ key [32]byte }
 
 const (
@@ -113,9 +116,9 @@ func (f *frontend) prove() stun.ErrorCode {
 
 // authenticate finds the credential that has signed the request.
 //
-// A credential lives for minutes, a call for hours. So an allocation goes on with the credential it was made with after that has
-// expired, for a day at most: its own client, on its own 5-tuple, may refresh it and open peers. A new allocation always needs a
-// valid one.
+// A credential lives for minutes, a call for hours. So an allocation goes on with the credential it
+// was made with after that has expired, for a day at most: its own client, on its own 5-tuple, may
+// refresh it and open peers. A new allocation always needs a valid one.
 func (f *frontend) authenticate() bool {
 	e := &f.exchange
 	username := string(e.username)
@@ -202,8 +205,9 @@ func (f *frontend) hasFamily(family byte) bool {
 	return ok && (family == familyIPv4 || family == familyIPv6)
 }
 
-// familyAsked is the family of the allocation to make: that asked for, or else IPv4 however the client came (RFC 8656 section
-// 7.2), since its peers expect that; IPv6 only where there is no other.
+// familyAsked is the family of the allocation to make: that asked for, or else IPv4 however the
+// client came (RFC 8656 section 7.2), since its peers expect that; IPv6 only where there is no
+// other.
 func (f *frontend) familyAsked() byte {
 	switch {
 	case f.exchange.family != 0:
@@ -214,8 +218,9 @@ func (f *frontend) familyAsked() byte {
 	return familyIPv6
 }
 
-// mayBind is RFC 8656 section 12.2: a number and a peer belong together until the channel is over. RFC 8656 ends the numbers at
-// 0x4FFF and reserves the others; RFC 5766 had them to 0x7FFF, of which coturn's client takes any.
+// mayBind is RFC 8656 section 12.2: a number and a peer belong together until the channel is over.
+// RFC 8656 ends the numbers at 0x4FFF and reserves the others; RFC 5766 had them to 0x7FFF, of
+// which coturn's client takes any.
 func (f *frontend) mayBind(number uint16, peer netip.AddrPort) bool {
 	if number < 0x4000 || number > 0x7FFF {
 		return false
@@ -296,13 +301,14 @@ func (f *frontend) failure(code stun.ErrorCode, reason string) []byte {
 	return m.Raw
 }
 
-// pionLifetime bounds what pion is told: it grants what is asked for below an hour, and its default above. RFC 8656 section 7.2
-// wants at least the default.
+// pionLifetime bounds what pion is told: it grants what is asked for below an hour, and its default
+// above. RFC 8656 section 7.2 wants at least the default.
 func pionLifetime(asked, least time.Duration) time.Duration {
 	return min(max(asked, least), time.Hour-time.Second)
 }
 
-// forPion writes a request as pion takes it: with the attributes that it reads, one of its own nonces, and signed again.
+// forPion writes a request as pion takes it: with the attributes that it reads, one of its own
+// nonces, and signed again.
 func (f *frontend) forPion() []byte {
 	e := &f.exchange
 	m := &stun.Message{Type: stun.NewType(e.method, e.class), TransactionID: [stun.TransactionIDSize]byte(e.raw[8:headerSize])}
@@ -336,7 +342,8 @@ func (f *frontend) forPion() []byte {
 	return m.Raw
 }
 
-// pionsNonce is a nonce that pion takes, which it tells nobody but who asks without one: so it is asked, in between.
+// pionsNonce is a nonce that pion takes, which it tells nobody but who asks without one: so it is
+// asked, in between.
 type pionsNonce struct {
 	nonce  string
 	at     time.Time // when pion made it

@@ -14,7 +14,8 @@ import (
 	"sotto/turncred"
 )
 
-// testAnswers is what RFC 8489 and RFC 8656 want to hear in each case, signed wherever the client has proved who it is.
+// testAnswers is what RFC 8489 and RFC 8656 want to hear in each case, signed wherever the client
+// has proved who it is.
 func testAnswers(t *testing.T, plane string) {
 	s := startRelay(t, plane, func(c *Config) { c.tune.shortest = 0 })
 	attr := func(a stun.AttrType, v ...byte) stun.Setter { return stun.RawAttribute{Type: a, Value: v} }
@@ -140,7 +141,8 @@ func testAnswers(t *testing.T, plane string) {
 	}
 }
 
-// testNonces: a request that was seen on the way is of no use from another address or over another transport.
+// testNonces: a request that was seen on the way is of no use from another address or over another
+// transport.
 func testNonces(t *testing.T, plane string) {
 	s := startRelay(t, plane, func(c *Config) { overStreams(t, c) })
 	alice := newRawClient(t, s, "alice")
@@ -172,8 +174,9 @@ func testNonces(t *testing.T, plane string) {
 	}
 }
 
-// testManyBehindOneAddress: two hundred users behind one address join at once, each with two requests and no retry over TCP and TLS, and
-// all get their allocation at once; whoever else is there keeps asking by STUN meanwhile.
+// testManyBehindOneAddress: two hundred users behind one address join at once, each with two
+// requests and no retry over TCP and TLS, and all get their allocation at once; whoever else is
+// there keeps asking by STUN meanwhile.
 func testManyBehindOneAddress(t *testing.T, plane string) {
 	const users = 200
 	s := startRelay(t, plane, func(c *Config) {
@@ -225,7 +228,8 @@ func testManyBehindOneAddress(t *testing.T, plane string) {
 		}
 		all.Wait()
 	}
-	// Over UDP a source may be forged, so a first request is answered no more often than before; a signed one always is.
+	// Over UDP a source may be forged, so a first request is answered no more often than before; a
+	// signed one always is.
 	late := newRawClient(t, s, "late")
 	late.realm = stun.NewRealm(s.cfg.Realm)
 	f := &frontend{s: s, local: s.Addrs().UDP[0], transport: "udp"}

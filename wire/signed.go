@@ -157,9 +157,10 @@ func DeliveryTokenHash(token []byte) [sha256.Size]byte {
 // MaxRegistrationID is the highest registration id; the lowest is 1.
 const MaxRegistrationID = 16380
 
-// RegistrationID is the registration id of the device with an identity key (33 bytes, type byte included), from 1 to
-// MaxRegistrationID. It tells a device from another one installed in its place, and a new installation has a new identity key.
-// Deriving it lets whoever can check the key check the id.
+// RegistrationID is the registration id of the device with an identity key (33 bytes, type byte
+// included), from 1 to MaxRegistrationID. It tells a device from another one installed in its
+// place, and a new installation has a new identity key. Deriving it lets whoever can check the key
+// check the id.
 func RegistrationID(identityKey []byte) uint32 {
 	h := sha256.New()
 	h.Write([]byte("Sotto registration id v1\x00"))

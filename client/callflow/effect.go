@@ -25,8 +25,9 @@ type (
 		Leg
 		Candidates Candidates
 	} // the peer's; those of a generation that is not there yet are kept, within limits
-	// GoDirect says that the other end has opened the call, too. A path that was kept to relays for the sake of this device's
-	// addresses need be so no longer: DirectAllowed follows if there is anything to change.
+	// GoDirect says that the other end has opened the call, too. A path that was kept to relays for
+	// the sake of this device's addresses need be so no longer: DirectAllowed follows if there is
+	// anything to change.
 	GoDirect       Leg
 	AllowAddresses struct{ Call CallID } // the local user has consented: other than relay candidates may be used
 	Verify         struct {

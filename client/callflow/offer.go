@@ -64,8 +64,8 @@ func (s *step) onOffer(ev Received, offer Offer) {
 	s.do(Prepare{id}, Incoming{id, from, offer.Video, waiting})
 }
 
-// yield ends the call of a stranger that rings, for one that matters more. The user is told of it as missed; the stranger is told
-// nothing.
+// yield ends the call of a stranger that rings, for one that matters more. The user is told of it
+// as missed; the stranger is told nothing.
 func (s *step) yield() {
 	if c := s.where(func(c *call) bool { return c.stranger && c.phase == alerting }); c != nil {
 		s.end(c, Cancelled, nil)

@@ -5,7 +5,8 @@ import (
 	"time"
 )
 
-// What comes twice, too early, or from before changes nothing. Each line is a rule that a mistake once broke unnoticed.
+// What comes twice, too early, or from before changes nothing. Each line is a rule that a mistake
+// once broke unnoticed.
 func TestWhatDoesNotFitChangesNothing(t *testing.T) {
 	// The callee's end, before its user accepts.
 	b := newBench(t)

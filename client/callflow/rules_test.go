@@ -390,7 +390,8 @@ func TestAStrangersCallBecomesDirect(t *testing.T) {
 	lost.on(FirstMedia{id(5), 1}, "first-media GoDirect")
 }
 
-// A stranger never occupies the line: contacts and the user come first, and what does not ring gets no answer at all.
+// A stranger never occupies the line: contacts and the user come first, and what does not ring gets
+// no answer at all.
 func TestAStrangerNeverHasTheLine(t *testing.T) {
 	b := newBench(t)
 	b.from(a1, 5, Offer{Stranger: true}, "Ringing→A1 Prepare Incoming")

@@ -214,7 +214,8 @@ func link(w http.ResponseWriter, r *http.Request, speak func(*websocket.Conn)) {
 	}
 }
 
-// hostileServer answers with plain HTTP, or without a handler over TLS with a certificate of its own.
+// hostileServer answers with plain HTTP, or without a handler over TLS with a certificate of its
+// own.
 func hostileServer(t *testing.T, handler http.HandlerFunc, addresses []net.IP) *httptest.Server {
 	t.Helper()
 	server := httptest.NewUnstartedServer(handler)

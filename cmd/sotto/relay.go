@@ -198,8 +198,9 @@ func (r *relayFlags) secrets() ([][]byte, error) {
 	return secrets, nil
 }
 
-// keepSecret names the file in a server's data directory as that of the relay's secrets, unless the operator has named one, and makes
-// it at the first start: with a new secret at each start every call that runs through the relay would end with it.
+// keepSecret names the file in a server's data directory as that of the relay's secrets, unless the
+// operator has named one, and makes it at the first start: with a new secret at each start every
+// call that runs through the relay would end with it.
 func (r *relayFlags) keepSecret(data string) error {
 	if r.secretFile != "" {
 		return nil

@@ -201,7 +201,8 @@ func TestMetricsOfTheRelayAlone(t *testing.T) {
 	}
 }
 
-// TestRelaySecretIsKept: the next start makes credentials that the one before would have made, and nobody else reads the secret.
+// TestRelaySecretIsKept: the next start makes credentials that the one before would have made, and
+// nobody else reads the secret.
 func TestRelaySecretIsKept(t *testing.T) {
 	data := filepath.Join(t.TempDir(), "data")
 	var secrets [2]string

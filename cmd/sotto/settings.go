@@ -77,8 +77,8 @@ func settings(cmd *command, getenv func(string) (string, bool)) (parsed, error) 
 	return p, err
 }
 
-// parseBeforeText reads flags before the first argument and right behind it, up to "--" or the first
-// word that is none of the command's. From there on all is text, whatever it looks like.
+// parseBeforeText reads flags before the first argument and right behind it, up to "--" or the
+// first word that is none of the command's. From there on all is text, whatever it looks like.
 func parseBeforeText(flags *pflag.FlagSet, line []string) (args []string, err error) {
 	flags.SetInterspersed(false)
 	if err := flags.Parse(line); err != nil || flags.NArg() == 0 {

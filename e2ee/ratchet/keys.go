@@ -50,8 +50,9 @@ func (k PublicKey) Verify(message, signature []byte) bool {
 
 func (k PublicKey) u() [32]byte { return [32]byte(k.bytes[1:]) }
 
-// RegistrationID returns the registration id of the device with this identity key (wire.RegistrationID). The recipient of a pre-key
-// message, whose MACs cover the identity key but not the id, checks both.
+// RegistrationID returns the registration id of the device with this identity key
+// (wire.RegistrationID). The recipient of a pre-key message, whose MACs cover the identity key but
+// not the id, checks both.
 func RegistrationID(identity PublicKey) uint32 { return wire.RegistrationID(identity.bytes[:]) }
 
 // KeyPair is an X25519 key pair: an identity key, a pre-key or a ratchet key.

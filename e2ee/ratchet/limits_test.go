@@ -186,7 +186,8 @@ func TestSkipLimits(t *testing.T) {
 	bob.refuse(alice, alice.encrypt(bob, "too far"), ErrUndecryptable)
 }
 
-// TestReceivingChainLimits: a chain takes exactly the work it is allowed, and keeps exactly maxSkipped seeds however often it jumps.
+// TestReceivingChainLimits: a chain takes exactly the work it is allowed, and keeps exactly
+// maxSkipped seeds however often it jumps.
 func TestReceivingChainLimits(t *testing.T) {
 	c := &receivingChain{}
 	for _, allowed := range []int{0, 1, 10, maxSkipped - 1, maxSkipped, maxSkipped + 1, 1} {

@@ -284,8 +284,8 @@ func TestRefusedMessageChangesNothing(t *testing.T) {
 	}
 }
 
-// TestForgedChunkIsRefused corrupts one chunk of each kind. The message that completes the forged part is refused, for the reason
-// that guards this part, and nothing of it is taken in.
+// TestForgedChunkIsRefused corrupts one chunk of each kind. The message that completes the forged
+// part is refused, for the reason that guards this part, and nothing of it is taken in.
 func TestForgedChunkIsRefused(t *testing.T) {
 	for kind, want := range map[payload]struct {
 		state braidState
@@ -324,8 +324,8 @@ func TestForgedChunkIsRefused(t *testing.T) {
 	}
 }
 
-// TestSendingKeysOfOlderEpochsAreErased: once a message was sent in an epoch, no state holds what earlier ones were sent with, and
-// none can be sent in those.
+// TestSendingKeysOfOlderEpochsAreErased: once a message was sent in an epoch, no state holds what
+// earlier ones were sent with, and none can be sent in those.
 func TestSendingKeysOfOlderEpochsAreErased(t *testing.T) {
 	c := newChains(&[32]byte{1}, AtoB)
 	for epoch := range uint64(5) {
@@ -346,7 +346,8 @@ func TestSendingKeysOfOlderEpochsAreErased(t *testing.T) {
 	}
 }
 
-// TestSnapshotsAreApart: a copy of the state is a snapshot, so an epoch that begins in one copy shows in no other.
+// TestSnapshotsAreApart: a copy of the state is a snapshot, so an epoch that begins in one copy
+// shows in no other.
 func TestSnapshotsAreApart(t *testing.T) {
 	c := newChains(&[32]byte{1}, AtoB)
 	for i := range 8 {

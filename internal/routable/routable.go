@@ -1,11 +1,13 @@
-// Package routable tells addresses that the whole internet can reach from those of private, local and special networks. The
-// relay uses it to choose peers, and clients to choose relays: neither may become a way into somebody's own network.
+// Package routable tells addresses that the whole internet can reach from those of private, local
+// and special networks. The relay uses it to choose peers, and clients to choose relays: neither
+// may become a way into somebody's own network.
 package routable
 
 import "net/netip"
 
-// Global reports whether an address is globally routable unicast (RFC 6890 and the IANA special-purpose registries). An
-// IPv4-mapped address counts as its IPv4 address; addresses with an IPv4 address inside (NAT64, 6to4, Teredo) are not global.
+// Global reports whether an address is globally routable unicast (RFC 6890 and the IANA
+// special-purpose registries). An IPv4-mapped address counts as its IPv4 address; addresses with an
+// IPv4 address inside (NAT64, 6to4, Teredo) are not global.
 func Global(a netip.Addr) bool {
 	a = a.Unmap().WithZone("")
 	switch {
@@ -38,9 +40,10 @@ var special4 = prefixes(
 	"255.255.255.255/32", // broadcast
 )
 
-// Of IPv6 only 2000::/3 is global unicast (RFC 4291 section 2.4); that leaves out ::, ::1, IPv4-compatible, NAT64
-// 64:ff9b::/96 and 64:ff9b:1::/48, discard-only 100::/64, unique local fc00::/7, link-local fe80::/10, site-local fec0::/10
-// and multicast ff00::/8. special6 are the blocks inside it that are not for everybody.
+// Of IPv6 only 2000::/3 is global unicast (RFC 4291 section 2.4); that leaves out ::, ::1,
+// IPv4-compatible, NAT64 64:ff9b::/96 and 64:ff9b:1::/48, discard-only 100::/64, unique local
+// fc00::/7, link-local fe80::/10, site-local fec0::/10 and multicast ff00::/8. special6 are the
+// blocks inside it that are not for everybody.
 var (
 	global6  = netip.MustParsePrefix("2000::/3")
 	special6 = prefixes(

@@ -29,7 +29,8 @@ func newOggReader(f io.Reader) (*oggReader, error) {
 	return o, o.begin()
 }
 
-// begin reads the headers of a stream. A file may be a chain of them (RFC 3533 section 4), as of several recordings, or of a radio's songs.
+// begin reads the headers of a stream. A file may be a chain of them (RFC 3533 section 4), as of
+// several recordings, or of a radio's songs.
 func (o *oggReader) begin() error {
 	head, err := o.pages.packet()
 	if err != nil {
@@ -149,7 +150,8 @@ func (o *oggPages) chained() bool {
 	return true
 }
 
-// foreign says whether a page begins a stream that is no Opus, a picture or a film, while there is a chance of one that is.
+// foreign says whether a page begins a stream that is no Opus, a picture or a film, while there is
+// a chance of one that is.
 func (o *oggPages) foreign(body []byte) bool {
 	if o.started || len(body) >= 8 && string(body[:8]) == "OpusHead" {
 		return false

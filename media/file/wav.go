@@ -25,7 +25,8 @@ const (
 
 	wavHeaderLen = 44
 	unknownSize  = math.MaxUint32 // in the header of a recording that goes on: read to the end of the file
-	// What writes to a pipe does not know the size either: sox says 0x7ffff000 and its header, arecord 0x80000000.
+	// What writes to a pipe does not know the size either: sox says 0x7ffff000 and its header,
+	// arecord 0x80000000.
 	pipedSize = 0x7ffff000
 	// Some count the header into the size of the sound.
 	headerCounted = wavHeaderLen
@@ -125,7 +126,8 @@ func (w *wavReader) format(length int64) error {
 	return nil
 }
 
-// chunkFollows tells an empty chunk of sound, behind which the next one begins, from a recording whose size nobody has filled in.
+// chunkFollows tells an empty chunk of sound, behind which the next one begins, from a recording
+// whose size nobody has filled in.
 func (w *wavReader) chunkFollows() bool {
 	next, err := w.r.Peek(4)
 	return err == nil && slices.Contains([]string{"LIST", "fact", "id3 ", "cue ", "bext", "data"}, string(next))

@@ -7,8 +7,8 @@ import (
 	"github.com/pion/transport/v4"
 )
 
-// network is what the agent sees of the machine's network: the interfaces without addresses that are not to be used, and names
-// of relays only where a relay may be.
+// network is what the agent sees of the machine's network: the interfaces without addresses that
+// are not to be used, and names of relays only where a relay may be.
 type network struct {
 	transport.Net
 	use      func(netip.Addr) bool // an address of this device

@@ -23,9 +23,10 @@ import (
 	"sotto/internal/routable"
 )
 
-// The agent runs TURN (RFC 8656) over connections that are made here. Left to itself, ice v4.4.2 reaches relays over IPv4
-// only, checks their certificates against the system's roots only, looks names up wherever they lead, does not say why a
-// relay is of no use, and waits four seconds for a dead one when it closes.
+// The agent runs TURN (RFC 8656) over connections that are made here. Left to itself, ice v4.4.2
+// reaches relays over IPv4 only, checks their certificates against the system's roots only, looks
+// names up wherever they lead, does not say why a relay is of no use, and waits four seconds for a
+// dead one when it closes.
 //
 //  1. newRelayDialer takes the relays apart: one that nothing can be done with is named and left out.
 //  2. urls tells the agent of the others by number, each as a TURN server over TCP: the agent asks Dial for such connections.
@@ -41,7 +42,8 @@ type Relay struct {
 	Password string
 }
 
-// ErrRelayCredentials says that a relay did not accept its credentials: others are to be had from the server, perhaps.
+// ErrRelayCredentials says that a relay did not accept its credentials: others are to be had from
+// the server, perhaps.
 var ErrRelayCredentials = errors.New("it refuses the credentials")
 
 var (
@@ -97,14 +99,15 @@ func newRelayDialer(cfg Config, network transport.Net) *relayDialer {
 	return d
 }
 
-// mayReach reports whether a relay may be at an address. A server that lies could otherwise have a phone that merely rings
-// send into the network it is in.
+// mayReach reports whether a relay may be at an address. A server that lies could otherwise have a
+// phone that merely rings send into the network it is in.
 func (d *relayDialer) mayReach(a netip.Addr) bool {
 	return !a.IsUnspecified() && !a.IsMulticast() && (d.local || routable.Global(a))
 }
 
-// urls are what the agent is told: two for each relay, as the relayed address is to be of IPv4 or of IPv6. The port is their
-// number; the protocol only tells which of several relays the agent is to prefer, UDP above the others.
+// urls are what the agent is told: two for each relay, as the relayed address is to be of IPv4 or
+// of IPv6. The port is their number; the protocol only tells which of several relays the agent is
+// to prefer, UDP above the others.
 func (d *relayDialer) urls() []*stun.URI {
 	var all []*stun.URI
 	for i, relay := range d.relays {
@@ -122,8 +125,8 @@ func (d *relayDialer) urls() []*stun.URI {
 	return all
 }
 
-// reflexive are the same servers, asked by STUN for our reflexive address: a TURN server is a STUN server too (RFC 8656
-// section 2).
+// reflexive are the same servers, asked by STUN for our reflexive address: a TURN server is a STUN
+// server too (RFC 8656 section 2).
 func (d *relayDialer) reflexive(relayOnly bool) (all []*stun.URI) {
 	for _, uri := range d.uris {
 		if !relayOnly && uri.Scheme == stun.SchemeTypeTURN && uri.Proto == stun.ProtoTypeUDP {
@@ -154,8 +157,8 @@ func (d *relayDialer) Dial(_, address string) (net.Conn, error) {
 	return c, nil
 }
 
-// connect makes the connection for an allocation. Over IPv4 there is one, of IPv4. Over IPv6 there are two, one of each
-// family: either end may have no other than the other family.
+// connect makes the connection for an allocation. Over IPv4 there is one, of IPv4. Over IPv6 there
+// are two, one of each family: either end may have no other than the other family.
 func (d *relayDialer) connect(i int, wantsIPv6 bool) (*relayConn, error) {
 	ctx, cancel := context.WithTimeout(d.ctx, relayDialTimeout)
 	defer cancel()
@@ -256,7 +259,8 @@ func (d datagrams) ReadFrom(b []byte) (int, net.Addr, error) {
 
 func (d datagrams) WriteTo(b []byte, _ net.Addr) (int, error) { return d.Write(b) }
 
-// keep remembers a connection until it is closed. The agent asks for an allocation of the family of its local address.
+// keep remembers a connection until it is closed. The agent asks for an allocation of the family of
+// its local address.
 func (d *relayDialer) keep(c *relayConn, wantsIPv6 bool) (*relayConn, error) {
 	c.local = &net.TCPAddr{IP: net.IPv4zero}
 	if wantsIPv6 {
@@ -290,7 +294,8 @@ func (d *relayDialer) close() {
 	}
 }
 
-// A relayConn is a connection to a relay, for one allocation. The agent takes it for a stream; each Read yields one message.
+// A relayConn is a connection to a relay, for one allocation. The agent takes it for a stream; each
+// Read yields one message.
 type relayConn struct {
 	net.Conn
 	dialer *relayDialer
@@ -351,13 +356,15 @@ func (c *relayConn) read(b []byte) (int, error) {
 	return n, err
 }
 
-// passes reports whether an error of a connected UDP socket says something of one datagram only (RFC 1122 section 4.1.3.3).
+// passes reports whether an error of a connected UDP socket says something of one datagram only
+// (RFC 1122 section 4.1.3.3).
 func passes(err error) bool {
 	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.EHOSTUNREACH) || errors.Is(err, syscall.ENETUNREACH)
 }
 
-// wholeMessage returns the length of the TURN message in a datagram, padded as in a stream (RFC 8656 section 12.5), or 0 if it
-// holds none: the agent would give the relay up for that, whoever sent it.
+// wholeMessage returns the length of the TURN message in a datagram, padded as in a stream (RFC
+// 8656 section 12.5), or 0 if it holds none: the agent would give the relay up for that, whoever
+// sent it.
 func wholeMessage(b []byte, n int) int {
 	if n < 4 {
 		return 0

@@ -102,7 +102,8 @@ func await[T any](t *testing.T, what string, from <-chan T) T {
 	}
 }
 
-// Two devices that may use relays only meet over each transport and family that a relay can be reached by.
+// Two devices that may use relays only meet over each transport and family that a relay can be
+// reached by.
 func TestRelaysOverEveryTransport(t *testing.T) {
 	relay, roots := startRelay(t)
 	urls := relay.URLs()
@@ -240,7 +241,8 @@ func TestWhyARelayIsOfNoUse(t *testing.T) {
 	}
 }
 
-// A server that lies about its relays cannot have a device send into the network it is in, nor fail a call by one bad entry.
+// A server that lies about its relays cannot have a device send into the network it is in, nor fail
+// a call by one bad entry.
 func TestRelaysThatAreLeftOut(t *testing.T) {
 	for url, local := range map[string]bool{ // whether it serves where the server is local itself
 		"turn:10.0.0.1:3478?transport=udp":             true,

@@ -14,8 +14,9 @@ const (
 	historySize   = 1024                  // packets kept for retransmission: about ten seconds of video
 	resendSpacing = 10 * time.Millisecond // a packet is not sent again sooner, however often it is asked for
 
-	// What is sent again is paid for by what was sent: as many bytes as that, so that every packet may be lost once, and of what
-	// was saved up no more than this. Otherwise a peer could have a thousand packets sent again and again by requests of 60 bytes.
+	// What is sent again is paid for by what was sent: as many bytes as that, so that every packet
+	// may be lost once, and of what was saved up no more than this. Otherwise a peer could have a
+	// thousand packets sent again and again by requests of 60 bytes.
 	maxResendSaved   = 128 << 10
 	firstResendSaved = 16 << 10 // of a stream that begins
 )

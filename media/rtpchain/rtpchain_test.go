@@ -144,7 +144,8 @@ func TestRepeatedRequestsGetFreshNumbers(t *testing.T) {
 	}
 }
 
-// A peer that asks for everything again and again gets no more than was sent, and a burst; nothing if the session says so.
+// A peer that asks for everything again and again gets no more than was sent, and a burst; nothing
+// if the session says so.
 func TestRetransmissionsHaveABudget(t *testing.T) {
 	const packets, size = historySize, 1000
 	var count atomic.Uint64

@@ -76,9 +76,11 @@ func (p *Pebble) expire(entry []byte) (envelope bool, err error) {
 	return envelope, p.applyLater(b)
 }
 
-// Scrub first writes out the newest table, which ends the log that fed it, then rewrites every file whose range holds envelopes, or the
-// heads of mailboxes, which name senders, so that deleted ones are dropped; eraser deletes the old files, and Scrub waits for that. Its
-// cost is that of rewriting what still waits. What else was erased of devices that were removed goes by itself: see scrubRemoved.
+// Scrub first writes out the newest table, which ends the log that fed it, then rewrites every file
+// whose range holds envelopes, or the heads of mailboxes, which name senders, so that deleted ones
+// are dropped; eraser deletes the old files, and Scrub waits for that. Its cost is that of
+// rewriting what still waits. What else was erased of devices that were removed goes by itself: see
+// scrubRemoved.
 func (p *Pebble) Scrub(ctx context.Context) error {
 	marks, err := p.removed()
 	if err != nil {
@@ -106,9 +108,9 @@ func (p *Pebble) Scrub(ctx context.Context) error {
 	return p.db.LogData(nil, pebble.Sync)
 }
 
-// awaitErased waits until of the files that there were, and of those that were made since, none is left but what the store consists of.
-// The engine deletes obsolete files in a goroutine of its own, some time after Flush and Compact have returned, and keeps those that
-// somebody reads.
+// awaitErased waits until of the files that there were, and of those that were made since, none is
+// left but what the store consists of. The engine deletes obsolete files in a goroutine of its own,
+// some time after Flush and Compact have returned, and keeps those that somebody reads.
 func (p *Pebble) awaitErased(ctx context.Context, old map[string]bool) error {
 	made, err := p.files()
 	if err != nil {
@@ -144,8 +146,8 @@ func (p *Pebble) files() (map[string]bool, error) {
 	return files, err
 }
 
-// obsolete reports whether some of old are there still although the store does not need them: tables that are in no level, and logs
-// but the newest.
+// obsolete reports whether some of old are there still although the store does not need them:
+// tables that are in no level, and logs but the newest.
 func (p *Pebble) obsolete(old map[string]bool) (bool, error) {
 	now, err := p.files()
 	if err != nil {

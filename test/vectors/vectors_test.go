@@ -1,4 +1,5 @@
-// Package vectors holds docs/vectors.json, which a client in another language was tested with, to the code.
+// Package vectors holds docs/vectors.json, which a client in another language was tested with, to
+// the code.
 package vectors
 
 import (

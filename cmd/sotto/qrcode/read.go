@@ -156,8 +156,8 @@ func (u *untilDone) Read(b []byte) (int, error) {
 	return u.r.Read(b)
 }
 
-// shrink makes the picture gray, on white, with no side longer than the given one: each pixel is the
-// mean of those it stands for. Line by line: a scaler of x/image takes 32 bytes a pixel.
+// shrink makes the picture gray, on white, with no side longer than the given one: each pixel is
+// the mean of those it stands for. Line by line: a scaler of x/image takes 32 bytes a pixel.
 func shrink(picture image.Image, side int) *image.Gray {
 	from := picture.Bounds()
 	size := from.Size()

@@ -157,7 +157,8 @@ func TestManyCorners(t *testing.T) {
 
 func abs(n int) int { return max(n, -n) }
 
-// TestEndlessScans: a progressive JPEG that goes over its 12 million pixels again and again, in 16 MiB, ends when the user or the time says so.
+// TestEndlessScans: a progressive JPEG that goes over its 12 million pixels again and again, in 16
+// MiB, ends when the user or the time says so.
 func TestEndlessScans(t *testing.T) {
 	scans := jpegHeader(3504, 3504)
 	scans = append(scans, 0xff, 0xc4, 0, 20, 0x10, 1) // DHT: AC table 0, one code, of one bit: 0
