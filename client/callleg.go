@@ -252,7 +252,7 @@ func (l *leg) makeSession(s *calls, controlling bool) (err error) {
 		OnCandidate:      func(candidate string) { l.onCandidate(s, 0, candidate) },
 		OnPathCandidate:  func(generation uint32, candidate string) { l.onCandidate(s, generation, candidate) },
 		RelayRoots:       s.c.relayRoots(),
-		LocalRelays:      l.relays.local,
+		LocalRelays:      s.c.serverIsLocal(),
 		OnRelayFailed:    func(url string, why error) { s.box.post(func() { s.relayFailed(l, url, why) }) },
 		OnEvent:          func(event media.Event) { s.box.post(func() { s.onMedia(l, event) }) },
 		OnDeviceFailed:   func(device string, err error) { s.box.post(func() { s.onDeviceFailed(l, device, err) }) },

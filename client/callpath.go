@@ -28,7 +28,6 @@ type relays struct {
 	list  []media.Relay
 	until time.Time // that is how long the credentials last
 	renew time.Time // others are to be asked for then; zero: the server has no relay
-	local bool      // they may be at private and local addresses: the server that named them is
 }
 
 // fetchRelays asks for credentials, which last for the setting up of one call.
@@ -42,7 +41,6 @@ func (c *Client) fetchRelays(ctx context.Context) (r relays) {
 		r.renew = c.now().Add(max(c.timing.relays, retryAfter(err)))
 		return r
 	}
-	r.local = c.serverIsLocal()
 	credentials := reply.GetRelayCredentials()
 	if credentials.GetExpiresAt() <= maxTimestamp {
 		r.until = fromTimestamp(credentials.GetExpiresAt())
@@ -56,12 +54,13 @@ func (c *Client) fetchRelays(ctx context.Context) (r relays) {
 	return r
 }
 
-// serverIsLocal says whether the server was reached at a private or local address: then its relays
+// serverIsLocal says whether the server was last reached at a private or local address: then its relays
 // may be there, too. One that the whole internet reaches has no business in this device's own
 // network.
 func (c *Client) serverIsLocal() bool {
-	l := c.link.current()
-	return c.options.Loopback || l != nil && l.local
+	c.link.mu.Lock()
+	defer c.link.mu.Unlock()
+	return c.options.Loopback || c.link.local
 }
 
 // askForRelays asks again over the next link if the one there is breaks: it often does just when a path has to be found.

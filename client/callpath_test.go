@@ -134,7 +134,8 @@ func TestRelayCredentialsAreRenewed(t *testing.T) {
 	awaitEnd(t, callee, Normal)
 }
 
-// A call that began without relays, since the server was not heard in time or had to be asked less often, gets some while it lasts.
+// A call that began without relays, since the server was not heard in time or had to be asked less
+// often, gets some while it lasts, and uses them.
 func TestRelaysAreFetchedLater(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, withRelay(t), func(cfg *signaling.Config) {
@@ -147,6 +148,14 @@ func TestRelaysAreFetchedLater(t *testing.T) {
 	}
 	caller, callee := accepted(t, alice, bob, CallOptions{})
 	eventually(t, "the call has relays", func() bool { return len(caller.relaysOf(alice).list) > 0 })
+	alice.networkChanged()
+	eventually(t, "another path", func() bool { return caller.Stats().Path.Generation > 0 })
+	_ = alice.calls.do(func() error {
+		if unusable := caller.leg(alice).unusable; len(unusable) > 0 {
+			t.Errorf("left out: %v", unusable)
+		}
+		return nil
+	})
 	caller.Hangup()
 	awaitEnd(t, callee, Normal)
 }

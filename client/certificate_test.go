@@ -45,7 +45,11 @@ func TestCertificatesThatAreNotTaken(t *testing.T) {
 				return f
 			}
 		})
-		if err := alice.certify(patience(t), alice.link.current()); (err == nil) != test.taken {
+		l, err := alice.link.wait(patience(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := alice.certify(patience(t), l); (err == nil) != test.taken {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

@@ -26,6 +26,7 @@ const (
 type linkState struct {
 	mu      sync.Mutex
 	up      *link
+	local   bool                    // the newest link leads to a private or local address
 	lose    context.CancelCauseFunc // ends that, or the attempt at one
 	final   error
 	changed chan struct{} // closed and replaced at every change
@@ -35,6 +36,9 @@ func (s *linkState) set(up *link, final error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.up, s.final = up, final
+	if up != nil {
+		s.local = up.local
+	}
 	close(s.changed)
 	s.changed = make(chan struct{})
 }
@@ -44,13 +48,6 @@ func (s *linkState) begin(lose context.CancelCauseFunc) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.lose = lose
-}
-
-// current is the link that is up, or nil.
-func (s *linkState) current() *link {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.up
 }
 
 // wait returns the link once there is one.
