@@ -295,9 +295,13 @@ func TestCallBindsDeviceLists(t *testing.T) {
 // Without a relay nothing of the callee's leaves before its user has accepted the stranger's call.
 func TestCallFromStrangerWithoutRelay(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
-	alice, bob := w.online("alice"), w.online("bob")
-	wholeCall(t, alice, bob, CallOptions{}, "direct")
+	useless := func(cfg *signaling.Config) {
+		cfg.Relay = &signaling.RelayConfig{URLs: []string{"nonsense"}, Secret: testSecret}
+	}
+	for _, w := range []*world{newWorld(t), newWorld(t, useless)} {
+		alice, bob := w.online("alice"), w.online("bob")
+		wholeCall(t, alice, bob, CallOptions{}, "direct")
+	}
 }
 
 func wholeCall(t *testing.T, alice, bob *person, o CallOptions, path string) {

@@ -199,15 +199,15 @@ func (s *calls) prepareCallee(o *ongoing, l *leg) {
 	s.running.Go(func() {
 		made.relays = s.c.fetchRelays(o.call.ctx)
 		err := s.c.sameList(o.call.ctx, o.peer, l.listed)
-		wait := stranger && len(made.relays.list) == 0 && !relayOnly
-		if err == nil && !wait {
+		if err == nil {
 			err = made.makeSession(s, false)
 		}
+		wait := stranger && !relayOnly && errors.Is(err, media.ErrNoRelay)
 		ready := s.box.post(func() {
 			switch {
 			case s.table[o.id] != o:
 				s.closeBeside(made)
-			case err == nil && wait:
+			case wait:
 				s.step(callflow.NoRelay{Call: o.id})
 			default:
 				if err == nil {
@@ -242,9 +242,6 @@ func (s *calls) answer(offered, l *leg) (err error) {
 
 // makeSession makes this end's media session.
 func (l *leg) makeSession(s *calls, controlling bool) (err error) {
-	if l.relayOnly && len(l.relays.list) == 0 {
-		return errors.New("this call may use relays only, but the server offers none")
-	}
 	l.session, err = media.NewSession(media.Config{
 		Controlling: controlling, Relays: l.relays.list, RelayOnly: l.relayOnly, Loopback: s.c.options.Loopback,
 		Video: l.o.video, Screen: l.o.video, VariableRate: s.c.options.VariableRate, Log: s.c.log,

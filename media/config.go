@@ -13,6 +13,9 @@ import (
 // Relay is a TURN server with time-limited credentials.
 type Relay = path.Relay
 
+// ErrNoRelay says that a relay-only session was given no relay that anything can be done with.
+var ErrNoRelay = path.ErrNoRelay
+
 // ErrRelayCredentials says that a relay did not accept its credentials.
 var ErrRelayCredentials = path.ErrRelayCredentials
 

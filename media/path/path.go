@@ -154,7 +154,7 @@ func New(cfg Config) (*Path, error) {
 	}
 	relays := newRelayDialer(cfg, machine)
 	if cfg.RelayOnly && len(relays.relays) == 0 {
-		return nil, errors.New("only relays may be used, but no usable relay is known")
+		return nil, ErrNoRelay
 	}
 	p := &Path{cfg: cfg, relays: relays, ready: make(chan struct{}), closed: make(chan struct{})}
 	options := agentOptions(cfg, &network{Net: machine, use: cfg.mayUse, mayReach: relays.mayReach}, relays)

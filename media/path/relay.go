@@ -42,6 +42,9 @@ type Relay struct {
 	Password string
 }
 
+// ErrNoRelay says that a path that may use relays only has none that anything can be done with.
+var ErrNoRelay = errors.New("only relays may be used, but no usable relay is known")
+
 // ErrRelayCredentials says that a relay did not accept its credentials: others are to be had from
 // the server, perhaps.
 var ErrRelayCredentials = errors.New("it refuses the credentials")
