@@ -97,6 +97,19 @@ func start(t *testing.T, namespace string, args ...string) *process {
 	return p
 }
 
+// isStill reports whether the last line of the two kinds is of the first.
+func (p *process) isStill(kind, over string) (still bool) {
+	for _, l := range p.seen {
+		switch l["event"] {
+		case kind:
+			still = true
+		case over:
+			still = false
+		}
+	}
+	return still
+}
+
 // event returns the next line of that kind.
 func (p *process) event(kind string) line {
 	p.t.Helper()
