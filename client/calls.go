@@ -30,6 +30,7 @@ type timing struct {
 	pathless    time.Duration // after which an accepted call without a path is told of
 	relays      time.Duration // between attempts to get relay credentials, at least
 	keys        time.Duration // from a pre-key's use to a look at what the server has left
+	nameless    time.Duration // between look-ups of one who is known without a name
 
 	sealCall, sealText time.Duration // for the anonymous link, before a call or anything else leaves the ordinary way
 	unused             time.Duration // for something to go over the anonymous link
@@ -37,6 +38,7 @@ type timing struct {
 
 var realTiming = timing{
 	Timing: callflow.StandardTiming, interrupted: 5 * time.Second, pathless: 2 * time.Second, relays: 10 * time.Second, keys: 30 * time.Second,
+	nameless: 10 * time.Minute,
 	sealCall: 10 * time.Second, sealText: 30 * time.Second, unused: 5 * time.Minute,
 }
 

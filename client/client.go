@@ -48,6 +48,7 @@ type Client struct {
 	sealing   sealing
 	anonymous anonymous
 	lists     lists
+	lookups   namelessLookups
 
 	changing sync.Mutex // held while this device adds or removes another
 

@@ -26,6 +26,9 @@ type Contact struct {
 	Account  uuid.UUID
 	Accepted bool // added, written to or called by this account's user: they learn when a message was delivered, and addresses in a call
 	Changed  bool // another identity key appeared: nothing is sent until Client.AcceptIdentity
+	// Claims is another name than Username, which they give themselves: nothing is sent, and nothing
+	// of theirs shown, until Client.AcceptName.
+	Claims   string
 	Sealed   bool // they gave us their delivery token: the server does not learn who sends them a message
 	Blocked  bool // by Client.Block: nothing of theirs is looked at
 	Verified bool // the user has compared the safety number (Client.VerifyNumber, VerifyCode), and no other identity key has appeared since
@@ -49,6 +52,7 @@ type contact struct {
 	Identity []byte // pinned
 	Accepted bool
 	Appeared []byte `json:",omitempty"` // another identity key, until it is accepted
+	Claims   string `json:",omitempty"` // another name than Username, which they give themselves
 	Token    []byte `json:",omitempty"` // their delivery token, if they gave us one
 	Verified bool   `json:",omitempty"` // of Identity, while no other has appeared
 	Added    time.Time
@@ -69,7 +73,7 @@ type contact struct {
 func (p *contact) public() Contact {
 	return Contact{
 		Username: p.Username, Account: p.Account, Accepted: p.Accepted, Changed: p.Appeared != nil, Sealed: p.Token != nil,
-		Blocked: p.Blocked, Verified: p.Verified, Added: p.Added,
+		Claims: p.Claims, Blocked: p.Blocked, Verified: p.Verified, Added: p.Added,
 	}
 }
 
@@ -175,6 +179,9 @@ func (c *Client) meet(ctx context.Context, username string) (*contact, error) {
 	}
 	if p != nil && p.Appeared != nil {
 		return nil, &IdentityChangedError{p.public().String()}
+	}
+	if p != nil && p.Claims != "" {
+		return nil, errNameDisputed(p)
 	}
 	var id uuid.UUID
 	var err error

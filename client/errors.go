@@ -24,6 +24,9 @@ var (
 	ErrAccountInUse = errors.New("the account is in use by another process")
 	// ErrNoContact says that somebody is no contact of this account's.
 	ErrNoContact = errors.New("no such contact")
+	// ErrNameDisputed says that a contact goes by another name than the one that was looked up:
+	// Client.AcceptName.
+	ErrNameDisputed = errors.New("they go by another name")
 	// ErrBlocked says that somebody was blocked by Client.Block.
 	ErrBlocked = errors.New("they are blocked; to write or call, unblock them first")
 	// ErrPlain refuses a link without TLS, which Options.AllowPlain allows.

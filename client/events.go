@@ -73,6 +73,13 @@ type IdentityChanged struct {
 	Contact Contact
 }
 
+// NameDisputed says that a contact goes by another name, Contact.Claims, than the one that the user
+// wrote to: the server may have named somebody else. Nothing is sent, and nothing of theirs shown,
+// until Client.AcceptName.
+type NameDisputed struct {
+	Contact Contact
+}
+
 // DevicesChanged says that an accepted contact has added or removed a device: their first device, whose key is pinned, has signed it.
 // What is sent to them goes to exactly the devices they have now.
 type DevicesChanged struct {
@@ -123,6 +130,7 @@ func (Undecryptable) event()    {}
 func (SessionReset) event()     {}
 func (SenderShown) event()      {}
 func (IdentityChanged) event()  {}
+func (NameDisputed) event()     {}
 func (DevicesChanged) event()   {}
 func (IncomingCall) event()     {}
 func (*MissedCall) event()      {}

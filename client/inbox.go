@@ -18,7 +18,8 @@ import (
 //  1. Open it if it is sealed (sealed.go). Check who it is from: the first device of an account, with the identity key that is pinned, or
 //     one that this key has listed. Under another key than the pinned one it is held back, still encrypted. For a device that is not
 //     listed the list is fetched; if it is not on that either, it is dropped. So is a new sender's if there are too many of those.
-//  2. Decrypt. If the sender is new, ask the server whether the user name claimed inside is theirs, and begin again at 1.
+//  2. Decrypt. If the sender is new, or known without a name, ask the server whether the user name
+//     claimed inside is theirs, and begin again at 1. If they are known by another, see names.go.
 //  3. In one transaction: the session moves on, used pre-keys are erased, a digest and the sender's delivery token are remembered, a text
 //     goes into the inbox, and what a receipt names is not kept any more.
 //  4. Acknowledge. The server erases the envelope. What could not be used is acknowledged too: it would not get better. If it is a
@@ -210,8 +211,9 @@ type newcomer struct {
 }
 
 var (
-	// errStranger says that the sender is new, and their name not confirmed yet. Nothing was stored.
-	errStranger = errors.New("the sender is new")
+	// errStranger says that the sender is new, or known without a name, and that the name they give is
+	// not confirmed yet. Nothing was stored.
+	errStranger = errors.New("the sender has no name here")
 	// errSeen says that the envelope was dealt with before, or is held back.
 	errSeen = errors.New("the envelope is known")
 	// errCertified says that the message was sealed by another key than the one of its session.
@@ -269,7 +271,7 @@ func (c *Client) openEnvelope(
 	var entry *incoming
 	var arrived []*sentContent
 	var token *sealing // changed by another device of this account
-	used, reset := false, false
+	used, reset, disputed := false, false, false
 	err = c.store.update(func(t *tx) error {
 		s, err := readSession(t, sender)
 		if err != nil {
@@ -308,6 +310,23 @@ func (c *Client) openEnvelope(
 			if c.named(*who.name) == nil { // it was taken meanwhile otherwise
 				o.from.Username = *who.name
 			}
+			if err := o.from.write(t); err != nil {
+				return err
+			}
+		} else if who.name == nil && c.nameless(o.from, o.content) {
+			return errStranger
+		} else if o.from.Username == "" && who.name != nil && *who.name != "" && c.named(*who.name) == nil {
+			changed := *o.from
+			changed.Username = *who.name
+			o.from = &changed
+			if err := o.from.write(t); err != nil {
+				return err
+			}
+		}
+		if name := o.from.disputes(o.content); name != "" && name != o.from.Claims {
+			changed := *o.from
+			changed.Claims, disputed = name, true
+			o.from = &changed
 			if err := o.from.write(t); err != nil {
 				return err
 			}
@@ -368,6 +387,9 @@ func (c *Client) openEnvelope(
 	}
 	if o.content.GetDeviceListEpoch() > o.from.Epoch && o.content.GetDeviceList() == nil {
 		c.lists.want(sender.Account, true)
+	}
+	if disputed {
+		c.nameDisputed(o.from)
 	}
 	if reset {
 		c.events.offer(SessionReset{Contact: o.from.public()})
@@ -434,9 +456,12 @@ func (c *Client) show(o opened) {
 	if o.from.Account == c.account.Account {
 		return
 	}
+	if _, call := o.content.GetBody().(*wire.Content_Call); call && o.from.Claims != "" {
+		return
+	}
 	switch body := o.content.GetBody().(type) {
 	case *wire.Content_Text:
-		if o.from.Accepted {
+		if o.from.Accepted && o.from.Claims == "" {
 			c.receipts.add(ratchet.Address{Account: o.from.Account, Device: o.device}, o.content.Id)
 		}
 	case *wire.Content_Receipt:

@@ -138,6 +138,9 @@ func (c *Client) post(to *contact, content *wire.Content, entry outgoing) error 
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	to, err := c.addressee(to.Account)
+	if err == nil && to.Claims != "" {
+		err = errNameDisputed(to)
+	}
 	if err != nil {
 		return err
 	}

@@ -355,8 +355,12 @@ func (c *Client) tellOwnToken(ctx context.Context) error {
 func (c *Client) linkedContacts() (contacts []*wire.LinkedContact) {
 	for _, p := range c.contacts {
 		if p.Accepted && p.Account != c.account.Account {
+			name := p.Username
+			if p.Claims != "" {
+				name = "" // the new device asks whose the other one is
+			}
 			contacts = append(contacts, &wire.LinkedContact{
-				Account: p.Account[:], Username: p.Username, IdentityKey: p.Identity, Verified: p.Verified,
+				Account: p.Account[:], Username: name, IdentityKey: p.Identity, Verified: p.Verified,
 				DeliveryToken: p.Token, DeviceListEpoch: p.Epoch,
 			})
 		}

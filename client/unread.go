@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -103,10 +104,10 @@ func claimed(from *contact, timestamp uint64, received time.Time) time.Time {
 
 // hasRoom tells whether something of somebody's may be stored. c.mu is held.
 func (c *Client) hasRoom(from *contact) bool {
-	if from.Accepted || c.inbox.unread < maxStrangersUnread {
+	if from.Accepted && from.Claims == "" || c.inbox.unread < maxStrangersUnread {
 		return true
 	}
-	c.log.Warn("a stranger's message was dropped: too many wait to be read")
+	c.log.Warn("a message of a stranger, or of a contact whose name is disputed, was dropped: too many wait to be read")
 	return false
 }
 
@@ -172,15 +173,18 @@ func (c *Client) showInbox(ctx context.Context) {
 
 // nextUnshown takes the oldest that was not shown, if there is one and it may be. c.mu is held.
 func (c *Client) nextUnshown() Event {
-	if len(c.inbox.unshown) == 0 || c.inbox.unshown[0].undecided {
+	var from Contact
+	next := slices.IndexFunc(c.inbox.unshown, func(entry *incoming) bool {
+		if from = (Contact{}); c.contacts[entry.From] != nil {
+			from = c.contacts[entry.From].public()
+		}
+		return from.Claims == "" // of one whose name is disputed nothing is shown
+	})
+	if next < 0 || c.inbox.unshown[next].undecided {
 		return nil
 	}
-	entry := c.inbox.unshown[0]
-	c.inbox.unshown = c.inbox.unshown[1:]
-	var from Contact
-	if p := c.contacts[entry.From]; p != nil {
-		from = p.public()
-	}
+	entry := c.inbox.unshown[next]
+	c.inbox.unshown = slices.Delete(c.inbox.unshown, next, next+1)
 	done := func() error { return c.dealtWith(entry.record) }
 	if m := entry.Missed; m != nil {
 		return &MissedCall{ID: m.ID, From: from, Video: m.Video, At: entry.SentAt, done: done}

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"slices"
 	"strings"
@@ -22,6 +23,7 @@ type contactLine struct {
 	Verified bool   `json:"verified"`
 	Sealed   bool   `json:"sealed"`
 	Blocked  bool   `json:"blocked"`
+	Claims   string `json:"calls_themselves,omitempty"` // another name than Username
 }
 
 func contactsCommand() *command {
@@ -29,13 +31,16 @@ func contactsCommand() *command {
 	var number string
 	return &command{
 		name:    "contacts",
-		args:    "[add | accept | remove | block | unblock USER]",
+		args:    "[add | accept | remove | block | unblock USER | rename USER NAME]",
 		summary: "List whom you know, add, remove or block somebody, accept a changed key",
 		help: `
 Whoever writes or calls you is listed; those you added, wrote to or called are accepted. Somebody who is not accepted does not
 learn when you got a message, and calls with them go through the relay until you accept the call. A contact whose identity key has changed can be sent
 nothing until you accept the new key. That shows the new safety number: compare it with what "sotto safety" shows the contact, in
 person or over a call in which you know the voice.
+
+Each message says whose it is. Where that is another name than the one that you wrote to, the server
+may have given you somebody else: nothing is sent, and nothing shown, until you rename or remove them.
 
 "Sealed" are contacts to whom messages and calls go without your name on them: the server does not learn who writes. It begins with
 the first thing they send you after they accepted you. Who is removed is forgotten, with everything not yet read or sent, and cannot
@@ -50,6 +55,7 @@ Examples:
   sotto contacts accept bob      show the safety number of bob's new identity key, and ask
   sotto contacts accept bob --number "47193 01240 ..."    all of it: accept that key and no other
   sotto contacts remove bob
+  sotto contacts rename bob carol    bob's messages say that they are carol's: take that name
   sotto contacts block bob       and sotto contacts unblock bob
 `,
 		flags: func(flags *pflag.FlagSet) {
@@ -57,8 +63,8 @@ Examples:
 			flags.StringVar(&number, "number", "", "accept the key with the safety number `DIGITS`, which you have compared, without asking")
 		},
 		run: func(ctx context.Context, out *output, args []string) error {
-			if len(args) > 0 && (len(args) != 2 || !slices.Contains([]string{"add", "accept", "remove", "block", "unblock"}, args[0])) {
-				return usagef("expected nothing, or \"add\", \"accept\", \"remove\", \"block\" or \"unblock\" and a user name")
+			if err := checkContactsArgs(args); err != nil {
+				return err
 			}
 			if number != "" && (len(args) == 0 || args[0] != "accept") {
 				return usagef("--number goes with \"accept USER\"")
@@ -76,6 +82,15 @@ Examples:
 					return err
 				}
 				contact, err := c.AddContact(ctx, args[1])
+				if err != nil {
+					return err
+				}
+				sayContact(out, contact)
+			case args[0] == "rename":
+				if err := connect(ctx, out, c); err != nil {
+					return err
+				}
+				contact, err := c.AcceptName(ctx, args[1], args[2])
 				if err != nil {
 					return err
 				}
@@ -109,6 +124,18 @@ Examples:
 			return nil
 		},
 	}
+}
+
+func checkContactsArgs(args []string) error {
+	words := []string{"add", "accept", "remove", "block", "unblock"}
+	switch {
+	case len(args) == 0 || len(args) == 2 && slices.Contains(words, args[0]):
+		return nil
+	case len(args) == 3 && args[0] == "rename":
+		return nil
+	}
+	return usagef("expected nothing, \"rename\" with two names, or one user name behind one of: %s",
+		strings.Join(words, ", "))
 }
 
 // compareNumbers has the user compare safety numbers, and returns the one that was the same.
@@ -158,6 +185,13 @@ func sayContact(out *output, contact client.Contact) {
 	if contact.Changed {
 		note = "IDENTITY KEY HAS CHANGED: compare safety numbers, then: sotto contacts accept " + contact.String()
 	}
-	out.say(contactLine{"contact", contact.String(), contact.Accepted, contact.Changed, contact.Verified, contact.Sealed, contact.Blocked},
-		"%-20s %s", contact, note)
+	if contact.Claims != "" {
+		note = fmt.Sprintf("GOES BY THE NAME OF %s: the server may have given you somebody else; "+
+			"sotto contacts rename %s %[1]s, or remove %[2]s", contact.Claims, contact)
+	}
+	line := contactLine{
+		"contact", contact.String(), contact.Accepted, contact.Changed, contact.Verified,
+		contact.Sealed, contact.Blocked, contact.Claims,
+	}
+	out.say(line, "%-20s %s", contact, note)
 }

@@ -33,6 +33,12 @@ type peerLine struct {
 	Peer  string `json:"peer"`
 }
 
+type nameLine struct {
+	Event string `json:"event"` // "name_disputed"
+	Peer  string `json:"peer"`
+	Name  string `json:"name"` // which they give themselves
+}
+
 type peerDevicesLine struct {
 	Event   string `json:"event"`
 	Peer    string `json:"peer"`
@@ -182,6 +188,11 @@ func showEvent(out *output, event client.Event) error {
 		peer := event.Contact.String()
 		out.say(peerLine{"identity_changed", peer},
 			"THE IDENTITY KEY OF %s HAS CHANGED. Nothing is sent to them, and nothing of theirs shown, until: sotto contacts accept %s", peer, peer)
+	case client.NameDisputed:
+		peer, name := event.Contact.String(), event.Contact.Claims
+		out.say(nameLine{"name_disputed", peer, name}, "YOU WROTE TO %s, AND WHO ANSWERS GOES BY THE NAME "+
+			"OF %s. Nothing is sent to them, and nothing of theirs shown, until: sotto contacts rename "+
+			"%[1]s %[2]s (or remove %[1]s)", peer, name)
 	case client.DevicesChanged:
 		peer := event.Contact.String()
 		out.say(peerDevicesLine{"devices_changed", peer, event.Devices}, "%s has %d device(s) now", peer, event.Devices)
