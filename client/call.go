@@ -38,6 +38,9 @@ type CallOptions struct {
 	Video bool
 	// RelayOnly keeps this device's addresses from the callee, as Options.RelayOnly does for all calls.
 	RelayOnly bool
+	// VariableRate lets packets of sound be as large as the sound needs, as Options.VariableRate does
+	// for all calls.
+	VariableRate bool
 }
 
 // EndReason says why a call ended.

@@ -202,7 +202,7 @@ func (s *calls) missed(e callflow.Missed) {
 // adopt lets the call that the offer asks for be what the local user's program knows as its own.
 func (s *calls) adopt(e callflow.Adopt) {
 	own, o := s.table[e.Old], s.offer
-	o.call, o.relayOnly, o.allowed = own.call, own.relayOnly, true
+	o.call, o.relayOnly, o.variable, o.allowed = own.call, own.relayOnly, own.variable, true
 	o.call.mu.Lock()
 	o.call.id, o.call.video = CallID(o.id), o.video
 	o.call.mu.Unlock()

@@ -31,6 +31,7 @@ type ongoing struct {
 	caller    bool
 	video     bool
 	relayOnly bool   // no address of this device's may show
+	variable  bool   // rate of sound
 	allowed   bool   // the local user wants the call
 	at        uint64 // when it was offered
 	legs      map[uint8]*leg
@@ -55,6 +56,7 @@ type leg struct {
 	refused     bool           // one of them did not accept its credentials
 	unusable    []RelayFailure // at most one for each
 	relayOnly   bool
+	variable    bool
 	caller      *callkey.Caller
 	callee      *callkey.Callee
 	keys        *callkey.Keys
@@ -79,7 +81,7 @@ type pathCandidate struct {
 
 func newLeg(o *ongoing, d peerDevice) *leg {
 	return &leg{
-		at: callflow.Leg{Call: o.id, Device: d.id}, o: o, device: d, relayOnly: o.relayOnly,
+		at: callflow.Leg{Call: o.id, Device: d.id}, o: o, device: d, relayOnly: o.relayOnly, variable: o.variable,
 		halves: map[uint32]callflow.Path{}, restarts: -restartBurst * restartEvery, found: map[uint32][]string{},
 	}
 }
@@ -102,6 +104,7 @@ func (s *calls) readOffer(from *contact, event callflow.Received, offer []byte) 
 		return nil, callflow.Offer{Malformed: true}
 	}
 	o := &ongoing{id: event.Call, peer: from, video: hasVideo(description.Streams), relayOnly: s.c.options.RelayOnly, at: timestamp(sent)}
+	o.variable = s.c.options.VariableRate
 	for _, d := range from.devices() {
 		if d.id == event.From.Device {
 			l := newLeg(o, d)
@@ -244,7 +247,7 @@ func (s *calls) answer(offered, l *leg) (err error) {
 func (l *leg) makeSession(s *calls, controlling bool) (err error) {
 	l.session, err = media.NewSession(media.Config{
 		Controlling: controlling, Relays: l.relays.list, RelayOnly: l.relayOnly, Loopback: s.c.options.Loopback,
-		Video: l.o.video, Screen: l.o.video, VariableRate: s.c.options.VariableRate, Log: s.c.log,
+		Video: l.o.video, Screen: l.o.video, VariableRate: l.variable, Log: s.c.log,
 		InterruptedAfter: s.c.timing.interrupted,
 		OnCandidate:      func(candidate string) { l.onCandidate(s, 0, candidate) },
 		OnPathCandidate:  func(generation uint32, candidate string) { l.onCandidate(s, generation, candidate) },

@@ -87,7 +87,7 @@ func (c *Client) Call(ctx context.Context, to string, o CallOptions) (*Call, err
 	call := c.calls.newCall(p)
 	rand.Read(call.id[:])
 	call.video, call.media = o.Video, o.MediaOptions
-	if err := c.calls.do(func() error { return c.calls.place(call, o.RelayOnly || c.options.RelayOnly) }); err != nil {
+	if err := c.calls.do(func() error { return c.calls.place(call, o) }); err != nil {
 		return nil, err
 	}
 	select {
@@ -110,8 +110,10 @@ func (s *calls) newCall(p *contact) *Call {
 }
 
 // place begins the local user's call.
-func (s *calls) place(call *Call, relayOnly bool) error {
-	o := &ongoing{id: callflow.CallID(call.id), call: call, peer: call.peer, caller: true, video: call.video, relayOnly: relayOnly, allowed: true}
+func (s *calls) place(call *Call, options CallOptions) error {
+	o := &ongoing{id: callflow.CallID(call.id), call: call, peer: call.peer, caller: true, video: call.video, allowed: true}
+	o.relayOnly = options.RelayOnly || s.c.options.RelayOnly
+	o.variable = options.VariableRate || s.c.options.VariableRate
 	if s.table[o.id] != nil {
 		return ErrBusy
 	}

@@ -53,8 +53,8 @@ func (n *namelessLookups) may(id uuid.UUID, pause time.Duration, now time.Time) 
 // nameless tells whether the sender of content is known without a name, and gives one of which the
 // server is to be asked now. c.mu is held.
 func (c *Client) nameless(p *contact, content *wire.Content) bool {
-	return p.Username == "" && p.Account != c.account.Account && validUsername(content.GetUsername()) &&
-		c.lookups.may(p.Account, c.timing.nameless, time.Now())
+	return p.Username == "" && p.Account != c.account.Account &&
+		validUsername(content.GetUsername()) && c.lookups.may(p.Account, c.timing.nameless, time.Now())
 }
 
 // disputes is the name that content gives its sender, if it is another than the one that this

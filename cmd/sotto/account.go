@@ -192,7 +192,7 @@ func authorities(file string) (*x509.CertPool, error) {
 // readPassphrase reads a line, without echo from the terminal. One that is new is asked for twice.
 func readPassphrase(out *output, file string, isNew bool) ([]byte, error) {
 	if file == "-" {
-		if !term.IsTerminal(int(os.Stdin.Fd())) {
+		if !out.from.asks() {
 			return nil, usagef("there is no terminal to ask for the passphrase on; put it into a file of yours alone and name that")
 		}
 		passphrase, err := askPassphrase(out, "Passphrase: ")
@@ -215,24 +215,10 @@ func readPassphrase(out *output, file string, isNew bool) ([]byte, error) {
 
 func askPassphrase(out *output, question string) ([]byte, error) {
 	out.prompt("%s", question)
-	passphrase, err := term.ReadPassword(int(os.Stdin.Fd()))
+	passphrase, err := term.ReadPassword(int(out.from.stdin.Fd()))
 	out.prompt("\n")
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the passphrase: %w", err)
 	}
 	return passphrase, nil
-}
-
-// open opens the account that the flags name, without connecting it. calls say what its calls are like.
-func (c *clientFlags) open(out *output, calls mediaFlags) (*client.Client, error) {
-	directory, err := c.account.find()
-	if err != nil {
-		return nil, err
-	}
-	options, err := c.options(out, directory, false)
-	if err != nil {
-		return nil, err
-	}
-	options.RelayOnly, options.VariableRate = calls.relayOnly, calls.variableRate
-	return client.Open(directory, options)
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -40,6 +41,7 @@ const (
 type agent struct {
 	command string
 	peer    string
+	from    *origin // whose directory, environment and standard error it has
 
 	begin   sync.Once     // by start, or never
 	fails   error         // to start
@@ -56,9 +58,9 @@ type agent struct {
 	news, newsEnd *os.File // descriptor 3, theirs and ours; nil where there is none
 }
 
-func newAgent(command, peer string) (*agent, error) {
+func newAgent(command, peer string, from *origin) (*agent, error) {
 	a := &agent{
-		command: command, peer: peer, started: make(chan struct{}),
+		command: command, peer: peer, from: from, started: make(chan struct{}),
 		said: make(chan []int16, agentAhead), heard: make(chan []int16, agentBehind), over: make(chan struct{}), gone: make(chan struct{}),
 		left: make(chan struct{}),
 	}
@@ -71,7 +73,7 @@ func newAgent(command, peer string) (*agent, error) {
 }
 
 // checkAgent finds out before a call whether the shell knows the program, if the command begins with the name of one.
-func checkAgent(command string) error {
+func checkAgent(command string, from *origin) error {
 	name, _, _ := strings.Cut(strings.TrimSpace(command), " ")
 	if name == "" {
 		return usagef("--agent names no program")
@@ -79,7 +81,9 @@ func checkAgent(command string) error {
 	if runtime.GOOS == "windows" || strings.ContainsAny(name, "=$`'\"\\|&;<>(){}*?[]~#!\n\t") {
 		return nil // the shell will see
 	}
-	if exec.Command("sh", "-c", `command -v "$1"`, "sh", name).Run() != nil {
+	look := exec.Command("sh", "-c", `command -v "$1"`, "sh", name)
+	look.Dir, look.Env = from.directory, from.environ
+	if look.Run() != nil {
 		return fmt.Errorf("there is no program %s to run as --agent: write its whole path, and make sure that it is executable", name)
 	}
 	return nil
@@ -101,8 +105,8 @@ func (a *agent) run() error {
 		shell = []string{"cmd", "/C", a.command}
 	}
 	cmd := exec.Command(shell[0], shell[1:]...)
-	cmd.Env = append(os.Environ(), "SOTTO_PEER="+a.peer)
-	cmd.Stderr = os.Stderr
+	cmd.Dir, cmd.Env = a.from.directory, append(slices.Clip(a.from.environ), "SOTTO_PEER="+a.peer)
+	cmd.Stderr = a.from.stderr
 	ownGroup(cmd)
 	// No StdoutPipe: Wait would close it although a child may still write.
 	out, theirs, err := os.Pipe()

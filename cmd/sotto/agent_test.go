@@ -20,7 +20,7 @@ func loud(frames int) string {
 // spoken runs an agent in a call that begins to send after a while, and returns how many frames it has said when the call may be hung up.
 func spoken(t *testing.T, command string, before time.Duration) (frames int) {
 	t.Helper()
-	a, err := newAgent(command, "bob")
+	a, err := newAgent(command, "bob", ownOrigin())
 	if err != nil {
 		t.Fatal(err)
 	}

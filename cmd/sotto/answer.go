@@ -44,7 +44,7 @@ func (a *answering) check() error {
 
 // during runs the user's own call, and takes what comes meanwhile, until no call is left. Others ring if there is somebody to ask; otherwise
 // this device is busy. What becomes of them is told, and is nothing that this command fails of.
-func (a *answering) during(ctx context.Context, out *output, c *client.Client, own func() error) error {
+func (a *answering) during(ctx context.Context, out *output, c *session, own func() error) error {
 	a.beside = true
 	over, events := make(chan error), c.Events()
 	var result error
@@ -111,6 +111,9 @@ func (a *answering) receive(ctx context.Context, out *output, incoming client.In
 		entry.asked = "a accepts, d declines"
 		if incoming.Waiting {
 			entry.asked = "a holds the other call and accepts, e ends the other and accepts, d declines"
+		}
+		if a.board.writes() {
+			entry.asked += " (first leave what you write: Ctrl-U, then Enter)"
 		}
 		key := a.ask(ctx, entry, func() { say(": " + entry.asked) })
 		if key == 'd' {

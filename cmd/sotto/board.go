@@ -2,11 +2,8 @@ package main
 
 import (
 	"context"
-	"os"
 	"slices"
 	"sync"
-
-	"golang.org/x/term"
 
 	"sotto/client"
 	"sotto/internal/visible"
@@ -19,8 +16,9 @@ const keyHelp = "m mutes, h puts on hold or goes back, v shows video or not, l s
 type board struct {
 	out *output
 
-	mu    sync.Mutex
-	calls []*boardCall
+	mu      sync.Mutex
+	calls   []*boardCall
+	writing *writing // nil where nothing is written
 }
 
 // A boardCall is a call on it, as its events tell.
@@ -42,19 +40,21 @@ func (m *mediaFlags) onBoard(call *client.Call, peer string) *boardCall {
 
 // keyboard reads keys until the context ends, if there is somebody to press any. The board is nil otherwise.
 func keyboard(ctx context.Context, out *output) (b *board, restore func()) {
-	if out.json || !term.IsTerminal(int(os.Stdin.Fd())) {
+	if out.json || !out.from.asks() {
 		return nil, func() {}
 	}
-	restore, err := singleKeys()
+	undo, err := singleKeys(out.from.stdin)
 	if err != nil {
 		return nil, func() {}
 	}
+	restore = sync.OnceFunc(undo)   // and not once more when the terminal is closed
 	context.AfterFunc(ctx, restore) // a second Ctrl-C kills, and must not leave a terminal without echo
 	b = &board{out: out}
+	stdin := out.from.input(ctx)
 	go func() {
 		key := make([]byte, 1)
 		for {
-			if n, err := os.Stdin.Read(key); err != nil || n == 0 || ctx.Err() != nil {
+			if n, err := stdin.Read(key); err != nil || n == 0 || ctx.Err() != nil {
 				return
 			}
 			b.press(key[0])
@@ -79,6 +79,16 @@ func (b *board) add(c *boardCall) (remove func()) {
 		defer b.mu.Unlock()
 		b.calls = slices.DeleteFunc(b.calls, func(other *boardCall) bool { return other == c })
 	}
+}
+
+// writes tells whether a person is writing, so that keys do not steer calls.
+func (b *board) writes() bool {
+	if b == nil {
+		return false
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.writing != nil && b.writing.open
 }
 
 // note takes what happened to a call.
@@ -106,6 +116,9 @@ func (b *board) note(c *boardCall, event client.CallEvent) {
 func (b *board) press(key byte) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.writing.press(key) {
+		return
+	}
 	if ring := b.ringing(); ring != nil && slices.Contains([]byte("ade"), key) {
 		b.answer(ring, key)
 		return
@@ -173,6 +186,9 @@ func (b *board) help() {
 			b.out.say(nil, "h goes over to the call with %s", other.peer)
 		}
 		said = true
+	}
+	if b.writing != nil {
+		b.out.say(nil, "%s", writingHelp)
 	}
 	if !said {
 		b.out.say(nil, "there is no call; Ctrl-C ends")

@@ -15,6 +15,7 @@ func callCommand() *command {
 	var m mediaFlags
 	return &command{
 		name:    "call",
+		handed:  true,
 		args:    "USER",
 		summary: "Call somebody",
 		help: `
@@ -59,19 +60,21 @@ Examples:
 			if err := exactly(1, args, "a user name"); err != nil {
 				return err
 			}
+			m.typed(out.from)
 			if err := m.check(); err != nil {
 				return err
 			}
+			c, err := f.open(ctx, out, m)
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			c.share(ctx, out, "call")
 			tracks, err := m.open(args[0])
 			if err != nil {
 				return err
 			}
 			defer tracks.Close()
-			c, err := f.open(out, m)
-			if err != nil {
-				return err
-			}
-			defer c.Close()
 			if err := connect(ctx, out, c); err != nil {
 				return err
 			}
@@ -79,6 +82,7 @@ Examples:
 			defer restore()
 			call, err := c.Call(ctx, args[0], client.CallOptions{
 				MediaOptions: tracks.options(), Video: true, RelayOnly: m.relayOnly,
+				VariableRate: m.variableRate,
 			})
 			if err != nil {
 				return err

@@ -30,6 +30,21 @@ type mediaFlags struct {
 	limit     time.Duration
 
 	relayOnly, variableRate, lowData bool
+
+	from *origin // what the names of files and the agent's program are relative to
+}
+
+// typed makes names of files those that this process opens.
+func (m *mediaFlags) typed(from *origin) {
+	m.from = from
+	for _, name := range []*string{&m.video, &m.screen, &m.record} {
+		*name = from.file(*name)
+	}
+	switch m.audio {
+	case "mic", "tone", "none", "-":
+	default:
+		m.audio = from.file(m.audio)
+	}
 }
 
 func (m *mediaFlags) define(flags *pflag.FlagSet, audio string) {
@@ -53,7 +68,7 @@ func (m *mediaFlags) check() error {
 		if m.audio != m.audioElse {
 			return usagef("--agent and --audio exclude each other: the agent speaks")
 		}
-		if err := checkAgent(m.agent); err != nil {
+		if err := checkAgent(m.agent, m.from); err != nil {
 			return err
 		}
 	}
@@ -94,7 +109,7 @@ func (m *mediaFlags) open(peer string) (*tracks, error) {
 	t := &tracks{flags: m, peer: peer}
 	switch {
 	case m.agent != "":
-		agent, err := newAgent(m.agent, peer)
+		agent, err := newAgent(m.agent, peer, m.from)
 		if err != nil {
 			return nil, err
 		}

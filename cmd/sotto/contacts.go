@@ -1,16 +1,13 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 
 	"github.com/spf13/pflag"
-	"golang.org/x/term"
 
 	"sotto/client"
 )
@@ -31,6 +28,7 @@ func contactsCommand() *command {
 	var number string
 	return &command{
 		name:    "contacts",
+		handed:  true,
 		args:    "[add | accept | remove | block | unblock USER | rename USER NAME]",
 		summary: "List whom you know, add, remove or block somebody, accept a changed key",
 		help: `
@@ -69,7 +67,7 @@ Examples:
 			if number != "" && (len(args) == 0 || args[0] != "accept") {
 				return usagef("--number goes with \"accept USER\"")
 			}
-			c, err := f.open(out, mediaFlags{})
+			c, err := f.open(ctx, out, mediaFlags{})
 			if err != nil {
 				return err
 			}
@@ -112,7 +110,7 @@ Examples:
 				out.say(map[string]string{"event": "contact_unblocked", "username": args[1]}, "%s is not blocked any more", args[1])
 			default:
 				if number == "" {
-					if number, err = compareNumbers(out, c, args[1]); err != nil {
+					if number, err = compareNumbers(ctx, out, c, args[1]); err != nil {
 						return err
 					}
 				}
@@ -139,25 +137,23 @@ func checkContactsArgs(args []string) error {
 }
 
 // compareNumbers has the user compare safety numbers, and returns the one that was the same.
-func compareNumbers(out *output, c *client.Client, username string) (string, error) {
+func compareNumbers(ctx context.Context, out *output, c *session, username string) (string, error) {
 	number, err := c.SafetyNumber(username)
 	if err != nil {
 		return "", err
 	}
-	if out.json || !term.IsTerminal(int(os.Stdin.Fd())) {
+	if out.json || !out.from.asks() {
 		return "", usagef("there is no terminal to ask on: compare the number of \"sotto safety %s\" with theirs, then give it with --number",
 			username)
 	}
 	out.say(nil, "The safety number of the key that %s has now:\n\n  %s\n", username, number)
-	out.prompt("Does %s see the same number? [y/N] ", username)
-	answer, _ := bufio.NewReader(os.Stdin).ReadString('\n')
-	if answer = strings.ToLower(strings.TrimSpace(answer)); answer != "y" && answer != "yes" {
+	if !out.confirm(ctx, "Does %s see the same number?", username) {
 		return "", errors.New("the key was not accepted")
 	}
 	return number, nil
 }
 
-func listContacts(out *output, c *client.Client) error {
+func listContacts(out *output, c *session) error {
 	contacts := c.Contacts()
 	for _, contact := range contacts {
 		sayContact(out, contact)

@@ -12,7 +12,6 @@ import (
 	"strings"
 
 	"github.com/spf13/pflag"
-	"golang.org/x/term"
 
 	"sotto/client"
 	"sotto/cmd/sotto/qrcode"
@@ -34,6 +33,7 @@ func devicesCommand() *command {
 	var f devicesFlags
 	return &command{
 		name:    "devices",
+		handed:  true,
 		args:    "[add | remove N]",
 		summary: "List your account's devices, add another or remove one",
 		help: `
@@ -74,10 +74,10 @@ Examples:
 			if !adding && (f.yes || f.png != "") {
 				return usagef("--yes and --png go with \"add\"")
 			}
-			if adding && !f.yes && (out.json || !term.IsTerminal(int(os.Stdin.Fd()))) {
+			if adding && !f.yes && (out.json || !out.from.asks()) {
 				return usagef("there is no terminal to ask on: with --yes whoever has the code is added")
 			}
-			c, err := f.client.open(out, mediaFlags{})
+			c, err := f.client.open(ctx, out, mediaFlags{})
 			if err != nil {
 				return err
 			}
@@ -104,7 +104,7 @@ Examples:
 }
 
 // waitTold lets contacts be told of the change. Who is not told now is when the account is connected next.
-func waitTold(ctx context.Context, c *client.Client) error {
+func waitTold(ctx context.Context, c *session) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	if err := c.WaitTold(ctx); err != nil && !errors.Is(err, context.DeadlineExceeded) {
@@ -124,7 +124,7 @@ func sayDevice(out *output, d client.Device) {
 	out.say(deviceLine{"device", d.ID, d.This}, "%s", strings.TrimSpace(fmt.Sprintf("%-3d %s", d.ID, strings.Join(notes, "; "))))
 }
 
-func addDevice(ctx context.Context, out *output, c *client.Client, f devicesFlags) error {
+func addDevice(ctx context.Context, out *output, c *session, f devicesFlags) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	added, err := c.AddDevice(ctx, client.AddDeviceOptions{
@@ -133,15 +133,12 @@ func addDevice(ctx context.Context, out *output, c *client.Client, f devicesFlag
 				cancel(err)
 			}
 		},
-		Confirm: func(_ context.Context, digits string) bool {
+		Confirm: func(ctx context.Context, digits string) bool {
 			if f.yes {
 				out.say(map[string]string{"event": "linking", "digits": digits}, "the new device has the digits %s", digits)
 				return true
 			}
-			out.prompt("Does the new device show %s? [y/N] ", digits)
-			answer, _ := bufio.NewReader(os.Stdin).ReadString('\n')
-			answer = strings.ToLower(strings.TrimSpace(answer))
-			return answer == "y" || answer == "yes"
+			return out.confirm(ctx, "Does the new device show %s?", digits)
 		},
 	})
 	if err != nil {
@@ -162,7 +159,7 @@ func showCode(out *output, username, code, png string) error {
 		if err := symbol.PNG(&picture); err != nil {
 			return err
 		}
-		if err := os.WriteFile(png, picture.Bytes(), 0o600); err != nil {
+		if err := os.WriteFile(out.from.file(png), picture.Bytes(), 0o600); err != nil {
 			return fmt.Errorf("%w: choose another file with --png", err)
 		}
 	}

@@ -2,5 +2,7 @@
 
 package main
 
+import "os"
+
 // singleKeys does nothing here: keys come with Enter.
-func singleKeys() (restore func(), err error) { return func() {}, nil }
+func singleKeys(*os.File) (restore func(), err error) { return func() {}, nil }

@@ -9,8 +9,8 @@ import (
 )
 
 // singleKeys lets each key come at once and unseen, and returns what undoes that. Ctrl-C remains a signal.
-func singleKeys() (restore func(), err error) {
-	terminal := int(os.Stdin.Fd())
+func singleKeys(stdin *os.File) (restore func(), err error) {
+	terminal := int(stdin.Fd())
 	before, err := unix.IoctlGetTermios(terminal, getTerminal)
 	if err != nil {
 		return nil, err

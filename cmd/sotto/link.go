@@ -13,7 +13,7 @@ import (
 const patience = 15 * time.Second
 
 // connect brings the link up, and says in a sentence why it cannot. The client goes on trying by itself afterwards.
-func connect(ctx context.Context, out *output, c *client.Client) error {
+func connect(ctx context.Context, out *output, c *session) error {
 	if err := c.Start(ctx); err != nil {
 		return err
 	}
@@ -50,7 +50,7 @@ var (
 )
 
 // until takes events until one is what was waited for, the link ends for good, the time is over, or the user interrupts.
-func until(ctx context.Context, limit time.Duration, c *client.Client, awaited func(client.Event) (bool, error)) error {
+func until(ctx context.Context, limit time.Duration, c *session, awaited func(client.Event) (bool, error)) error {
 	over := time.NewTimer(limit)
 	defer over.Stop()
 	for {

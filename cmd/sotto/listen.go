@@ -65,6 +65,13 @@ Prints messages as they come and says when somebody calls: press a to accept or 
 A second call waits: a puts the other on hold, e ends it. Of all calls one can be on hold. Missed calls are
 kept until they were printed, as messages are.
 
+On a terminal you can write as well: "@bob see you at eight" and Enter sends that to bob, Enter alone
+begins another line to him, and Enter on an empty line stops. While you write keys do not steer calls.
+
+While it runs your other commands work beside it, run by this process on their own terminals: send,
+call, contacts, safety and devices. They come from you alone, by a socket in the account's directory.
+They need no passphrase then, and end when this one does.
+
 With --answer every call is accepted at once, also a stranger's, for machines without a person; with --answer=contacts only those of
 people whom you have added, written to or called. Others are declined. Who calls while a call goes on hears that this device is busy,
 and your others ring on. The caller hears a tone, unless --audio says something else: a microphone is used only where you ask for it.
@@ -92,14 +99,16 @@ Examples:
 			if err := exactly(0, args, "no argument"); err != nil {
 				return err
 			}
+			m.typed(out.from)
 			if err := errors.Join(l.check(), m.check()); err != nil {
 				return err
 			}
-			c, err := f.open(out, m)
+			c, err := f.open(ctx, out, m)
 			if err != nil {
 				return err
 			}
 			defer c.Close()
+			c.share(ctx, out, "listen")
 			return l.listen(ctx, out, c)
 		},
 	}
@@ -112,7 +121,7 @@ type listening struct {
 }
 
 // listen handles what comes until the user has enough.
-func (l *listening) listen(ctx context.Context, out *output, c *client.Client) error {
+func (l *listening) listen(ctx context.Context, out *output, c *session) error {
 	var restore func()
 	l.board, restore = keyboard(ctx, out)
 	defer restore()
@@ -120,6 +129,7 @@ func (l *listening) listen(ctx context.Context, out *output, c *client.Client) e
 		return err
 	}
 	ctx, hangUp := context.WithCancel(ctx)
+	defer l.write(ctx, out, c)()
 	var calls sync.WaitGroup
 	defer calls.Wait() // with ctx over they hang up, and say what was
 	defer hangUp()
@@ -136,6 +146,9 @@ func (l *listening) listen(ctx context.Context, out *output, c *client.Client) e
 				out.say(linkLine{"call_failed", err.Error()}, "%s", err)
 			}
 		case event, ok := <-c.Events():
+			if !ok && ctx.Err() != nil {
+				return nil
+			}
 			if !ok {
 				return client.ErrClosed
 			}
@@ -157,6 +170,49 @@ func (l *listening) listen(ctx context.Context, out *output, c *client.Client) e
 				return err
 			}
 		}
+	}
+}
+
+// write sends the lines that a person at the terminal types, until the returned function is called.
+func (l *listening) write(ctx context.Context, out *output, c *session) (stop func()) {
+	if l.board == nil {
+		return func() {}
+	}
+	type line struct{ to, text string }
+	lines := make(chan line, 16)
+	send := func(to, text string) {
+		select {
+		case lines <- line{to, text}:
+		default:
+			out.say(nil, "not sent to %s, as others wait: %s", to, visible.Lines(text))
+		}
+	}
+	l.board.mu.Lock()
+	l.board.writing = &writing{out: out, send: send}
+	l.board.mu.Unlock()
+	out.say(nil, "%s", writingHelp)
+	var sending sync.WaitGroup
+	sending.Go(func() {
+		for {
+			select {
+			case line := <-lines:
+				if _, err := c.Send(ctx, line.to, line.text); err != nil {
+					out.say(nil, "not sent to %s: %s", line.to, err)
+				} else {
+					out.say(nil, "%s  to %s: %s", when(time.Now()), line.to, visible.Lines(line.text))
+				}
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+	return func() {
+		sending.Wait()
+		for len(lines) > 0 {
+			line := <-lines
+			out.say(nil, "not sent to %s: %s", line.to, visible.Lines(line.text))
+		}
+		out.typing("")
 	}
 }
 

@@ -42,6 +42,7 @@ type command struct {
 	summary string // one line for the list
 	help    string // what it does, and examples to copy
 	flags   func(*pflag.FlagSet)
+	handed  bool              // it may run in the process that has the account open (share.go)
 	text    bool              // what follows the first argument is text, and holds no flags
 	line    []string          // what stood behind the name, for settings that are read again
 	given   map[string]string // what came of that, by flag
@@ -92,14 +93,29 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	case errors.Is(err, pflag.ErrHelp):
 		out.draw(func(w io.Writer) { io.WriteString(w, cmd.usage(s.flags)) })
 		return exitDone
-	case err == nil:
-		err = cmd.run(ctx, out, s.args)
+	case err != nil:
+		return cmd.failed(out, err)
 	}
+	out.from.typed = newRequest(cmd, s)
+	return cmd.finish(ctx, out, s.args)
+}
+
+// finish runs the command, and returns the exit code.
+func (c *command) finish(ctx context.Context, out *output, args []string) int {
+	err := c.run(ctx, out, args)
 	out.clearLive()
 	if err == nil {
 		return exitDone
 	}
-	out.fail(cmd.name, explain(err))
+	return c.failed(out, err)
+}
+
+// failed says why, unless the process has done so that the command was handed over to.
+func (c *command) failed(out *output, err error) int {
+	if handed := (handedOver{}); errors.As(err, &handed) {
+		return handed.exit
+	}
+	out.fail(c.name, explain(err))
 	if errors.As(err, new(usageError)) {
 		return exitUsage
 	}

@@ -21,17 +21,26 @@ type output struct {
 	mu     sync.Mutex
 	stdout io.Writer
 	stderr io.Writer
-	live   bool // a live line is on the screen
+	live   bool   // a live line is on the screen
+	typed  string // by a person at the moment; it is the live line then
+	from   *origin
 }
 
 func newOutput(stdout, stderr io.Writer, asJSON bool) *output {
 	o := &output{json: asJSON, stdout: stdout, stderr: stderr}
-	o.terminal = !asJSON && columnsOf(stdout) > 0 && os.Getenv("TERM") != "dumb"
+	return o.at(ownOrigin())
+}
+
+// at says where the command was given.
+func (o *output) at(from *origin) *output {
+	o.from = from
+	o.from.stdout, _ = o.stdout.(*os.File)
+	o.terminal = !o.json && columnsOf(o.stdout) > 0 && from.getenv("TERM") != "dumb"
 	return o
 }
 
 // colour reports whether escape sequences are welcome (https://no-color.org).
-func (o *output) colour() bool { return o.terminal && os.Getenv("NO_COLOR") == "" }
+func (o *output) colour() bool { return o.terminal && o.from.getenv("NO_COLOR") == "" }
 
 // say prints a sentence for people, or event for scripts. An event is a struct or map; nil says
 // nothing to scripts. The error is for those who must know that it was printed.
@@ -39,6 +48,7 @@ func (o *output) say(event any, format string, args ...any) (err error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.clear()
+	defer o.drawTyped()
 	switch {
 	case !o.json:
 		err = printText(o.stdout, visible.Sprintf(format, args...))
@@ -56,6 +66,7 @@ func (o *output) draw(write func(io.Writer)) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.clear()
+	defer o.drawTyped()
 	if o.json {
 		write(visible.JSONWriter{W: o.stdout})
 	} else {
@@ -82,8 +93,27 @@ func (o *output) progress(event any, format string, args ...any) {
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if o.typed != "" {
+		return
+	}
 	fmt.Fprint(o.stdout, "\r\x1b[K"+visible.Sprintf(format, args...).Cut(columnsOf(o.stdout)-1))
 	o.live = true
+}
+
+// typing shows what a person types, until that is empty.
+func (o *output) typing(line string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.clear()
+	o.typed = line
+	o.drawTyped()
+}
+
+func (o *output) drawTyped() {
+	if o.typed != "" {
+		fmt.Fprint(o.stdout, visible.Sprintf("%s", o.typed).Cut(columnsOf(o.stdout)-1))
+		o.live = true
+	}
 }
 
 func (o *output) clearLive() {
@@ -109,6 +139,7 @@ func (o *output) warn(event any, format string, args ...any) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.clear()
+	defer o.drawTyped()
 	if o.json {
 		_ = printJSON(o.stderr, event)
 	} else {

@@ -11,7 +11,6 @@ import (
 
 	"github.com/spf13/pflag"
 
-	"sotto/client"
 	"sotto/cmd/sotto/qrcode"
 )
 
@@ -27,6 +26,7 @@ func safetyCommand() *command {
 	var f safetyFlags
 	return &command{
 		name:    "safety",
+		handed:  true,
 		args:    "USER",
 		summary: "Show the safety number you share with somebody, or compare it with theirs",
 		help: `
@@ -66,7 +66,7 @@ Examples:
 			if f.compare != "" && (f.qr || f.png != "") {
 				return usagef("--compare reads what USER shows, --qr and --png show: use one at a time")
 			}
-			c, err := f.client.open(out, mediaFlags{})
+			c, err := f.client.open(ctx, out, mediaFlags{})
 			if err != nil {
 				return err
 			}
@@ -79,7 +79,7 @@ Examples:
 	}
 }
 
-func showSafety(out *output, c *client.Client, username string, f safetyFlags) error {
+func showSafety(out *output, c *session, username string, f safetyFlags) error {
 	contact, err := c.Contact(username)
 	if err != nil {
 		return err
@@ -101,7 +101,7 @@ func showSafety(out *output, c *client.Client, username string, f safetyFlags) e
 		if err := symbol.PNG(&picture); err != nil {
 			return err
 		}
-		if err := os.WriteFile(f.png, picture.Bytes(), 0o644); err != nil {
+		if err := os.WriteFile(out.from.file(f.png), picture.Bytes(), 0o644); err != nil {
 			return fmt.Errorf("%w: choose another file with --png", err)
 		}
 	}

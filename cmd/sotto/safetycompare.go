@@ -5,11 +5,9 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 	"unicode"
 
-	"sotto/client"
 	"sotto/cmd/sotto/qrcode"
 	"sotto/e2ee/safety"
 )
@@ -32,7 +30,7 @@ var safetyResults = []struct {
 }
 
 // compareSafety finds out what it was given, and has the client compare it.
-func compareSafety(ctx context.Context, out *output, c *client.Client, username, what string) error {
+func compareSafety(ctx context.Context, out *output, c *session, username, what string) error {
 	before, err := c.Contact(username)
 	if err != nil {
 		return err
@@ -48,7 +46,7 @@ func compareSafety(ctx context.Context, out *output, c *client.Client, username,
 		err = c.VerifyNumber(ctx, username, digits)
 	} else {
 		var scanned []byte
-		if scanned, err = readCode(ctx, what); err != nil {
+		if scanned, err = readCode(ctx, out.from, what); err != nil {
 			return err
 		}
 		err = c.VerifyCode(ctx, username, scanned)
@@ -90,9 +88,9 @@ func asDigits(what string) (string, bool) {
 }
 
 // readCode reads a picture if there is a file of that name, and otherwise takes the words for the code itself.
-func readCode(ctx context.Context, what string) ([]byte, error) {
-	if _, err := os.Stat(what); err == nil {
-		return qrcode.ReadFile(ctx, what)
+func readCode(ctx context.Context, from *origin, what string) ([]byte, error) {
+	if picture := from.file(what); exists(picture) {
+		return qrcode.ReadFile(ctx, picture)
 	}
 	code, err := base64.StdEncoding.Strict().DecodeString(what)
 	if err != nil {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 	"time"
 
@@ -27,6 +26,7 @@ func sendCommand() *command {
 	var wait time.Duration
 	return &command{
 		name:    "send",
+		handed:  true,
 		args:    "USER [TEXT...]",
 		text:    true,
 		summary: "Send a message",
@@ -34,6 +34,9 @@ func sendCommand() *command {
 Sends TEXT, or what standard input holds. It is encrypted for USER's device here. "sent" means that the server keeps it until
 that device has it; "delivered" that the device has it, which people tell only their accepted contacts. To somebody you have
 exchanged messages with, what cannot be sent now is kept, and sent by the next command that connects.
+
+While another command uses the account, it sends the message ("sotto listen --help"), or this one
+waits for its end.
 
 From the first word of TEXT on all is text, also what looks like a flag. Where the first word may
 look like one, put -- before it.
@@ -58,14 +61,15 @@ Examples:
 			text := strings.Join(args[1:], " ")
 			if len(args) == 1 {
 				var err error
-				if text, err = readText(); err != nil {
+				if text, err = readText(out.from.input(ctx)); err != nil {
 					return err
 				}
+				out.from.typed.Args = []string{args[0], text}
 			}
 			if text == "" {
 				return usagef("there is nothing to send")
 			}
-			c, err := f.open(out, mediaFlags{})
+			c, err := f.open(ctx, out, mediaFlags{})
 			if err != nil {
 				return err
 			}
@@ -79,7 +83,7 @@ Examples:
 }
 
 // keep leaves the message in the outbox although there is no server, if there is a session to encrypt it in.
-func keep(ctx context.Context, c *client.Client, to, text string, reason error) error {
+func keep(ctx context.Context, c *session, to, text string, reason error) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	if _, err := c.Send(ctx, to, text); err != nil {
@@ -88,8 +92,8 @@ func keep(ctx context.Context, c *client.Client, to, text string, reason error) 
 	return fmt.Errorf("%w; the message is kept, and sent by the next command that connects", reason)
 }
 
-func readText() (string, error) {
-	text, err := io.ReadAll(io.LimitReader(os.Stdin, client.MaxText+2))
+func readText(stdin io.Reader) (string, error) {
+	text, err := io.ReadAll(io.LimitReader(stdin, client.MaxText+2))
 	if err != nil {
 		return "", fmt.Errorf("cannot read standard input: %w", err)
 	}
@@ -100,7 +104,7 @@ func readText() (string, error) {
 }
 
 // send returns when the server has the message, or with wait when the recipient has it or the time is over.
-func send(ctx context.Context, out *output, c *client.Client, to, text string, wait time.Duration) error {
+func send(ctx context.Context, out *output, c *session, to, text string, wait time.Duration) error {
 	start := time.Now()
 	id, err := c.Send(ctx, to, text)
 	if err != nil {
@@ -123,6 +127,9 @@ func send(ctx context.Context, out *output, c *client.Client, to, text string, w
 	})
 	if errors.Is(err, errPatience) {
 		return errors.New("the server did not take the message; it is kept, and sent by the next command that connects")
+	}
+	if errors.Is(err, errInterrupted) || errors.Is(err, client.ErrClosed) {
+		return fmt.Errorf("%w; the message is kept, and sent by the next command that connects", err)
 	}
 	if err != nil {
 		return err
