@@ -5,6 +5,9 @@
 //	password = base64(HMAC-SHA1(secret, username))
 //	key      = MD5(username ":" realm ":" password)   RFC 8489 section 9.2.2: what signs each TURN request
 //
+// Other minters write the username as id ":" expiry or as the expiry alone (see Parse), or make the
+// password with HMAC-SHA256. Relays take these too.
+//
 // The minter and the relay share a secret and nothing else: no account reaches the relay, no request reaches the minter. A credential
 // cannot be taken back before it expires, which is why Mint gives none for longer than MaxTTL. Several secrets may be
 // valid at once, so that they can be replaced without refusing anybody.
@@ -17,8 +20,10 @@ import (
 	"crypto/hmac"
 	"crypto/md5"
 	"crypto/sha1"
+	"crypto/sha256"
 	"encoding/base64"
 	"errors"
+	"hash"
 	"strconv"
 	"strings"
 	"time"
@@ -33,8 +38,8 @@ const MaxTTL = 10 * time.Minute
 const maxID = 256
 
 var (
-	// ErrMalformed says that a username is not of the form "expiry:id".
-	ErrMalformed = errors.New("turncred: username is not expiry:id")
+	// ErrMalformed says that a username has none of the forms that Parse takes.
+	ErrMalformed = errors.New("turncred: username is not expiry:id, id:expiry or an expiry")
 	// ErrExpired says that a credential's time is over: ask its minter for a new one.
 	ErrExpired = errors.New("turncred: credential has expired")
 	// ErrWrong says that a password was not made from any of the secrets.
@@ -49,11 +54,21 @@ func Mint(secret []byte, id string, ttl time.Duration, now time.Time) (username,
 	return username, Password(secret, username)
 }
 
-// Parse splits a username. It accepts exactly one spelling of every expiry and says nothing of whether it has passed.
+// Parse splits a username: "expiry:id", "id:expiry", or an expiry alone, which is then the id too, so
+// that each such credential is a user of its own. If what stands before the first colon is a number
+// it is the expiry, and all else the id, as coturn has it: "1:2" expires at 1. Otherwise the expiry
+// stands behind the last colon. An expiry has one spelling, without sign and leading zeros. Parse
+// says nothing of whether it has passed.
 func Parse(username string) (id string, expiry time.Time, err error) {
 	digits, id, found := strings.Cut(username, ":")
+	switch last := strings.LastIndexByte(username, ':'); {
+	case !found:
+		id = username
+	case strings.Trim(digits, "0123456789") != "":
+		id, digits = username[:last], username[last+1:]
+	}
 	seconds, err := strconv.ParseInt(digits, 10, 64)
-	if !found || err != nil || seconds <= 0 || strconv.FormatInt(seconds, 10) != digits || !validID(id) {
+	if err != nil || seconds <= 0 || strconv.FormatInt(seconds, 10) != digits || !validID(id) {
 		return "", time.Time{}, ErrMalformed
 	}
 	return id, time.Unix(seconds, 0), nil
@@ -61,7 +76,16 @@ func Parse(username string) (id string, expiry time.Time, err error) {
 
 // Password is the password that belongs to a username under a secret.
 func Password(secret []byte, username string) string {
-	mac := hmac.New(sha1.New, secret)
+	return password(sha1.New, secret, username)
+}
+
+// PasswordSHA256 is the one that minters make who take HMAC-SHA256 instead.
+func PasswordSHA256(secret []byte, username string) string {
+	return password(sha256.New, secret, username)
+}
+
+func password(h func() hash.Hash, secret []byte, username string) string {
+	mac := hmac.New(h, secret)
 	mac.Write([]byte(username))
 	return base64.StdEncoding.EncodeToString(mac.Sum(nil))
 }
@@ -72,8 +96,8 @@ func Key(username, realm, password string) []byte {
 	return sum[:]
 }
 
-// Check says whether password belongs to username under one of the secrets and is still valid, and for whom. The comparison takes the
-// same time whatever the password.
+// Check says whether password, of either kind, belongs to username under one of the secrets and is
+// still valid, and for whom. The comparison takes the same time whatever the password.
 func Check(secrets [][]byte, username, password string, now time.Time) (id string, expiry time.Time, err error) {
 	id, expiry, err = Parse(username)
 	if err != nil {
@@ -81,8 +105,10 @@ func Check(secrets [][]byte, username, password string, now time.Time) (id strin
 	}
 	match := false
 	for _, secret := range secrets {
-		if hmac.Equal([]byte(Password(secret, username)), []byte(password)) {
-			match = true
+		for _, made := range []string{Password(secret, username), PasswordSHA256(secret, username)} {
+			if hmac.Equal([]byte(made), []byte(password)) {
+				match = true
+			}
 		}
 	}
 	switch {

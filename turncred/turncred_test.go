@@ -3,6 +3,7 @@ package turncred
 import (
 	"encoding/hex"
 	"errors"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -16,12 +17,14 @@ var (
 const (
 	vectorPassword = "9G1RQudwl1L/ozNGiXzitEuA3uc="
 	vectorKey      = "66bf2c4eb36741883590843f36e093b9"
+	vectorSHA256   = "KD+lZMipkrCLknPi17kMuKxwHTlNr0/DeXMfpqlUhXs="
 )
 
 // TestVector was computed with another implementation:
 //
 //	printf 1700000300:alice | openssl dgst -sha1 -hmac north -binary | base64
 //	printf '1700000300:alice:sotto:PASSWORD' | openssl md5
+//	printf 1700000300:alice | openssl dgst -sha256 -hmac north -binary | base64
 func TestVector(t *testing.T) {
 	username, password := Mint(secret, "alice", 5*time.Minute, noon)
 	if username != "1700000300:alice" || password != vectorPassword {
@@ -29,6 +32,9 @@ func TestVector(t *testing.T) {
 	}
 	if key := hex.EncodeToString(Key(username, "sotto", password)); key != vectorKey {
 		t.Errorf("Key = %s, want %s", key, vectorKey)
+	}
+	if password := PasswordSHA256(secret, username); password != vectorSHA256 {
+		t.Errorf("PasswordSHA256 = %q", password)
 	}
 }
 
@@ -53,6 +59,8 @@ func TestCheck(t *testing.T) {
 		{"valid in the last second", [][]byte{secret}, username, password, noon.Add(time.Minute - 1), nil},
 		{"expired", [][]byte{secret}, username, password, noon.Add(time.Minute), ErrExpired},
 		{"second of two secrets", [][]byte{old, new}, username, password, noon, nil},
+		{"SHA-256", [][]byte{old, new}, username, PasswordSHA256(secret, username), noon, nil},
+		{"SHA-256, secret retired", [][]byte{old}, username, PasswordSHA256(secret, username), noon, ErrWrong},
 		{"secret retired", [][]byte{old}, username, password, noon, ErrWrong},
 		{"no secret at all", nil, username, password, noon, ErrWrong},
 		{"another id", [][]byte{secret}, strings.Replace(username, "alice", "mallory", 1), password, noon, ErrWrong},
@@ -82,32 +90,50 @@ func TestMintCapsTheLife(t *testing.T) {
 
 func TestParse(t *testing.T) {
 	for _, bad := range []string{
-		"", ":", "1700000000", "1700000000:", ":alice", "alice:1700000000", "-5:alice", "+1700000000:alice", "01700000000:alice",
+		"", ":", "1700000000:", ":alice", "-5:alice", "+1700000000:alice", "01700000000:alice",
 		" 1700000000:alice", "0:alice", "1_700:alice", "0x10:alice", "99999999999999999999:alice", "1700000000:al\x00ice",
 		"1700000000:al\nice", "1700000000:\xff", "1700000000:" + strings.Repeat("a", maxID+1),
+		"alice", "0", "-5", "01700000000", ":1700000000", "alice:", "alice:01700000000", "alice:-5",
+		"alice:0", "al\x00ice:1700000000", "alice:1700000000:", "alice:1700000000 ",
+		strings.Repeat("a", maxID+1) + ":1700000000", "99999999999999999999", "99999999999999999999:1700000000",
 	} {
-		if _, _, err := Parse(bad); !errors.Is(err, ErrMalformed) {
-			t.Errorf("Parse(%q) = %v", bad, err)
+		if id, _, err := Parse(bad); !errors.Is(err, ErrMalformed) {
+			t.Errorf("Parse(%q) = %q, %v", bad, id, err)
 		}
 	}
-	if id, _, err := Parse("1700000000:room:7"); id != "room:7" || err != nil {
-		t.Errorf("a colon in the id: %q, %v", id, err)
+	for username, want := range map[string]string{
+		"1700000000:alice":      "alice",
+		"1700000000:room:7":     "room:7",
+		"alice:1700000000":      "alice",
+		"room:seven:1700000000": "room:seven",
+		"1700000000":            "1700000000",
+		"1700000000:1800000000": "1800000000", // the first number is the expiry
+		"1700000000:al:1":       "al:1",
+	} {
+		id, expiry, err := Parse(username)
+		if id != want || expiry.Unix() != 1_700_000_000 || err != nil {
+			t.Errorf("Parse(%q) = %q, %v, %v", username, id, expiry, err)
+		}
 	}
 }
 
-// FuzzParse holds Parse to one spelling: what it accepts is what Mint would have written.
+// FuzzParse holds Parse to one spelling of an expiry: a username is what its parts make again, in
+// one of the three forms.
 func FuzzParse(f *testing.F) {
-	f.Add("1700000000:alice")
-	f.Add("01700000000:alice")
-	f.Add("9223372036854775807:x")
-	f.Add("1:\xff")
+	for _, seed := range []string{
+		"1700000000:alice", "01700000000:alice", "9223372036854775807:x", "1:\xff", "alice:1", "1", "a:1:2", "1:2",
+	} {
+		f.Add(seed)
+	}
 	f.Fuzz(func(t *testing.T, username string) {
 		id, expiry, err := Parse(username)
 		if err != nil {
 			return
 		}
-		if again, _ := Mint(secret, id, 0, expiry); again != username {
-			t.Errorf("Parse accepts %q, Mint writes %q", username, again)
+		minted, _ := Mint(secret, id, 0, expiry)
+		digits := strconv.FormatInt(expiry.Unix(), 10)
+		if username != minted && username != id+":"+digits && (username != digits || id != digits) {
+			t.Errorf("Parse accepts %q as %q, %s", username, id, digits)
 		}
 	})
 }

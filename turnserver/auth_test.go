@@ -1,6 +1,8 @@
 package turnserver
 
 import (
+	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -100,8 +102,45 @@ func testSecretsRotate(t *testing.T, plane string) {
 	alice.mustSucceed(stun.MethodRefresh)
 	alice.mustSucceed(stun.MethodChannelBind, channelAttr(0x4000), peerAttr(addrPort(other.LocalAddr())))
 	passes("once refreshed")
-	if s.SetSecrets(nil) == nil || s.SetSecrets([][]byte{[]byte("short")}) == nil {
-		t.Error("no secret, or a short one, was accepted")
+	for _, bad := range [][][]byte{nil, {[]byte("short")}, slices.Repeat([][]byte{fresh}, maxSecrets+1)} {
+		if s.SetSecrets(bad) == nil {
+			t.Errorf("%d secrets are accepted: none, a short one, too many", len(bad))
+		}
+	}
+}
+
+// testFormsOfCredentials: what other minters write: id and expiry in either order, an expiry alone,
+// HMAC-SHA256. Who is who for quotas goes by the id in all of them.
+func testFormsOfCredentials(t *testing.T, plane string) {
+	s := startRelay(t, plane, func(c *Config) {
+		c.MaxPerUser = 1
+		c.Secrets = append([][]byte{[]byte("another secret, tried first")}, c.Secrets...)
+	})
+	later, over := s.now().Add(time.Hour).Unix(), s.now().Add(-time.Hour).Unix()
+	alice := fmt.Sprintf("%d:alice", later)
+	for _, c := range []struct {
+		username string
+		password func([]byte, string) string
+		code     int
+	}{
+		{alice, turncred.PasswordSHA256, 0},
+		{fmt.Sprintf("alice:%d", later), turncred.Password, 486},
+		{fmt.Sprintf("bob:%d", later), turncred.Password, 0},
+		{fmt.Sprintf("bob:%d", later+1), turncred.PasswordSHA256, 486},
+		{fmt.Sprint(later), turncred.Password, 0},
+		{fmt.Sprint(later + 1), turncred.PasswordSHA256, 0}, // another user
+		{fmt.Sprintf("%d:%d", later, over), turncred.Password, 0},
+		{fmt.Sprintf("%d:%d", over, later), turncred.Password, 401},
+		{fmt.Sprintf("carol:%d", over), turncred.Password, 401},
+		{fmt.Sprint(over), turncred.PasswordSHA256, 401},
+		{"carol", turncred.Password, 401},
+		{alice, func(secret []byte, _ string) string { return turncred.PasswordSHA256(secret, "bob") }, 401},
+	} {
+		client := newRawClient(t, s, "")
+		client.username, client.password = c.username, c.password(testSecret, c.username)
+		if code := codeOf(client.request(stun.MethodAllocate, udpTransport)); code != c.code {
+			t.Errorf("%q: code %d, want %d", c.username, code, c.code)
+		}
 	}
 }
 

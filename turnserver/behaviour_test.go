@@ -51,6 +51,7 @@ var behaviours = []behaviour{
 	{"call outlives its credential", testCallOutlivesItsCredential, watches},
 	{"pion client refreshes after expiry", testPionClientRefreshesAfterExpiry, carries},
 	{"secrets rotate", testSecretsRotate, carries},
+	{"forms of credentials", testFormsOfCredentials, watches},
 	{"no allocation", testNoAllocation, watches},
 	{"even ports", testEvenPorts, watches},
 	{"answers by the RFCs", testAnswers, watches},

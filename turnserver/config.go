@@ -34,6 +34,7 @@ type Config struct {
 
 	// Secrets are shared with whoever mints credentials (package turncred). A credential made with any of them is accepted. To
 	// replace a secret add the new one, let the minters change, then remove the old one: see Server.SetSecrets. 16 bytes at least.
+	// Sixteen secrets at most, as a wrong credential is tried with each of them.
 	Secrets [][]byte
 
 	// Realm is named to clients and enters their keys; nobody reads it. Default: "sotto". At most 28 bytes: a longer one would make the
@@ -114,6 +115,7 @@ const (
 	defaultRealm    = "sotto"
 	maxRealm        = 28
 	minSecret       = 16
+	maxSecrets      = 16
 	credentialGrace = 24 * time.Hour // how long an allocation may live on the credential it was made with
 	maxPermissions  = 1024           // of one allocation
 	maxChannels     = 256            // likewise
@@ -212,6 +214,9 @@ func steady() func() time.Time {
 func checkSecrets(secrets [][]byte) error {
 	if len(secrets) == 0 {
 		return errors.New("turnserver: no secret: set Secrets to what the minter of credentials uses")
+	}
+	if len(secrets) > maxSecrets {
+		return fmt.Errorf("turnserver: %d secrets, more than %d: take out the old ones", len(secrets), maxSecrets)
 	}
 	for _, s := range secrets {
 		if len(s) < minSecret {

@@ -135,10 +135,14 @@ func (f *frontend) authenticate() bool {
 		return false
 	}
 	for _, secret := range *f.s.secrets.Load() {
-		key := turncred.Key(username, f.s.cfg.Realm, turncred.Password(secret, username))
-		if e.message.authentic(key) {
-			e.credential = credential{username: username, id: id, key: key}
-			return true
+		for _, password := range []string{
+			turncred.Password(secret, username), turncred.PasswordSHA256(secret, username),
+		} {
+			key := turncred.Key(username, f.s.cfg.Realm, password)
+			if e.message.authentic(key) {
+				e.credential = credential{username: username, id: id, key: key}
+				return true
+			}
 		}
 	}
 	return false
