@@ -52,6 +52,7 @@ var behaviours = []behaviour{
 	{"pion client refreshes after expiry", testPionClientRefreshesAfterExpiry, carries},
 	{"secrets rotate", testSecretsRotate, carries},
 	{"forms of credentials", testFormsOfCredentials, watches},
+	{"users", testUsers, carries},
 	{"no allocation", testNoAllocation, watches},
 	{"even ports", testEvenPorts, watches},
 	{"answers by the RFCs", testAnswers, watches},

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// Config says where the relay listens, who may use it and for how much. Secrets and one of UDP, TCP, TLS and DTLS are required; the zero
-// value of everything else is a sound default.
+// Config says where the relay listens, who may use it and for how much. Secrets or Users, and one of
+// UDP, TCP, TLS and DTLS are required; the zero value of everything else is a sound default.
 type Config struct {
 	// UDP, TCP, TLS and DTLS are the addresses to serve clients on, as "203.0.113.7:3478", "[2001:db8::7]:3478", or ":3478" for every
 	// address of the machine. Port 0 takes a free one, which Addrs tells. The customary ports are 3478 and, for TLS and DTLS, 5349 (443
@@ -36,6 +36,12 @@ type Config struct {
 	// replace a secret add the new one, let the minters change, then remove the old one: see Server.SetSecrets. 16 bytes at least.
 	// Sixteen secrets at most, as a wrong credential is tried with each of them.
 	Secrets [][]byte
+
+	// Users are those with lasting credentials, by name: the key of RFC 8489 section 9.2.2 for each, as
+	// turncred.Key makes it of the name, Realm and the password, which the relay need not know. A name
+	// has 1 to 256 bytes of UTF-8 without control characters, and is none that a secret's credential
+	// could have. With Users Secrets may be empty. See Server.SetUsers.
+	Users map[string][]byte
 
 	// Realm is named to clients and enters their keys; nobody reads it. Default: "sotto". At most 28 bytes: a longer one would make the
 	// answer to a stranger more than 3.2 times as long as the question, and the relay worth abusing.
@@ -132,7 +138,12 @@ func (c Config) withDefaults() (Config, error) {
 	case len(c.Realm) > maxRealm:
 		return c, fmt.Errorf("turnserver: realm is longer than %d bytes, which would let strangers amplify traffic: shorten it", maxRealm)
 	}
-	if err := checkSecrets(c.Secrets); err != nil {
+	if len(c.Secrets) > 0 {
+		if err := checkSecrets(c.Secrets); err != nil {
+			return c, err
+		}
+	}
+	if err := checkUsers(c.Users); err != nil {
 		return c, err
 	}
 	for i, a := range c.External {
@@ -213,7 +224,7 @@ func steady() func() time.Time {
 
 func checkSecrets(secrets [][]byte) error {
 	if len(secrets) == 0 {
-		return errors.New("turnserver: no secret: set Secrets to what the minter of credentials uses")
+		return errors.New("turnserver: no secret and no users: set Secrets to what the minter of credentials uses, or Users")
 	}
 	if len(secrets) > maxSecrets {
 		return fmt.Errorf("turnserver: %d secrets, more than %d: take out the old ones", len(secrets), maxSecrets)

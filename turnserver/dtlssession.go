@@ -97,6 +97,8 @@ func (d *dtlsSession) open(r *relay) error { return openUDPPort(r) }
 
 func (d *dtlsSession) idle() { _ = d.conn.SetReadDeadline(time.Now().Add(d.s.cfg.tune.idle)) }
 
+func (d *dtlsSession) interrupt() { d.close() }
+
 // close makes handshake and read fail; pion then ends the allocation.
 func (d *dtlsSession) close() {
 	d.cancel()

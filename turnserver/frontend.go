@@ -1,6 +1,7 @@
 package turnserver
 
 import (
+	"errors"
 	"net"
 	"net/netip"
 	"sync"
@@ -31,19 +32,24 @@ type frontend struct {
 
 	mu     sync.RWMutex
 	relays map[netip.AddrPort]*relay // by client
+	ending []*relay                  // those that the server itself ends
 
 	exchange exchange // of pion's read goroutine alone
 }
 
-// socket is what a frontend needs of a UDP listener or a connection. read blocks for the next message; its errors are final.
+// socket is what a frontend needs of a UDP listener or a connection. read blocks for the next
+// message; its errors are final, but for errInterrupted.
 type socket interface {
 	read(b []byte) (n int, client netip.AddrPort, err error)
 	write(b []byte, client netip.AddrPort)
 	open(r *relay) error // gives a relay its port
 	idle()               // the socket's client holds no allocation any more
+	interrupt()          // read returns errInterrupted, or on a connection its last error
 	close()
 	ended() // read has failed and nothing will follow
 }
+
+var errInterrupted = errors.New("turnserver: interrupted")
 
 type exchange struct {
 	message
@@ -51,6 +57,7 @@ type exchange struct {
 	relay      *relay // the client's allocation as the exchange began
 	credential credential
 	authentic  bool          // the request was signed with it
+	ours       bool          // the request is the server's own: nobody is answered
 	reserved   bool          // quota is taken and no allocation owns it yet
 	forbidden  bool          // grant said no
 	published  chan struct{} // a permission whose timer pion is about to start
@@ -72,7 +79,13 @@ func (f *frontend) ReadFrom(b []byte) (int, net.Addr, error) {
 		}
 	}
 	for {
+		if passed := f.nextEnd(); len(passed) > 0 {
+			return copy(b, passed), f.exchange.clientAddr(), nil
+		}
 		n, client, err := f.socket.read(b)
+		if err == errInterrupted {
+			continue
+		}
 		if err != nil {
 			f.socket.ended()
 			return 0, nil, err
@@ -89,6 +102,36 @@ func (f *frontend) ReadFrom(b []byte) (int, net.Addr, error) {
 			return copy(b, passed), f.exchange.clientAddr(), nil
 		}
 	}
+}
+
+// end ends an allocation before its client does. The client of a connection loses that.
+func (f *frontend) end(r *relay) {
+	f.mu.Lock()
+	f.ending = append(f.ending, r)
+	f.mu.Unlock()
+	f.socket.interrupt()
+}
+
+// nextEnd begins the exchange that ends an allocation, if there is one to end: pion takes a Refresh
+// with a lifetime of 0 (RFC 8656 section 7.3) for the client's.
+func (f *frontend) nextEnd() []byte {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for len(f.ending) > 0 {
+		r := f.ending[0]
+		f.ending = f.ending[1:]
+		refresh, err := stun.Build(stun.TransactionID, stun.NewType(stun.MethodRefresh, stun.ClassRequest),
+			stun.RawAttribute{Type: stun.AttrLifetime, Value: make([]byte, 4)})
+		if err != nil || f.relays[r.client] != r { // it has ended meanwhile
+			continue
+		}
+		msg, _ := parse(refresh.Raw)
+		f.exchange = exchange{
+			message: msg, client: r.client, relay: r, credential: r.credential, authentic: true, ours: true,
+		}
+		return f.toPion()
+	}
+	return nil
 }
 
 // settle ends an exchange.
@@ -162,11 +205,16 @@ func (f *frontend) admitRequest(b []byte) ([]byte, bool) {
 	if !f.verify() {
 		return nil, false
 	}
-	if f.pion.nonce == "" || time.Since(f.pion.at) > pionsNonceLife {
-		return f.askPion(), true
-	}
-	passed := f.forPion()
+	passed := f.toPion()
 	return passed, len(passed) > 0
+}
+
+// toPion is the request of the exchange, or first the question that it needs an answer to.
+func (f *frontend) toPion() []byte {
+	if f.pion.nonce == "" || time.Since(f.pion.at) > pionsNonceLife {
+		return f.askPion()
+	}
+	return f.forPion()
 }
 
 // mayHaveProof says whether a request is worth a look although its sender has used up the answers
@@ -187,10 +235,16 @@ func (f *frontend) WriteTo(b []byte, to net.Addr) (int, error) {
 			f.toldNonce(b)
 			return len(b), nil
 		}
+		if f.exchange.ours {
+			return len(b), nil
+		}
 		f.reject(f.codeOf(b))
 		return len(b), nil
 	case stun.ClassSuccessResponse:
 		f.settlePermission()
+		if f.exchange.ours {
+			return len(b), nil
+		}
 		if t.Method == stun.MethodBinding && !f.mayAnswer(len(b)) {
 			f.s.metrics.droppedSilenced.Inc()
 			return len(b), nil

@@ -52,6 +52,9 @@ func (f *frontend) created(_, _ net.Addr, _, _, _ string, relayAddr net.Addr, _ 
 	f.mu.Lock()
 	f.relays[r.client] = r
 	f.mu.Unlock()
+	if !f.s.stillHas(r.credential) { // SetUsers was faster
+		f.end(r)
+	}
 	f.s.metrics.allocations.Inc()
 	f.s.metrics.created.Inc()
 }

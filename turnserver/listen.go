@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -39,7 +40,7 @@ func (s *Server) openUDP(address string) ([]udpListener, error) {
 	}
 	if !hasLoops || s.cfg.DataPlane == planePortable {
 		setBuffers(conn)
-		return []udpListener{&datagrams{s, conn}}, nil
+		return []udpListener{&datagrams{s: s, conn: conn}}, nil
 	}
 	opened, err := s.openLoops(conn)
 	if err != nil {
@@ -50,8 +51,9 @@ func (s *Server) openUDP(address string) ([]udpListener, error) {
 
 // datagrams is a UDP listener of the portable data plane.
 type datagrams struct {
-	s    *Server
-	conn *net.UDPConn
+	s      *Server
+	conn   *net.UDPConn
+	closed atomic.Bool
 }
 
 func (d *datagrams) at() netip.AddrPort    { return addrPort(d.conn.LocalAddr()) }
@@ -62,6 +64,12 @@ func (d *datagrams) read(b []byte) (int, netip.AddrPort, error) {
 		n, client, err := d.conn.ReadFromUDPAddrPort(b)
 		if err == nil {
 			return n, plain(client), nil
+		}
+		if errors.Is(err, os.ErrDeadlineExceeded) && !d.closed.Load() {
+			_ = d.conn.SetReadDeadline(time.Time{})
+			if !d.closed.Load() { // nor since
+				return 0, client, errInterrupted
+			}
 		}
 		if errors.Is(err, net.ErrClosed) || errors.Is(err, os.ErrDeadlineExceeded) {
 			return 0, client, err
@@ -78,7 +86,12 @@ func (d *datagrams) open(r *relay) error { return openUDPPort(r) }
 func (d *datagrams) idle()               {}
 
 // close ends reading only: the answer to the request that ended the last call is perhaps still to be written.
-func (d *datagrams) close() { _ = d.conn.SetReadDeadline(time.Unix(1, 0)) }
+func (d *datagrams) close() {
+	d.closed.Store(true)
+	d.interrupt()
+}
+
+func (d *datagrams) interrupt() { _ = d.conn.SetReadDeadline(time.Unix(1, 0)) }
 
 func (d *datagrams) ended() {
 	_ = d.conn.Close()

@@ -4,6 +4,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -38,6 +39,8 @@ type loop struct {
 	mu    sync.Mutex
 	ports map[int]*loopPort // by descriptor
 	over  bool              // the descriptors are closed
+
+	closing atomic.Bool
 }
 
 type tally struct{ packets, bytes int }
@@ -120,7 +123,7 @@ func (l *loop) read(b []byte) (int, netip.AddrPort, error) {
 		switch fd {
 		case l.wake:
 			l.flush()
-			return 0, netip.AddrPort{}, net.ErrClosed
+			return 0, netip.AddrPort{}, l.woken()
 		case l.clock:
 			l.lapsed()
 		case l.listener.fd:
@@ -166,11 +169,27 @@ func (l *loop) idle() {}
 
 // close makes read fail; pion then ends its allocations.
 func (l *loop) close() {
+	l.closing.Store(true)
+	l.interrupt()
+}
+
+func (l *loop) interrupt() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !l.over {
 		l.wakeUp()
 	}
+}
+
+func (l *loop) woken() error {
+	if l.closing.Load() {
+		return net.ErrClosed
+	}
+	l.awake()
+	if l.closing.Load() { // since
+		return net.ErrClosed
+	}
+	return errInterrupted
 }
 
 func (l *loop) ended() {

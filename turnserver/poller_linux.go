@@ -72,6 +72,12 @@ func (p *poller) release() {
 // wakeUp ends a wait, from any goroutine.
 func (p *poller) wakeUp() { _, _ = unix.Write(p.wake, binary.NativeEndian.AppendUint64(nil, 1)) }
 
+// awake takes back what wakeUp wrote.
+func (p *poller) awake() {
+	var times [8]byte
+	_, _ = unix.Read(p.wake, times[:])
+}
+
 // wait puts into ready what has come; a signal ends it with nothing.
 func (p *poller) wait(now func() time.Time) (err error) {
 	n := 0

@@ -13,12 +13,16 @@ import (
 var ErrNeedsRestart = errors.New("turnserver: only a restart changes")
 
 // Reload takes over what can change while the relay runs: AllowPeers, MaxAllocations, MaxPerUser, MaxPerAddress, MaxConnections,
-// MaxConnectionsPerAddress and, if there are any, Secrets. What is above a bound that is lower now may stay; but nothing is exchanged any more
+// MaxConnectionsPerAddress and, if there are any, Secrets; and Users unless it is nil, as SetUsers does. What is above a bound that is lower now may stay; but nothing is exchanged any more
 // with a peer that is no longer allowed. If cfg makes no sense nothing changes. If it differs in what only a restart can change, all else is taken
 // over, and the error is ErrNeedsRestart with their names. TLSConfig and Logger are not looked at.
 func (s *Server) Reload(cfg Config) error {
 	if len(cfg.Secrets) == 0 {
 		cfg.Secrets = *s.secrets.Load()
+	}
+	users := cfg.Users
+	if users == nil {
+		cfg.Users = *s.named.Load()
 	}
 	tls, dtls := cfg.TLS, cfg.DTLS
 	cfg.TLS, cfg.DTLS = s.cfg.TLS, s.cfg.DTLS // whether there is a certificate for others is a question for the restart
@@ -29,6 +33,9 @@ func (s *Server) Reload(cfg Config) error {
 	}
 	cfg.TLS, cfg.DTLS = tls, dtls
 	s.secrets.Store(&cfg.Secrets)
+	if users != nil {
+		_ = s.SetUsers(users) // which were looked at above
+	}
 	s.users.bound(cfg.MaxAllocations, cfg.MaxPerUser)
 	s.addresses.bound(math.MaxInt, cfg.MaxPerAddress)
 	s.connections.bound(cfg.MaxConnections, cfg.MaxConnectionsPerAddress)
@@ -40,7 +47,7 @@ func (s *Server) Reload(cfg Config) error {
 
 // reloaded are the settings that Reload takes over, and those that it does not look at.
 var reloaded = []string{
-	"AllowPeers", "MaxAllocations", "MaxPerUser", "MaxPerAddress", "MaxConnections", "MaxConnectionsPerAddress", "Secrets", "TLSConfig", "Logger",
+	"AllowPeers", "MaxAllocations", "MaxPerUser", "MaxPerAddress", "MaxConnections", "MaxConnectionsPerAddress", "Secrets", "Users", "TLSConfig", "Logger",
 }
 
 // stays names what is different in other and yet stays as it is.

@@ -28,8 +28,9 @@ type Server struct {
 	ours    []netip.Addr // addresses of this machine that may be on no interface: what we listen on and what the internet knows us by
 
 	secrets     atomic.Pointer[[][]byte]
-	users       *quota[string] // allocations of each credential id, and in all
-	addresses   *addressQuota  // allocations of each client address
+	named       atomic.Pointer[map[string][]byte] // Config.Users
+	users       *quota[string]                    // allocations of each credential id, and in all
+	addresses   *addressQuota                     // allocations of each client address
 	accounts    *accounts
 	connections *addressQuota
 	headers     *quota[netip.Addr] // connections of proxies that have not named their client
@@ -61,6 +62,9 @@ type Addrs struct {
 // New starts a relay. It is listening when New returns.
 func New(cfg Config) (*Server, error) {
 	cfg, err := cfg.withDefaults()
+	if err == nil && len(cfg.Users) == 0 {
+		err = checkSecrets(cfg.Secrets)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -81,6 +85,7 @@ func New(cfg Config) (*Server, error) {
 		streams:     make(map[connection]struct{}),
 	}
 	s.secrets.Store(&cfg.Secrets)
+	s.named.Store(&cfg.Users)
 	s.policy.allow.Store(&cfg.AllowPeers)
 	s.policy.refresh(cfg.External)
 	if err := s.listen(); err != nil {

@@ -188,6 +188,8 @@ func (st *stream) open(r *relay) error { return openUDPPort(r) }
 
 func (st *stream) idle() { _ = st.conn.SetReadDeadline(time.Now().Add(st.s.cfg.tune.idle)) }
 
+func (st *stream) interrupt() { st.close() }
+
 // close makes read fail; pion then ends the allocation.
 func (st *stream) close() { _ = st.conn.Close() }
 

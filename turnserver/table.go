@@ -3,8 +3,10 @@ package turnserver
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"sync"
 	"syscall"
 )
@@ -49,6 +51,12 @@ func (t *table) byPublic(a netip.AddrPort) *relay {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	return t.public[a]
+}
+
+func (t *table) all() []*relay {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return slices.Collect(maps.Values(t.public))
 }
 
 // hasAnother says whether an address of ours can be a peer at all: whether a second client is relayed there. (A permission names no port.)

@@ -130,6 +130,10 @@ func (f *frontend) authenticate() bool {
 		e.credential = r.credential
 		return true
 	}
+	if key, known := (*f.s.named.Load())[username]; known {
+		e.credential = credential{username: username, id: namedID(username), key: key}
+		return e.message.authentic(key)
+	}
 	id, expiry, err := turncred.Parse(username)
 	if err != nil || !f.s.cfg.tune.wall().Before(expiry) {
 		return false
