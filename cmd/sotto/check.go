@@ -47,8 +47,28 @@ type checkLine struct {
 	Error     string  `json:"error,omitempty"`
 }
 
+// A credential is made anew for each allocation.
+type credential func() (username, password string)
+
+// checkCredential is minted, or a user's who has a password.
+func (r *relayFlags) checkCredential(secrets [][]byte) (credential, error) {
+	if len(secrets) > 0 {
+		return func() (string, string) {
+			return turncred.Mint(secrets[0], "check", time.Minute, time.Now())
+		}, nil
+	}
+	users, err := r.relayUsers()
+	for _, user := range users {
+		if user.password != "" {
+			return func() (string, string) { return user.name, user.password }, err
+		}
+	}
+	return nil, cmp.Or(err, usagef("--check needs a secret or a password: "+
+		"name a --relay-secret-file, or a --relay-user whose file has the password and not its key"))
+}
+
 // checkRelay proves each transport, and says what to do about those that fail.
-func checkRelay(ctx context.Context, out *output, addresses []string, secret []byte, caFile string) error {
+func checkRelay(ctx context.Context, out *output, addresses []string, as credential, caFile string) error {
 	var all []transport
 	for _, address := range addresses {
 		some, err := transports(address)
@@ -67,7 +87,7 @@ func checkRelay(ctx context.Context, out *output, addresses []string, secret []b
 	failed := 0
 	for _, t := range all {
 		line := checkLine{Event: "check", Transport: t.name, URL: t.String()}
-		if err := t.check(ctx, secret, roots, &line); err != nil {
+		if err := t.check(ctx, as, roots, &line); err != nil {
 			failed++
 			line.Error = err.Error()
 			out.say(line, "%-4s  %s  FAILS: %v", t.name, t, err)
@@ -83,12 +103,12 @@ func checkRelay(ctx context.Context, out *output, addresses []string, secret []b
 	return nil
 }
 
-func (t transport) check(ctx context.Context, secret []byte, roots *x509.CertPool, line *checkLine) error {
+func (t transport) check(ctx context.Context, as credential, roots *x509.CertPool, line *checkLine) error {
 	ctx, cancel := context.WithTimeout(ctx, checkDeadline)
 	defer cancel()
 	var ends [2]*end
 	for i := range ends {
-		e, err := t.allocate(ctx, secret, roots)
+		e, err := t.allocate(ctx, as, roots)
 		if err != nil {
 			return err
 		}
@@ -199,7 +219,7 @@ func (e *end) close() {
 
 func (e *end) permit(peer net.Addr) error { return e.client.CreatePermission(peer) }
 
-func (t transport) allocate(ctx context.Context, secret []byte, roots *x509.CertPool) (*end, error) {
+func (t transport) allocate(ctx context.Context, as credential, roots *x509.CertPool) (*end, error) {
 	within, cancel := context.WithTimeout(ctx, checkConnect)
 	defer cancel()
 	conn, server, err := t.dial(within, roots)
@@ -207,7 +227,7 @@ func (t transport) allocate(ctx context.Context, secret []byte, roots *x509.Cert
 		return nil, t.explainDial(err)
 	}
 	e := &end{conn: conn, server: server, stop: context.AfterFunc(ctx, func() { conn.Close() })} // pion's requests know no ctx
-	username, password := turncred.Mint(secret, "check", time.Minute, time.Now())
+	username, password := as()
 	e.client, err = turn.NewClient(&turn.ClientConfig{
 		TURNServerAddr: server.String(), Conn: conn, Username: username, Password: password, LoggerFactory: quiet(),
 	})
@@ -248,7 +268,7 @@ func (t transport) explainAllocate(err error) error {
 	}
 	switch refused.ErrorCodeAttr.Code {
 	case stun.CodeBadRequest, stun.CodeUnauthorized:
-		return errors.New("it does not take the credential: give it the same --relay-secret-file, and set both clocks right")
+		return errors.New("it does not take the credential: give it the same --relay-secret-file, or the --relay-user with the password, and set both clocks right")
 	case stun.CodeAllocQuotaReached:
 		return errors.New("its quota is used up: see --relay-per-user and the number of its allocations")
 	case stun.CodeInsufficientCapacity:

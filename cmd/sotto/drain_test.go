@@ -123,11 +123,16 @@ func TestDrain(t *testing.T) {
 
 func relayClient(t *testing.T, relay string) *turn.Client {
 	t.Helper()
+	username, password := turncred.Mint([]byte("a secret of at least 16 bytes"), "alice", time.Minute, time.Now())
+	return relayClientOf(t, relay, username, password)
+}
+
+func relayClientOf(t *testing.T, relay, username, password string) *turn.Client {
+	t.Helper()
 	conn, err := net.ListenPacket("udp4", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	username, password := turncred.Mint([]byte("a secret of at least 16 bytes"), "alice", time.Minute, time.Now())
 	client, err := turn.NewClient(&turn.ClientConfig{TURNServerAddr: relay, Conn: conn, Username: username, Password: password})
 	if err != nil {
 		t.Fatal(err)

@@ -8,7 +8,6 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"log/slog"
 	"net"
@@ -16,7 +15,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -39,6 +37,7 @@ type relayFlags struct {
 	allow      []string
 	proxies    []string
 	secretFile string
+	users      []string
 	drain      time.Duration
 	dataPlane  string
 	offload    string
@@ -58,6 +57,7 @@ func (r *relayFlags) define(flags *pflag.FlagSet) {
 	flags.StringSliceVar(&r.allow, "relay-allow", nil, "let the relay reach these ranges (`CIDR`) although they are not public, for instance 10.0.0.0/8")
 	flags.StringSliceVar(&r.proxies, "relay-proxy", nil, "connections from these ranges (`CIDR`) name their client by the PROXY protocol")
 	flags.StringVar(&r.secretFile, "relay-secret-file", "", "the secrets that credentials are made from, shared with whoever makes them, one a line, # begins a comment, in `FILE`, which others must not read: credentials are made from the first, and good with any; SIGHUP reads it again")
+	flags.StringSliceVar(&r.users, "relay-user", nil, "somebody with a lasting password, as `NAME:KEYFILE`: the first line of that file is the password, or its key as \"sotto turn --hash-user\" prints it; SIGHUP reads it again, and ends the calls of who is gone")
 	flags.StringVar(&r.dataPlane, "relay-data-plane", "auto", "how packets are carried: `auto`, the fastest way that this system has, or portable")
 	flags.StringVar(&r.offload, "offload", "off", "let the network driver (XDP) carry packets of calls, past the packet filter: `auto`, where it can; required; or off")
 	flags.IntVar(&r.allocations, "relay-allocations", 0, "how many allocations there may be (default 10000)")
@@ -143,7 +143,8 @@ func (r *relayFlags) config() (config turnserver.Config, err error) {
 		}
 		config.Proxies = append(config.Proxies, prefix)
 	}
-	return config, nil
+	config.Users, err = r.keys()
+	return config, err
 }
 
 // relayURLs are what clients are told. Over TLS and DTLS they check the name in the certificate, so they are given that.
@@ -166,23 +167,7 @@ func (r *relayFlags) secrets() ([][]byte, error) {
 		rand.Read(secret)
 		return [][]byte{secret}, nil
 	}
-	file, err := os.Open(r.secretFile)
-	if err != nil {
-		return nil, fmt.Errorf("cannot read the relay's secret: %w", err)
-	}
-	defer file.Close()
-	info, err := file.Stat()
-	if err != nil {
-		return nil, fmt.Errorf("cannot read the relay's secret: %w", err)
-	}
-	if info.IsDir() {
-		return nil, fmt.Errorf("%s is a directory: name the file with the relay's secrets", r.secretFile)
-	}
-	// The group may read: two services that share the secret run as different users. Windows has no such bits.
-	if runtime.GOOS != "windows" && info.Mode().Perm()&0o037 != 0 {
-		return nil, fmt.Errorf("other users may read %s, or its group may change it: chmod 600 %[1]s, and make a new secret if they had a chance to", r.secretFile)
-	}
-	text, err := io.ReadAll(io.LimitReader(file, 64<<10))
+	text, err := readPrivate(r.secretFile)
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the relay's secret: %w", err)
 	}
@@ -254,7 +239,7 @@ func (r *relayFlags) newSecrets(relay *turnserver.Server, minter *signaling.Serv
 
 // reloadedFlags hold from the next SIGHUP on.
 var reloadedFlags = []string{
-	"relay-allow", "relay-allocations", "relay-per-user", "relay-per-address", "relay-connections", "relay-connections-per-address", "drain",
+	"relay-user", "relay-allow", "relay-allocations", "relay-per-user", "relay-per-address", "relay-connections", "relay-connections-per-address", "drain",
 }
 
 // take has a relay take over what the settings are now, as far as it can. The relay may be nil. differs is what only a restart changes.

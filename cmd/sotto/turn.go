@@ -2,19 +2,21 @@ package main
 
 import (
 	"context"
+	"os"
 
 	"github.com/spf13/pflag"
 )
 
 // turnFlags are the settings of a relay alone, in the order of the help text.
 type turnFlags struct {
-	relay   relayFlags
-	tlsCert string
-	tlsKey  string
-	check   []string
-	ca      string
-	metrics string
-	verbose bool
+	relay    relayFlags
+	tlsCert  string
+	tlsKey   string
+	check    []string
+	hashUser string
+	ca       string
+	metrics  string
+	verbose  bool
 }
 
 func turnCommand() *command { return new(turnFlags).command() }
@@ -27,9 +29,11 @@ func (f *turnFlags) command() (cmd *command) {
 Runs a TURN server (RFC 8656) for calls whose ends do not reach each other. Credentials are the customary time-limited ones, made
 by whoever shares the secret: the user name is "expiry:id", the password base64(HMAC-SHA1(secret, user name)). It relays to
 globally routable addresses only, unless --relay-allow opens others. "sotto serve" has the same relay inside.
+User names "id:expiry" and "expiry", and HMAC-SHA256, are good too; and so are lasting names and passwords (--relay-user).
 
 SIGHUP reads again, and no call ends: the certificate files, the secrets, and from --config relay-allow, relay-allocations, relay-per-user,
 relay-per-address, relay-connections, relay-connections-per-address and drain. The log names what else is different and needs a restart.
+It also reads relay-user and the files named there; who is gone, or has another password, loses running calls.
 
 SIGTERM stops in order: new calls are refused, running ones get --drain; /healthz answers 503 "draining" meanwhile. A second
 SIGTERM ends them.
@@ -41,6 +45,9 @@ Examples:
   (umask 077; openssl rand -base64 32 > secret)
   sotto turn --relay-secret-file secret --relay-address 198.51.100.7
   sotto turn --relay-secret-file secret --relay-tls-listen :5349 --tls-cert cert.pem --tls-key key.pem
+  sotto turn --hash-user alice > alice.key; chmod 600 alice.key
+  sotto turn --relay-user alice:alice.key --relay-address 198.51.100.7
+      for programs that know lasting passwords only
   sotto turn --check relay.example:3478,turns:relay.example:5349?transport=tcp --relay-secret-file secret
       on another machine: does it relay, over each transport? (also addresses that the relay printed)
   sotto serve --listen :443 --acme sotto.example --no-relay --relay-secret-file secret \
@@ -52,6 +59,7 @@ Examples:
 			flags.StringVar(&f.tlsCert, "tls-cert", "", "certificate `FILE` (PEM)")
 			flags.StringVar(&f.tlsKey, "tls-key", "", "its private key `FILE` (PEM)")
 			flags.StringSliceVar(&f.check, "check", nil, "run no relay but try the one at `HOST:PORT` or turn: or turns: URL, over each transport, and say what to do")
+			flags.StringVar(&f.hashUser, "hash-user", "", "run no relay but print the key of user `NAME` for the password on standard input, for --relay-user")
 			flags.StringVar(&f.ca, "ca", "", "with --check, trust the certificate authorities in `FILE` (PEM) instead of the system's")
 			flags.StringVar(&f.metrics, "metrics", "127.0.0.1:9464", "answer /metrics and /healthz on this `ADDRESS`, or \"off\"")
 			flags.BoolVar(&f.verbose, "verbose", false, "log more, to standard error; never names, addresses or keys")
@@ -67,15 +75,25 @@ Examples:
 }
 
 func (f *turnFlags) run(ctx context.Context, out *output, cmd *command) error {
-	if f.relay.secretFile == "" {
+	if f.hashUser != "" {
+		return hashUser(out, os.Stdin, f.hashUser)
+	}
+	if f.relay.secretFile == "" && len(f.relay.users) == 0 {
 		return usagef("--relay-secret-file is missing; make one with: (umask 077; openssl rand -base64 32 > secret)")
 	}
-	secrets, err := f.relay.secrets()
-	if err != nil {
-		return err
+	var secrets [][]byte
+	var err error
+	if f.relay.secretFile != "" {
+		if secrets, err = f.relay.secrets(); err != nil {
+			return err
+		}
 	}
 	if len(f.check) > 0 {
-		return checkRelay(ctx, out, f.check, secrets[0], f.ca)
+		credential, err := f.relay.checkCredential(secrets)
+		if err != nil {
+			return err
+		}
+		return checkRelay(ctx, out, f.check, credential, f.ca)
 	}
 	certificate, err := certificateFiles(f.tlsCert, f.tlsKey)
 	if err != nil {
