@@ -15,6 +15,9 @@ type metrics struct {
 	toPeer, toPeerBytes     prometheus.Counter
 	fromPeer, fromPeerBytes prometheus.Counter
 
+	offloaded, notOffloaded *prometheus.CounterVec // by the driver; without labels while there is none
+	offloadChannels         *prometheus.GaugeVec
+
 	refusedAuth, refusedQuota, refusedPeer, refusedPorts, refusedConnection, refusedDraining, refusedAllocation prometheus.Counter
 
 	droppedMalformed, droppedSilenced, droppedNoAllocation, droppedNoChannel, droppedPeer, droppedPermission, droppedBandwidth, droppedPackets, droppedSize prometheus.Counter
@@ -41,6 +44,14 @@ func newMetrics() *metrics {
 	bytes := counter("relayed_bytes_total", "Payload bytes relayed.", "direction")
 	m.toPeer, m.toPeerBytes = packets.WithLabelValues("to_peer"), bytes.WithLabelValues("to_peer")
 	m.fromPeer, m.fromPeerBytes = packets.WithLabelValues("from_peer"), bytes.WithLabelValues("from_peer")
+
+	m.offloaded = counter("offload_packets_total", "Packets that the network driver relayed, of all that were.", "direction")
+	m.notOffloaded = counter("offload_left_total", "Packets of its interfaces that the driver left to the system.", "reason")
+	m.offloadChannels = prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Namespace: "sotto", Subsystem: "turn", Name: "offload_channels",
+		Help: "Channels that the driver carries now, and others by the reason why not.",
+	}, []string{"state"})
+	m.collectors = append(m.collectors, m.offloadChannels)
 
 	refused := counter("refused_total", "Requests and connections refused.", "reason")
 	m.refusedAuth = refused.WithLabelValues("credential")

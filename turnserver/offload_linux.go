@@ -32,7 +32,9 @@ type offload struct {
 	over    bool       // x is closed
 	flows   map[*channel]*carried
 	relays  map[*relay]struct{}
+	left    map[*channel]string // why the driver does not carry a channel
 	counted [2]xdp.Tally
+	passed  [len(xdp.Reasons)]uint64
 	full    bool
 }
 
@@ -46,6 +48,7 @@ const (
 	offloadTick  = 500 * time.Millisecond // how long the driver may go on by an old clock or an old neighbour
 	offloadRound = 30 * time.Second       // how long by an old route or policy, as watchAddresses
 	offloadLag   = time.Second            // how much earlier than the permission the driver may stop
+	offloadSays  = time.Hour              // how often the log tells what it carried
 )
 
 // startOffload returns nil with the reason if the driver is not to be had.
@@ -62,7 +65,7 @@ func (s *Server) startOffload() (*offload, error) {
 	if err != nil {
 		return nil, err
 	}
-	o := &offload{s: s, x: x, flows: make(map[*channel]*carried), relays: make(map[*relay]struct{})}
+	o := &offload{s: s, x: x, flows: make(map[*channel]*carried), relays: make(map[*relay]struct{}), left: make(map[*channel]string)}
 	err = o.attach()
 	if len(x.Attached()) == 0 {
 		x.Close()
@@ -106,9 +109,10 @@ func (o *offload) attach() error {
 
 func (o *offload) watch() {
 	defer o.s.tasks.Done()
-	tick, round := time.NewTicker(offloadTick), time.NewTicker(offloadRound)
+	tick, round, says := time.NewTicker(offloadTick), time.NewTicker(offloadRound), time.NewTicker(offloadSays)
 	defer tick.Stop()
 	defer round.Stop()
+	defer says.Stop()
 	changes := o.x.Changes()
 	for {
 		select {
@@ -116,6 +120,8 @@ func (o *offload) watch() {
 			o.tick()
 		case <-round.C:
 			o.again()
+		case <-says.C:
+			o.say()
 		case <-o.s.stop:
 			o.close()
 			return
@@ -145,8 +151,27 @@ func (o *offload) close() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.counts()
+	o.summarize()
 	o.x.Close()
 	o.over = true
+}
+
+func (o *offload) say() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.counts()
+	o.summarize()
+}
+
+// summarize logs what the driver has carried since the start, and why not the rest.
+func (o *offload) summarize() {
+	args := []any{"to_peer", o.counted[toPeer].Packets, "from_peer", o.counted[fromPeer].Packets}
+	for i, reason := range xdp.Reasons {
+		if n := o.passed[i]; n > 0 {
+			args = append(args, "left_"+reason, n)
+		}
+	}
+	o.s.log.Info("offload: packets that the driver carried, and left to the sockets", args...)
 }
 
 // count adds what the driver carried to the metrics.
@@ -164,8 +189,37 @@ func (o *offload) counts() {
 	m.toPeerBytes.Add(float64(now[toPeer].Bytes - o.counted[toPeer].Bytes))
 	m.fromPeer.Add(float64(now[fromPeer].Packets - o.counted[fromPeer].Packets))
 	m.fromPeerBytes.Add(float64(now[fromPeer].Bytes - o.counted[fromPeer].Bytes))
+	m.offloaded.WithLabelValues("to_peer").Add(float64(now[toPeer].Packets - o.counted[toPeer].Packets))
+	m.offloaded.WithLabelValues("from_peer").Add(float64(now[fromPeer].Packets - o.counted[fromPeer].Packets))
 	o.counted = now
+
+	passed := o.x.Passed()
+	for i, reason := range xdp.Reasons {
+		m.notOffloaded.WithLabelValues(reason).Add(float64(passed[i] - o.passed[i]))
+	}
+	o.passed = passed
+
+	channels := map[string]int{"carried": len(o.flows)}
+	for _, reason := range reasonsLeft {
+		channels[reason] = 0
+	}
+	for _, reason := range o.left {
+		channels[reason]++
+	}
+	for state, n := range channels {
+		m.offloadChannels.WithLabelValues(state).Set(float64(n))
+	}
 }
+
+// Why a channel is not the driver's.
+const (
+	leftTransport = "transport" // its client comes by TCP, TLS or DTLS
+	leftFamily    = "family"    // client and relayed address are of different families
+	leftRoute     = "route"     // the driver cannot send that way
+	leftFull      = "full"      // there is no room in its tables
+)
+
+var reasonsLeft = []string{leftTransport, leftFamily, leftRoute, leftFull}
 
 // again puts every channel once more, by the routes and the policy of now.
 func (o *offload) again() {
@@ -263,12 +317,28 @@ func (o *offload) put(r *relay, ch *channel, w ways) {
 	j := r.s.policy.judge(ch.peer.Addr())
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	numbers, ok := r.numbers()
-	if _, known := o.relays[r]; !known || !ok || o.over {
+	if o.over {
 		return
 	}
-	if !until.After(o.s.now()) || !j.allowed || !w.near || !j.own && !w.far || r.client.Addr().Is4() != r.local.Addr().Is4() {
+	delete(o.left, ch)
+	numbers, ok := r.numbers()
+	live := until.After(o.s.now()) && j.allowed
+	why := ""
+	switch _, known := o.relays[r]; {
+	case !known:
+		why = leftTransport
+	case r.client.Addr().Is4() != r.local.Addr().Is4():
+		why = leftFamily
+	case !w.near || !j.own && !w.far:
+		why = leftRoute
+	case !ok:
+		why = leftFull
+	}
+	if !live || why != "" {
 		o.delete(ch)
+		if live {
+			o.left[ch] = why
+		}
 		return
 	}
 	up := xdp.Flow{From: r.local, To: ch.peer, Until: until, Payers: numbers, Route: w.toPeer}
@@ -283,16 +353,20 @@ func (o *offload) put(r *relay, ch *channel, w ways) {
 	}
 	c := &carried{keys, [2]xdp.Flow{up, down}}
 	o.flows[ch] = c
-	o.enter(c)
+	if !o.enter(c) {
+		o.delete(ch)
+		o.left[ch] = leftFull
+	}
 }
 
-// enter tells the driver; o.mu is held.
-func (o *offload) enter(c *carried) {
+// enter tells the driver, if that has room; o.mu is held.
+func (o *offload) enter(c *carried) bool {
 	err := errors.Join(o.x.Put(c.keys[toPeer], c.flows[toPeer]), o.x.Put(c.keys[fromPeer], c.flows[fromPeer]))
 	if err != nil && !o.full {
 		o.full = true
 		o.s.log.Warn("offload: no room for more flows; the sockets carry the others", "error", err)
 	}
+	return err == nil
 }
 
 // drop closes a channel in the driver.
@@ -303,6 +377,7 @@ func (o *offload) drop(ch *channel) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.delete(ch)
+	delete(o.left, ch)
 }
 
 func (o *offload) delete(ch *channel) {

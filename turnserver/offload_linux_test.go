@@ -1,17 +1,22 @@
 package turnserver
 
 import (
+	"bytes"
+	"context"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"os/exec"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/pion/stun/v4"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/vishvananda/netlink"
 )
 
@@ -21,6 +26,7 @@ var inLab = []behaviour{
 	{"neighbours", testOffloadNeighbours, carries},
 	{"interface change", testOffloadInterfaceChange, carries},
 	{"more channels than room", testOffloadIsFull, carries},
+	{"says what it carries", testOffloadSays, carries},
 	{"kill -9", testOffloadDiesWithItsProcess, watches},
 }
 
@@ -217,6 +223,76 @@ func testOffloadIsFull(t *testing.T, plane string) {
 	world.moved()
 	if got := echo(room); got != 2 {
 		t.Errorf("a channel that has room now: the driver carried %d packets", got)
+	}
+}
+
+// testOffloadSays: metrics and log tell what the driver carried, and why not the rest.
+func testOffloadSays(t *testing.T, plane string) {
+	var logged bytes.Buffer
+	s, err := New(Config{
+		UDP: []string{labRelay + ":0"}, TCP: []string{labRelay + ":0"}, Secrets: [][]byte{testSecret},
+		AllowPeers: prefixes("198.18.7.0/24"), Offload: offloadRequired, Logger: slog.New(slog.NewTextHandler(&logged, nil)),
+		tune: tuning{offloadMode: theLab.mode},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := sync.OnceFunc(func() {
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel()
+		_ = s.Shutdown(ctx)
+	})
+	defer ended()
+	theLab.s.Store(s)
+	alice, other := newRawClient(t, s, "alice"), listenOn(t, labPeer)
+	carries := driverCarries(t, s, alice, other)
+	eventually(t, "the driver carries", carries)
+	s.offload.count()
+	before := testutil.ToFloat64(s.metrics.offloaded.WithLabelValues("to_peer"))
+	const packets = 10
+	for range packets {
+		if !carries() {
+			t.Fatal("the driver carries no more")
+		}
+	}
+	unknown := testutil.ToFloat64(s.metrics.notOffloaded.WithLabelValues("no_flow"))
+	alice.mustSucceed(stun.MethodRefresh) // the sockets'
+
+	var conn net.Conn
+	if err := theLab.outside(func() (err error) {
+		conn, err = net.Dial("tcp", s.Addrs().TCP[0].String())
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	bob := newRawClient(t, s, "bob")
+	bob.conn = conn
+	bob.mustSucceed(stun.MethodAllocate, udpTransport)
+	bob.mustSucceed(stun.MethodChannelBind, channelAttr(0x4000), peerAttr(addrPort(other.LocalAddr())))
+
+	s.offload.count()
+	m := s.metrics
+	for what, is := range map[string]bool{
+		"packets":   testutil.ToFloat64(m.offloaded.WithLabelValues("to_peer")) == before+packets,
+		"requests":  testutil.ToFloat64(m.notOffloaded.WithLabelValues("no_flow")) > unknown,
+		"channel":   testutil.ToFloat64(m.offloadChannels.WithLabelValues("carried")) == 1,
+		"over TCP":  testutil.ToFloat64(m.offloadChannels.WithLabelValues(leftTransport)) == 1,
+		"by routes": testutil.ToFloat64(m.offloadChannels.WithLabelValues(leftRoute)) == 0,
+	} {
+		if !is {
+			t.Errorf("%s: the metrics are wrong", what)
+		}
+	}
+	bob.mustSucceed(stun.MethodRefresh, lifetime(0))
+	s.offload.count()
+	if n := testutil.ToFloat64(m.offloadChannels.WithLabelValues(leftTransport)); n != 0 {
+		t.Errorf("%v channels over TCP are left", n)
+	}
+	ended()
+	line := fmt.Sprintf("carried, and left to the sockets\" to_peer=%d", s.offload.counted[toPeer].Packets)
+	if text := logged.String(); !strings.Contains(text, line) || !strings.Contains(text, " left_no_flow=") {
+		t.Errorf("the log lacks %q:\n%s", line, text)
 	}
 }
 

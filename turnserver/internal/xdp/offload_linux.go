@@ -44,6 +44,7 @@ type Offload struct {
 	flows    *ebpf.Map
 	near     *ebpf.Map // neighbours
 	carried  *ebpf.Map
+	passed   *ebpf.Map
 	offset   *ebpf.Variable
 	accounts []Account
 
@@ -145,6 +146,7 @@ func Load(cfg Config) (*Offload, error) {
 	}
 	o := &Offload{
 		program: c.DetachProgram("relay"), flows: c.DetachMap("flows"), near: c.DetachMap("neighbours"), carried: c.DetachMap("carried"),
+		passed: c.DetachMap("passed"),
 		offset: c.Variables["unix_offset"], accounts: accounts, routes: make(map[[2]netip.Addr]knownRoute), attached: make(map[int]*attachment), known: make(map[neighbour]hardware), used: make(map[neighbour]time.Time),
 	}
 	// Accounts may be looked at after Close, by a goroutine that carries a last packet: their memory goes with the Offload.
@@ -251,6 +253,35 @@ func (o *Offload) Carried() (sum [2]Tally) {
 	return sum
 }
 
+// Reasons are why the program leaves a packet to the system, in the order of relay.bpf.c:
+//
+//	not_udp          no whole datagram in one unfragmented packet without options, or to many
+//	size             longer than it carries, or than the way out takes
+//	checksum         left for the hardware to complete, or several datagrams that the kernel joined
+//	no_flow          of no flow: requests, indications, what belongs to other programs
+//	expired          the permission is over
+//	other_end        the other allocation of a hairpin has no flow back
+//	neighbour        the next hop's hardware address is not known
+//	interface        it would leave by another interface, which does not take it
+//	limit            bandwidth or packets are used up
+//	headroom         the driver left no room for a header
+var Reasons = [...]string{
+	"not_udp", "size", "checksum", "no_flow", "expired", "other_end", "neighbour", "interface", "limit", "headroom",
+}
+
+// Passed counts the packets that the program left to the system, by their place in Reasons.
+func (o *Offload) Passed() (sum [len(Reasons)]uint64) {
+	for reason := range sum {
+		var each []uint64 // by processor
+		if o.passed.Lookup(uint32(reason), &each) == nil {
+			for _, n := range each {
+				sum[reason] += n
+			}
+		}
+	}
+	return sum
+}
+
 // Close takes the program off its interfaces, and out of the kernel.
 func (o *Offload) Close() {
 	o.mu.Lock()
@@ -259,7 +290,7 @@ func (o *Offload) Close() {
 		o.detach(index)
 	}
 	_ = o.program.Close()
-	for _, m := range []*ebpf.Map{o.flows, o.near, o.carried} {
+	for _, m := range []*ebpf.Map{o.flows, o.near, o.carried, o.passed} {
 		_ = m.Close()
 	}
 }

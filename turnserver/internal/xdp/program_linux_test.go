@@ -290,6 +290,63 @@ func TestLeftToTheSystem(t *testing.T) {
 	}
 }
 
+// TestSaysWhy: each packet that is left to the system counts for one reason.
+func TestSaysWhy(t *testing.T) {
+	o := load(t, func(c *Config) { c.Rates[0] = Rate{Byte: time.Hour, ByteBurst: 20 * time.Hour} })
+	hello := header(0x4000, 5) + "hello"
+	there := datagram(client, listener, hello)
+	flow := Flow{
+		From: relayed, To: peer, Until: time.Now().Add(time.Minute), Payers: [Payers]uint32{3},
+		Route: Route{next: gateway, out: 1, mtu: 1500},
+	}
+	changed := func(change func(*Flow)) func() {
+		return func() {
+			f := flow
+			change(&f)
+			put(t, o, Key{Remote: client, Local: listener, Channel: 0x4000}, f)
+		}
+	}
+	hairpin := func(f *Flow) { f.From, f.To, f.Hairpin = outer2, outer, true }
+	want := make(map[string]uint64)
+	for _, c := range []struct {
+		reason  string
+		prepare func()
+		packet  []byte
+	}{
+		{"", nil, there},
+		{"not_udp", nil, datagram(client, listener, hello, func(b []byte) { b[14+9] = 6 })},
+		{"not_udp", nil, datagram(client, listener, hello, func(b []byte) { b[12], b[13] = 8, 6 })}, // ARP
+		{"size", nil, datagram(client, listener, string(make([]byte, 1600)))},
+		{"size", nil, datagram(peer, relayed, string(make([]byte, 1500-28-3)))},
+		{"checksum", nil, datagram(client, listener, hello, func(b []byte) {
+			ip, udp := parts(b)
+			binary.BigEndian.PutUint16(udp[6:], checksum(ip[12:20], 17+uint32(binary.BigEndian.Uint16(udp[4:]))))
+		})},
+		{"no_flow", nil, datagram(second, listener, hello)},
+		{"expired", changed(func(f *Flow) { f.Until = time.Now().Add(-time.Second) }), there},
+		{"other_end", changed(hairpin), there},
+		{"neighbour", changed(func(f *Flow) { f.Route.next = peer.Addr() }), there},
+		{"interface", changed(func(f *Flow) { f.Route.out, f.Route.leave = 2, sentBack }), there},
+		{"limit", changed(func(f *Flow) { o.Account(3)[0][0].Store(time.Now().Add(18 * time.Hour).UnixNano()) }), there},
+	} {
+		if c.prepare != nil {
+			c.prepare()
+		}
+		verdict, _ := o.run(t, c.packet)
+		if (verdict == sent) != (c.reason == "") {
+			t.Errorf("%q: verdict %d", c.reason, verdict)
+		}
+		if c.reason != "" {
+			want[c.reason]++
+		}
+		for i, n := range o.Passed() {
+			if n != want[Reasons[i]] {
+				t.Errorf("after %q: %d for %s, want %d", c.reason, n, Reasons[i], want[Reasons[i]])
+			}
+		}
+	}
+}
+
 // TestFlowsEnd: at their time, by themselves; and by word of the relay. Between clients either end counts.
 func TestFlowsEnd(t *testing.T) {
 	o := load(t, nil)

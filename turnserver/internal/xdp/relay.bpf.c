@@ -98,6 +98,12 @@ struct tally {
 
 enum { TO_PEER, FROM_PEER };
 
+// Why a packet goes on to the system; offload_linux.go has names for them, in this order.
+enum {
+	NOT_UDP, TOO_LONG, CHECKSUM, NO_FLOW, EXPIRED, NO_WAY_BACK, NO_NEIGHBOUR, OTHER_INTERFACE, LIMIT, NO_ROOM,
+	REASONS
+};
+
 struct {
 	field(type, BPF_MAP_TYPE_HASH);
 	field(map_flags, BPF_F_NO_PREALLOC);
@@ -128,6 +134,13 @@ struct {
 	type_of(key, u32);
 	type_of(value, struct tally);
 } carried SEC(".maps");
+
+struct {
+	field(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	field(max_entries, REASONS);
+	type_of(key, u32);
+	type_of(value, u64);
+} passed SEC(".maps");
 
 volatile s64 unix_offset;                 // of Unix time to the monotonic clock
 volatile const struct rate rates[PAYERS]; // of the accounts of each kind
@@ -264,6 +277,14 @@ static inline void count(u32 direction, u32 bytes)
 	}
 }
 
+static inline int pass(u32 reason)
+{
+	u64 *packets = bpf_map_lookup_elem(&passed, &reason);
+	if (packets)
+		++*packets;
+	return XDP_PASS;
+}
+
 static inline struct address mapped(u32 ipv4)
 {
 	return (struct address){{0, 0, swap32(0xffff), ipv4}};
@@ -275,7 +296,7 @@ static inline int forward(struct xdp_md *ctx, const int v6)
 	const int headers = sizeof(struct ethernet) + ip_size + sizeof(struct udp);
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 	if (data + headers > end)
-		return XDP_PASS;
+		return pass(NOT_UDP);
 	struct ethernet *ethernet = data;
 	struct udp *udp = data + sizeof *ethernet + ip_size;
 	struct channel_data *message = (void *)(udp + 1);
@@ -285,19 +306,21 @@ static inline int forward(struct xdp_md *ctx, const int v6)
 	if (v6) {
 		struct ipv6 *ip = (void *)(ethernet + 1);
 		if ((ip->version & swap32(0xf0000000)) != swap32(0x60000000) || ip->protocol != UDP || swap16(ip->length) != udp_size) // extension headers, jumbograms
-			return XDP_PASS;
+			return pass(NOT_UDP);
 		class = ip->version & swap32(0x0ff00000);
 		key.remote = ip->from, key.local = ip->to;
 	} else {
 		struct ipv4 *ip = (void *)(ethernet + 1);
 		if (ip->version != 0x45 || ip->protocol != UDP || ip->fragment & ~swap16(DF) || swap16(ip->length) != udp_size + ip_size)
-			return XDP_PASS;
+			return pass(NOT_UDP);
 		class = ip->tos;
 		df = ip->fragment;
 		key.remote = mapped(ip->from), key.local = mapped(ip->to);
 	}
-	if (udp_size < sizeof *udp || udp_size - sizeof *udp >= longest_datagram || (void *)udp + udp_size > end || ethernet->to[0] & 1)
-		return XDP_PASS;
+	if (udp_size < sizeof *udp || (void *)udp + udp_size > end || ethernet->to[0] & 1)
+		return pass(NOT_UDP);
+	if (udp_size - sizeof *udp >= longest_datagram)
+		return pass(TOO_LONG);
 	key.remote_port = udp->from, key.local_port = udp->to;
 
 	// A packet whose checksum is left for the hardware to complete comes with the sum of the pseudo-header there: of a neighbour on the same
@@ -306,7 +329,7 @@ static inline int forward(struct xdp_md *ctx, const int v6)
 	u16 check = udp->check;
 	u64 pseudo = sum(key.remote.word, 8) + swap16(UDP) + udp->length;
 	if (!check ? v6 : check == fold(pseudo) && fold(pseudo + sum_of_packet(udp, (void *)udp + udp_size, end)) != 0xffff)
-		return XDP_PASS;
+		return pass(CHECKSUM);
 
 	u16 size = udp_size - sizeof *udp; // of the payload
 	u64 old = sum(key.remote.word, 9) + udp->length + udp->length; // addresses and ports; the length is in the pseudo-header too
@@ -327,41 +350,45 @@ static inline int forward(struct xdp_md *ctx, const int v6)
 		flow = bpf_map_lookup_elem(&flows, &key);
 	}
 	if (!flow)
-		return XDP_PASS;
+		return pass(NO_FLOW);
 	s64 now = bpf_ktime_get_ns() + unix_offset;
 	if (now >= flow->until)
-		return XDP_PASS;
+		return pass(EXPIRED);
 
 	struct flow *out = flow;
 	if (flow->hairpin) {
 		struct key peer = {.remote = flow->from, .local = flow->to, .remote_port = flow->from_port, .local_port = flow->to_port, .inside = 1};
 		out = bpf_map_lookup_elem(&flows, &peer);
 		if (!out || now >= out->until)
-			return XDP_PASS;
+			return pass(NO_WAY_BACK);
 		delta = 0;
 	}
 	u16 new_udp_size = udp_size + delta;
 	struct neighbour next = {.ip = out->next, .interface = out->interface};
 	struct link *link = bpf_map_lookup_elem(&neighbours, &next);
 	int back = out->interface == ctx->ingress_ifindex;
-	if (!link || new_udp_size + ip_size > out->mtu || !back && out->leave == SENT_BACK)
-		return XDP_PASS;
+	if (new_udp_size + ip_size > out->mtu)
+		return pass(TOO_LONG);
+	if (!back && out->leave == SENT_BACK)
+		return pass(OTHER_INTERFACE);
+	if (!link)
+		return pass(NO_NEIGHBOUR);
 
 	// From here on the packet is ours, so it is paid for.
 	int to_peer = key.channel != 0, from_peer = !to_peer || flow->hairpin;
 	if (to_peer && !spend(flow, TO_PEER, size, now))
-		return XDP_PASS;
+		return pass(LIMIT);
 	if (from_peer && !spend(out, FROM_PEER, size, now)) {
 		if (to_peer)
 			refund(flow, TO_PEER, size, PAYERS);
-		return XDP_PASS;
+		return pass(LIMIT);
 	}
 	if (delta && bpf_xdp_adjust_head(ctx, -delta)) { // a driver without room before the packet
 		if (from_peer)
 			refund(out, FROM_PEER, size, PAYERS);
 		else
 			refund(flow, TO_PEER, size, PAYERS);
-		return XDP_PASS;
+		return pass(NO_ROOM);
 	}
 	if (to_peer)
 		count(TO_PEER, size);
@@ -414,14 +441,14 @@ SEC("xdp") int relay(struct xdp_md *ctx)
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 	struct ethernet *ethernet = data;
 	if ((void *)(ethernet + 1) > end)
-		return XDP_PASS;
+		return pass(NOT_UDP);
 	switch (ethernet->protocol) {
 	case swap16(0x0800):
 		return forward(ctx, 0);
 	case swap16(0x86dd):
 		return forward(ctx, 1);
 	}
-	return XDP_PASS;
+	return pass(NOT_UDP);
 }
 
 char terms[] SEC("license") = "Apache-2.0";
