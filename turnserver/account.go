@@ -96,7 +96,7 @@ func (r *relay) payer(kind int) any {
 	case ofUser:
 		return r.credential.id
 	case ofAddress:
-		return holder(r.client.Addr())
+		return holder(r.tuple.client.Addr())
 	}
 	return r
 }

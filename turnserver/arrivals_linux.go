@@ -21,7 +21,7 @@ const (
 	slotSize = 1<<16 + 33*64
 
 	sockaddrSize = unix.SizeofSockaddrInet6
-	controlWords = 12 // room for IP_TOS, IPV6_TCLASS and UDP_GRO or UDP_SEGMENT
+	controlWords = 16 // room for IP_TOS, IPV6_TCLASS, IPV6_PKTINFO and UDP_GRO or UDP_SEGMENT
 )
 
 // control is a buffer for control messages, aligned as they want it.
@@ -76,10 +76,11 @@ func (a *arrivals) receive(fd int) (first, end int) {
 
 // run is what one slot holds: datagrams of one sender, all of the same size but the last, which may be shorter.
 type run struct {
-	from netip.AddrPort
-	data []byte
-	size int
-	tos  byte // DSCP and ECN (RFC 3168 section 5)
+	from  netip.AddrPort
+	local netip.Addr // of ours, where the socket is bound to all
+	data  []byte
+	size  int
+	tos   byte // DSCP and ECN (RFC 3168 section 5)
 }
 
 // run reads a slot that was received into, once.
@@ -88,23 +89,20 @@ func (a *arrivals) run(slot int) run {
 	r := run{from: readSockaddr(&a.names[slot]), data: a.memory[slot*slotSize:][:h.n], size: int(h.n)}
 	c := controlBytes(&a.control[slot])[:h.Controllen]
 	a.reset(slot)
-	for len(c) >= unix.SizeofCmsghdr {
-		head := (*unix.Cmsghdr)(unsafe.Pointer(&c[0]))
-		size := int(head.Len)
-		if size < unix.CmsgLen(0) || size > len(c) {
-			break
-		}
-		value := c[unix.CmsgLen(0):size]
+	eachControl(c, func(level, kind int32, value []byte) {
 		switch {
-		case head.Level == unix.SOL_IP && head.Type == unix.IP_TOS && len(value) >= 1:
+		case level == unix.SOL_IP && kind == unix.IP_TOS && len(value) >= 1:
 			r.tos = value[0]
-		case head.Level == unix.SOL_IPV6 && head.Type == unix.IPV6_TCLASS && len(value) >= 4:
+		case level == unix.SOL_IPV6 && kind == unix.IPV6_TCLASS && len(value) >= 4:
 			r.tos = byte(binary.NativeEndian.Uint32(value))
-		case head.Level == unix.SOL_UDP && head.Type == unix.UDP_GRO && len(value) >= 4:
+		case level == unix.SOL_UDP && kind == unix.UDP_GRO && len(value) >= 4:
 			r.size = int(binary.NativeEndian.Uint32(value))
+		default:
+			if local := localIn(level, kind, value); local.IsValid() {
+				r.local = local
+			}
 		}
-		c = c[min(unix.CmsgSpace(len(value)), len(c)):]
-	}
+	})
 	return r
 }
 

@@ -38,6 +38,7 @@ var behaviours = []behaviour{
 	{"relay to relay behind NAT", testRelayToRelayBehindNAT, watches}, // one padded packet
 	{"IPv6", testIPv6, watches},
 	{"IPv4 to IPv6", testFamilies, watches},
+	{"every address", testEveryAddress, absent},
 	{"mixed transports", testMixedTransports, absent},
 	{"Chromium", testChromium, carries},
 	{"sizes", testSizes, carries},

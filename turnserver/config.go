@@ -14,8 +14,8 @@ import (
 type Config struct {
 	// UDP, TCP, TLS and DTLS are the addresses to serve clients on, as "203.0.113.7:3478", "[2001:db8::7]:3478", or ":3478" for every
 	// address of the machine. Port 0 takes a free one, which Addrs tells. The customary ports are 3478 and, for TLS and DTLS, 5349 (443
-	// passes more firewalls). On a machine with several addresses name the ones to use: what arrives at ":3478" may be answered from
-	// another address than it was sent to, which clients refuse.
+	// passes more firewalls). On a machine with several addresses what arrives at ":3478" is answered from the address that it was sent to on
+	// Linux. Elsewhere UDP may be answered from another, which clients refuse: name the ones to use.
 	UDP, TCP, TLS, DTLS []string
 
 	// TLSConfig holds the certificate of the TLS and DTLS listeners; of several the DTLS ones use the first. To change certificates without

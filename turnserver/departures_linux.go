@@ -34,6 +34,7 @@ type datagram struct {
 	head   [channelHeader]byte
 	data   []byte
 	to     netip.AddrPort
+	from   netip.Addr // of ours; not valid: the socket's own
 }
 
 func (d *datagram) size() int {
@@ -115,7 +116,7 @@ func (d *departures) compose(n int, at int32, iovecs *int, v6 bool) int32 {
 		p := &d.queue[at]
 		last := p.size() < size
 		if c.packets > 0 && (d.whole || c.packets == maxSegments || p.size() > size || p.size() == 0 || c.bytes+p.size() > maxMessage ||
-			p.tos != lead.tos || p.to != lead.to) {
+			p.tos != lead.tos || p.to != lead.to || p.from != lead.from) {
 			break
 		}
 		if p.headed {
@@ -151,6 +152,9 @@ func (d *departures) compose(n int, at int32, iovecs *int, v6 bool) int32 {
 	} else if lead.tos != 0 {
 		used += d.control[n].put(used, unix.SOL_IP, unix.IP_TOS, 4, uint32(lead.tos))
 	}
+	if lead.from.IsValid() {
+		used += d.control[n].putLocal(used, lead.from, v6)
+	}
 	if used > 0 {
 		h.Control = (*byte)(unsafe.Pointer(&d.control[n]))
 	}
@@ -169,6 +173,29 @@ func (c *control) put(at int, level, kind int32, size int, value uint32) int {
 	} else {
 		binary.NativeEndian.PutUint32(b[unix.CmsgLen(0):], value)
 	}
+	return unix.CmsgSpace(size)
+}
+
+// putLocal adds the address to send from (IPV6_PKTINFO, IP_PKTINFO).
+func (c *control) putLocal(at int, local netip.Addr, v6 bool) int {
+	b := controlBytes(c)[at:]
+	head := (*unix.Cmsghdr)(unsafe.Pointer(&b[0]))
+	size := unix.SizeofInet4Pktinfo
+	if v6 {
+		size = unix.SizeofInet6Pktinfo
+	}
+	value := b[unix.CmsgLen(0):unix.CmsgLen(size)]
+	clear(value) // any interface
+	if v6 {
+		head.Level, head.Type = unix.SOL_IPV6, unix.IPV6_PKTINFO
+		ip := local.As16()
+		copy(value, ip[:])
+	} else {
+		head.Level, head.Type = unix.SOL_IP, unix.IP_PKTINFO
+		ip := local.As4()
+		copy(value[4:], ip[:])
+	}
+	head.SetLen(unix.CmsgLen(size))
 	return unix.CmsgSpace(size)
 }
 

@@ -25,13 +25,13 @@ import (
 //  3. With the cookie back the session counts as a connection, in all and of its address, like a TCP connection; see dtlsSession.
 type dtlsListener struct {
 	s       *Server
-	conn    *net.UDPConn
+	conn    *wildcardConn
 	local   netip.AddrPort
 	options []dtls.ServerOption
 	running sync.WaitGroup // sessions
 
 	mu       sync.Mutex
-	sessions map[netip.AddrPort]*dtlsSession
+	sessions map[tuple]*dtlsSession
 	unproven *list.List // of *dtlsSession, the oldest first
 }
 
@@ -63,9 +63,9 @@ func (s *Server) listenDTLS(address string, config *tls.Config) (*dtlsListener, 
 		return &config.Certificates[0], nil
 	}
 	return &dtlsListener{
-		s: s, conn: conn, local: addrPort(conn.LocalAddr()),
+		s: s, conn: newWildcardConn(conn), local: addrPort(conn.LocalAddr()),
 		options:  []dtls.ServerOption{dtls.WithGetCertificate(certificate), dtls.WithLoggerFactory(silence{}), dtls.WithMTU(dtlsMTU)},
-		sessions: make(map[netip.AddrPort]*dtlsSession), unproven: list.New(),
+		sessions: make(map[tuple]*dtlsSession), unproven: list.New(),
 	}, nil
 }
 
@@ -74,7 +74,7 @@ func (l *dtlsListener) serve() {
 	defer l.s.tasks.Done()
 	buf := make([]byte, dtlsDatagram+1)
 	for {
-		n, client, err := l.conn.ReadFromUDPAddrPort(buf)
+		n, from, err := l.conn.receive(buf)
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, net.ErrClosed):
 			l.running.Wait()
@@ -85,16 +85,16 @@ func (l *dtlsListener) serve() {
 		case n > dtlsDatagram:
 			l.s.metrics.droppedSize.Inc()
 		default:
-			l.deal(plain(client), buf[:n])
+			l.deal(from, buf[:n])
 		}
 	}
 }
 
 func (l *dtlsListener) close() { _ = l.conn.SetReadDeadline(time.Unix(1, 0)) }
 
-func (l *dtlsListener) deal(client netip.AddrPort, b []byte) {
+func (l *dtlsListener) deal(from tuple, b []byte) {
 	l.mu.Lock()
-	d := l.sessions[client]
+	d := l.sessions[from]
 	l.mu.Unlock()
 	if some, strange := inTheClear(b); strange || d == nil && !isClientHello(b) || d != nil && some && d.greeted.Load() {
 		l.s.metrics.droppedMalformed.Inc()
@@ -102,14 +102,14 @@ func (l *dtlsListener) deal(client netip.AddrPort, b []byte) {
 	}
 	if d == nil || !d.proven.Load() {
 		now := l.s.now()
-		if !l.s.strangers.bucket(client.Addr()).take(now, 1, strangerBurst, strangerInterval) ||
+		if !l.s.strangers.bucket(from.client.Addr()).take(now, 1, strangerBurst, strangerInterval) ||
 			d == nil && !l.s.hellos.take(now, 1, helloBurst, helloInterval) {
 			l.s.metrics.droppedSilenced.Inc()
 			return
 		}
 	}
 	if d == nil {
-		if d = l.begin(client); d == nil {
+		if d = l.begin(from); d == nil {
 			return
 		}
 	}
@@ -118,11 +118,11 @@ func (l *dtlsListener) deal(client netip.AddrPort, b []byte) {
 }
 
 // begin makes a session, at the cost of the oldest of which nothing is proven.
-func (l *dtlsListener) begin(client netip.AddrPort) *dtlsSession {
+func (l *dtlsListener) begin(from tuple) *dtlsSession {
 	if l.s.draining.Load() {
 		return nil
 	}
-	d := &dtlsSession{s: l.s, l: l, client: client, queue: packetio.NewBuffer()}
+	d := &dtlsSession{s: l.s, l: l, tuple: from, queue: packetio.NewBuffer()}
 	d.queue.SetLimitSize(dtlsQueue)
 	d.ctx, d.cancel = context.WithTimeout(context.Background(), l.s.cfg.tune.firstFrame)
 	if !l.s.track(d) {
@@ -136,7 +136,7 @@ func (l *dtlsListener) begin(client netip.AddrPort) *dtlsSession {
 		oldest.Value.(*dtlsSession).close()
 		l.unproven.Remove(oldest)
 	}
-	l.sessions[client], d.place = d, l.unproven.PushBack(d)
+	l.sessions[from], d.place = d, l.unproven.PushBack(d)
 	l.running.Add(1)
 	go d.serve()
 	return d
@@ -159,8 +159,8 @@ func (l *dtlsListener) prove(d *dtlsSession) bool {
 func (l *dtlsListener) end(d *dtlsSession) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.sessions[d.client] == d {
-		delete(l.sessions, d.client)
+	if l.sessions[d.tuple] == d {
+		delete(l.sessions, d.tuple)
 	}
 	l.unproven.Remove(d.place)
 	l.running.Done()

@@ -157,7 +157,7 @@ func TestDTLSLimits(t *testing.T) {
 			time.Sleep(helloInterval)
 		}
 		s.secured[0].s.hellos.full.Store(0)
-		s.secured[0].deal(from, hello)
+		s.secured[0].deal(tuple{client: from}, hello)
 		if _, unproven := sessions(); unproven > maxUnproven {
 			t.Fatalf("%d unproven sessions", unproven)
 		}
@@ -193,7 +193,7 @@ func FuzzDTLS(f *testing.F) {
 	s := startRelay(f, planeAuto, func(c *Config) { overStreams(f, c); c.tune.now = flying() })
 	alice := dtlsClient(f, s, "alice")
 	alice.mustSucceed(stun.MethodAllocate, udpTransport)
-	session := func() netip.AddrPort {
+	session := func() tuple {
 		l := s.secured[0]
 		l.mu.Lock()
 		defer l.mu.Unlock()
@@ -206,7 +206,8 @@ func FuzzDTLS(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		source++
 		l := s.secured[0]
-		l.deal(netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 3, byte(source >> 8), byte(source)}), 9), b)
+		at := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 3, byte(source >> 8), byte(source)}), 9)
+		l.deal(tuple{client: at}, b)
 		l.deal(session, b)
 		again := *alice
 		again.t = t
@@ -236,7 +237,7 @@ func TestForgedRecords(t *testing.T) {
 		"a ClientHello":               record(22, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0),
 		"an empty handshake":          record(22),
 	} {
-		s.secured[0].deal(addrPort(alice.conn.LocalAddr()), b)
+		s.secured[0].deal(tuple{client: addrPort(alice.conn.LocalAddr())}, b)
 		for range 2 { // an end may come just behind the first answer
 			if codeOf(alice.ask(stun.BindingRequest)) != 0 {
 				t.Fatalf("%s ended the session", name)

@@ -4,7 +4,6 @@ import (
 	"container/list"
 	"context"
 	"net"
-	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,10 +19,10 @@ import (
 //  2. then messages, one in each record, with 30 s of silence at most while it holds no allocation;
 //  3. closed by the client's close_notify, or when it falls silent.
 type dtlsSession struct {
-	s      *Server
-	l      *dtlsListener
-	client netip.AddrPort
-	place  *list.Element // among the unproven
+	tuple
+	s     *Server
+	l     *dtlsListener
+	place *list.Element // among the unproven
 
 	queue   *packetio.Buffer // datagrams from the client
 	owed    atomic.Int64     // answers, while unproven
@@ -42,9 +41,9 @@ type dtlsSession struct {
 func (d *dtlsSession) serve() {
 	f := &frontend{
 		s: d.s, socket: d, local: d.l.local, transport: "dtls", proven: true, stranger: new(bucket),
-		relays: make(map[netip.AddrPort]*relay),
+		relays: make(map[tuple]*relay),
 	}
-	d.holds = func() bool { return f.relayOf(d.client) != nil }
+	d.holds = func() bool { return f.relayOf(d.tuple) != nil }
 	err := d.greet()
 	d.cancel()
 	if err != nil {
@@ -73,7 +72,7 @@ func (d *dtlsSession) greet() (err error) {
 	return err
 }
 
-func (d *dtlsSession) read(b []byte) (int, netip.AddrPort, error) {
+func (d *dtlsSession) read(b []byte) (int, tuple, error) {
 	n := d.first
 	d.first = 0
 	if n == 0 {
@@ -84,14 +83,14 @@ func (d *dtlsSession) read(b []byte) (int, netip.AddrPort, error) {
 		_ = d.conn.SetReadDeadline(time.Now().Add(wait))
 		var err error
 		if n, err = d.conn.Read(d.buf[:]); err != nil {
-			return 0, d.client, err
+			return 0, d.tuple, err
 		}
 	}
-	return copy(b, d.buf[:n]), d.client, nil // what b does not hold is too long anyway, which the frontend sees
+	return copy(b, d.buf[:n]), d.tuple, nil // what b does not hold is too long anyway, which the frontend sees
 }
 
 // write loses what cannot be sent, as UDP does.
-func (d *dtlsSession) write(b []byte, _ netip.AddrPort) { _, _ = d.conn.Write(b) }
+func (d *dtlsSession) write(b []byte, _ tuple) { _, _ = d.conn.Write(b) }
 
 func (d *dtlsSession) open(r *relay) error { return openUDPPort(r) }
 
@@ -137,7 +136,7 @@ func (d *dtlsSession) WriteTo(b []byte, _ net.Addr) (int, error) {
 			return len(b), nil
 		}
 	}
-	return d.l.conn.WriteToUDPAddrPort(b, d.client)
+	return d.l.conn.send(b, d.tuple)
 }
 
 // Close, LocalAddr and the deadlines complete net.PacketConn.

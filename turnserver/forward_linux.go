@@ -9,28 +9,29 @@ import (
 )
 
 // fromClients goes on with what clients sent: it forwards ChannelData, and copies the first message that is for pion.
-func (l *loop) fromClients(b []byte) (n int, client netip.AddrPort, ok bool) {
+func (l *loop) fromClients(b []byte) (n int, from tuple, ok bool) {
 	c := &l.clients
 	for {
 		if !c.more {
 			if c.slot == c.end {
-				return 0, netip.AddrPort{}, false
+				return 0, tuple{}, false
 			}
 			c.run = l.in.run(c.slot)
 			c.slot++
 		}
 		message := c.run.next()
 		c.more = len(c.run.data) > 0
+		from := tuple{c.run.from, c.run.local}
 		if len(message) > 0 && message[0]&0xC0 == 0x40 {
-			l.toPeer(c.run.from, message, c.run.tos)
+			l.toPeer(from, message, c.run.tos)
 			continue
 		}
-		return copy(b, message), c.run.from, true
+		return copy(b, message), from, true
 	}
 }
 
 // toPeer forwards a ChannelData message. pion never sees one, not even one that belongs to no channel: it would have dropped it too.
-func (l *loop) toPeer(client netip.AddrPort, message []byte, tos byte) {
+func (l *loop) toPeer(client tuple, message []byte, tos byte) {
 	m := l.s.metrics
 	number, data, ok := channelData(message)
 	if len(message) >= maxDatagram {
@@ -74,7 +75,7 @@ func (l *loop) toPeer(client netip.AddrPort, message []byte, tos byte) {
 
 // way is where the packets of a channel go. It is looked up once for those that follow one another in a batch.
 type way struct {
-	client netip.AddrPort
+	client tuple
 	number uint16
 	r      *relay
 	ch     *channel
@@ -141,7 +142,7 @@ func (l *loop) toClient(r *relay, from netip.AddrPort, ch *channel, message, dat
 	if home := r.frontend.local; home != l.local {
 		o = l.others[home]
 	}
-	d := datagram{tos: tos, data: data, to: r.client}
+	d := datagram{tos: tos, data: data, to: r.tuple.client, from: r.tuple.local}
 	switch {
 	case ch == nil:
 		d.data = l.dataIndication(from, data)

@@ -31,8 +31,8 @@ type frontend struct {
 	pion pionsNonce // of pion's read goroutine alone
 
 	mu     sync.RWMutex
-	relays map[netip.AddrPort]*relay // by client
-	ending []*relay                  // those that the server itself ends
+	relays map[tuple]*relay
+	ending []*relay // those that the server itself ends
 
 	exchange exchange // of pion's read goroutine alone
 }
@@ -40,8 +40,8 @@ type frontend struct {
 // socket is what a frontend needs of a UDP listener or a connection. read blocks for the next
 // message; its errors are final, but for errInterrupted.
 type socket interface {
-	read(b []byte) (n int, client netip.AddrPort, err error)
-	write(b []byte, client netip.AddrPort)
+	read(b []byte) (n int, from tuple, err error)
+	write(b []byte, to tuple)
 	open(r *relay) error // gives a relay its port
 	idle()               // the socket's client holds no allocation any more
 	interrupt()          // read returns errInterrupted, or on a connection its last error
@@ -53,7 +53,7 @@ var errInterrupted = errors.New("turnserver: interrupted")
 
 type exchange struct {
 	message
-	client     netip.AddrPort
+	tuple
 	relay      *relay // the client's allocation as the exchange began
 	credential credential
 	authentic  bool          // the request was signed with it
@@ -63,10 +63,10 @@ type exchange struct {
 	published  chan struct{} // a permission whose timer pion is about to start
 }
 
-func (f *frontend) relayOf(client netip.AddrPort) *relay {
+func (f *frontend) relayOf(t tuple) *relay {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
-	return f.relays[client]
+	return f.relays[t]
 }
 
 // ReadFrom gives pion the next message that deserves handling.
@@ -82,7 +82,7 @@ func (f *frontend) ReadFrom(b []byte) (int, net.Addr, error) {
 		if passed := f.nextEnd(); len(passed) > 0 {
 			return copy(b, passed), f.exchange.clientAddr(), nil
 		}
-		n, client, err := f.socket.read(b)
+		n, from, err := f.socket.read(b)
 		if err == errInterrupted {
 			continue
 		}
@@ -94,7 +94,7 @@ func (f *frontend) ReadFrom(b []byte) (int, net.Addr, error) {
 			f.s.metrics.droppedSize.Inc()
 			continue
 		}
-		passed, ok := f.admit(client, b[:n])
+		passed, ok := f.admit(from, b[:n])
 		if ok && &passed[0] == &b[0] {
 			return n, f.exchange.clientAddr(), nil // as it is: most are packets of a call
 		}
@@ -122,12 +122,12 @@ func (f *frontend) nextEnd() []byte {
 		f.ending = f.ending[1:]
 		refresh, err := stun.Build(stun.TransactionID, stun.NewType(stun.MethodRefresh, stun.ClassRequest),
 			stun.RawAttribute{Type: stun.AttrLifetime, Value: make([]byte, 4)})
-		if err != nil || f.relays[r.client] != r { // it has ended meanwhile
+		if err != nil || f.relays[r.tuple] != r { // it has ended meanwhile
 			continue
 		}
 		msg, _ := parse(refresh.Raw)
 		f.exchange = exchange{
-			message: msg, client: r.client, relay: r, credential: r.credential, authentic: true, ours: true,
+			message: msg, tuple: r.tuple, relay: r, credential: r.credential, authentic: true, ours: true,
 		}
 		return f.toPion()
 	}
@@ -154,7 +154,7 @@ func (f *frontend) settlePermission() {
 
 // admit begins an exchange, or drops the message: what is malformed; what needs an allocation and
 // has none; what a stranger asks who has used up his answers. What it returns is for pion.
-func (f *frontend) admit(client netip.AddrPort, b []byte) (passed []byte, ok bool) {
+func (f *frontend) admit(from tuple, b []byte) (passed []byte, ok bool) {
 	m := f.s.metrics
 	defer func() {
 		if recover() != nil { // our own parser: no input is known to do this, and none may stop the relay
@@ -162,7 +162,7 @@ func (f *frontend) admit(client netip.AddrPort, b []byte) (passed []byte, ok boo
 			ok = false
 		}
 	}()
-	r := f.relayOf(client)
+	r := f.relayOf(from)
 	if number, _, ok := channelData(b); ok {
 		if r == nil {
 			m.droppedNoAllocation.Inc()
@@ -172,7 +172,7 @@ func (f *frontend) admit(client netip.AddrPort, b []byte) (passed []byte, ok boo
 			m.droppedNoChannel.Inc()
 			return nil, false
 		}
-		f.exchange = exchange{client: client, relay: r}
+		f.exchange = exchange{tuple: from, relay: r}
 		return b, true
 	}
 	msg, ok := parse(b)
@@ -180,7 +180,7 @@ func (f *frontend) admit(client netip.AddrPort, b []byte) (passed []byte, ok boo
 		m.droppedMalformed.Inc()
 		return nil, false
 	}
-	f.exchange = exchange{message: msg, client: client, relay: r}
+	f.exchange = exchange{message: msg, tuple: from, relay: r}
 	if msg.class != stun.ClassRequest {
 		if r == nil {
 			m.droppedNoAllocation.Inc()
@@ -221,12 +221,11 @@ func (f *frontend) toPion() []byte {
 // to those who prove nothing: it is signed, and its nonce was made for its address.
 func (f *frontend) mayHaveProof() bool {
 	e := &f.exchange
-	return e.integrity != 0 && e.nonce != nil && f.s.nonces.valid(f, e.client, e.nonce, f.s.now())
+	return e.integrity != 0 && e.nonce != nil && f.s.nonces.valid(f, e.tuple, e.nonce, f.s.now())
 }
 
 // WriteTo sends pion's answers, and data from peers, to the client. Answers come on the read goroutine, data on any.
 func (f *frontend) WriteTo(b []byte, to net.Addr) (int, error) {
-	client := addrPort(to)
 	t, _ := parseReply(b)
 	switch t.Class {
 	case stun.ClassErrorResponse:
@@ -252,7 +251,7 @@ func (f *frontend) WriteTo(b []byte, to net.Addr) (int, error) {
 		f.tookAnswer()
 		f.succeeded(t.Method)
 	}
-	f.socket.write(b, client)
+	f.socket.write(b, tupleOf(to))
 	return len(b), nil
 }
 
@@ -312,8 +311,8 @@ func (f *frontend) succeeded(method stun.Method) {
 // Close implements net.PacketConn.
 func (f *frontend) Close() error { f.socket.close(); return nil }
 
-// LocalAddr implements net.PacketConn.
-func (f *frontend) LocalAddr() net.Addr { return net.UDPAddrFromAddrPort(f.local) }
+// LocalAddr is the address of ours that the message is for which pion has: a part of the 5-tuple.
+func (f *frontend) LocalAddr() net.Addr { return net.UDPAddrFromAddrPort(f.at(f.exchange.tuple)) }
 
 // SetDeadline, SetReadDeadline and SetWriteDeadline complete net.PacketConn; pion calls none of them, and deadlines are the socket's own.
 func (f *frontend) SetDeadline(time.Time) error      { return nil }

@@ -44,13 +44,13 @@ func (f *frontend) created(_, _ net.Addr, _, _, _ string, relayAddr net.Addr, _ 
 	if r.closed {
 		return
 	}
-	r.frontend, r.client, r.credential, r.born = f, f.exchange.client, f.exchange.credential, f.s.now()
-	r.clientAddr = net.UDPAddrFromAddrPort(r.client)
+	r.frontend, r.tuple, r.credential, r.born = f, f.exchange.tuple, f.exchange.credential, f.s.now()
+	r.clientAddr = r.tuple.addr()
 	f.exchange.relay, f.exchange.reserved = r, false
 	f.s.accounts.open(r)
 	f.s.offload.open(r)
 	f.mu.Lock()
-	f.relays[r.client] = r
+	f.relays[r.tuple] = r
 	f.mu.Unlock()
 	if !f.s.stillHas(r.credential) { // SetUsers was faster
 		f.end(r)
@@ -62,14 +62,14 @@ func (f *frontend) created(_, _ net.Addr, _, _, _ string, relayAddr net.Addr, _ 
 // release undoes created.
 func (f *frontend) release(r *relay) {
 	f.mu.Lock()
-	if f.relays[r.client] == r {
-		delete(f.relays, r.client)
+	if f.relays[r.tuple] == r {
+		delete(f.relays, r.tuple)
 	}
 	f.mu.Unlock()
 	f.s.offload.release(r)
 	f.s.accounts.release(r)
 	f.s.users.give(r.credential.id)
-	f.s.addresses.give(r.client.Addr())
+	f.s.addresses.give(r.tuple.client.Addr())
 	f.s.metrics.allocations.Dec()
 	f.socket.idle()
 }
@@ -121,7 +121,7 @@ func (f *frontend) relayAt(client, relayAddr net.Addr) *relay {
 	}
 	r.live.RLock()
 	defer r.live.RUnlock()
-	if r.frontend != f || r.client != addrPort(client) {
+	if r.frontend != f || r.tuple != tupleOf(client) {
 		return nil
 	}
 	return r
@@ -138,7 +138,7 @@ func (f *frontend) AllocatePacketConn(c turn.AllocateListenerConfig) (net.Packet
 		f.s.metrics.refusedDraining.Inc()
 		return nil, nil, errClosing // which pion answers with 508
 	}
-	at, ok := f.s.relayAddrFor(f.local.Addr(), c.Network == "udp6")
+	at, ok := f.s.relayAddrFor(f.at(f.exchange.tuple).Addr(), c.Network == "udp6")
 	if !ok {
 		return nil, nil, errNoFamily
 	}

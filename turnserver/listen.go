@@ -40,7 +40,7 @@ func (s *Server) openUDP(address string) ([]udpListener, error) {
 	}
 	if !hasLoops || s.cfg.DataPlane == planePortable {
 		setBuffers(conn)
-		return []udpListener{&datagrams{s: s, conn: conn}}, nil
+		return []udpListener{&datagrams{s: s, conn: newWildcardConn(conn)}}, nil
 	}
 	opened, err := s.openLoops(conn)
 	if err != nil {
@@ -52,38 +52,36 @@ func (s *Server) openUDP(address string) ([]udpListener, error) {
 // datagrams is a UDP listener of the portable data plane.
 type datagrams struct {
 	s      *Server
-	conn   *net.UDPConn
+	conn   *wildcardConn
 	closed atomic.Bool
 }
 
 func (d *datagrams) at() netip.AddrPort    { return addrPort(d.conn.LocalAddr()) }
 func (d *datagrams) begin(*frontend) error { return nil }
 
-func (d *datagrams) read(b []byte) (int, netip.AddrPort, error) {
+func (d *datagrams) read(b []byte) (int, tuple, error) {
 	for {
-		n, client, err := d.conn.ReadFromUDPAddrPort(b)
+		n, from, err := d.conn.receive(b)
 		if err == nil {
-			return n, plain(client), nil
+			return n, from, nil
 		}
 		if errors.Is(err, os.ErrDeadlineExceeded) && !d.closed.Load() {
 			_ = d.conn.SetReadDeadline(time.Time{})
 			if !d.closed.Load() { // nor since
-				return 0, client, errInterrupted
+				return 0, tuple{}, errInterrupted
 			}
 		}
 		if errors.Is(err, net.ErrClosed) || errors.Is(err, os.ErrDeadlineExceeded) {
-			return 0, client, err
+			return 0, tuple{}, err
 		}
 		time.Sleep(time.Millisecond) // an error of one datagram; the socket is well
 	}
 }
 
 // write loses what cannot be sent: the client asks again.
-func (d *datagrams) write(b []byte, client netip.AddrPort) {
-	_, _ = d.conn.WriteToUDPAddrPort(b, client)
-}
-func (d *datagrams) open(r *relay) error { return openUDPPort(r) }
-func (d *datagrams) idle()               {}
+func (d *datagrams) write(b []byte, to tuple) { _, _ = d.conn.send(b, to) }
+func (d *datagrams) open(r *relay) error      { return openUDPPort(r) }
+func (d *datagrams) idle()                    {}
 
 // close ends reading only: the answer to the request that ended the last call is perhaps still to be written.
 func (d *datagrams) close() {

@@ -71,6 +71,12 @@ func newLoop(s *Server, fd int, local netip.AddrPort) (*loop, error) {
 		return nil, err
 	}
 	tune(fd, v6)
+	if local.Addr().IsUnspecified() {
+		if err := askLocalOf(fd, v6); err != nil {
+			l.release()
+			return nil, err
+		}
+	}
 	_, err = unix.GetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_SEGMENT)
 	l.out.whole = err != nil // Linux before 4.18 would send what we join as one datagram
 	return l, nil
@@ -105,16 +111,16 @@ func (l *loop) begin(f *frontend) error {
 }
 
 // read forwards until something comes that is for pion.
-func (l *loop) read(b []byte) (int, netip.AddrPort, error) {
+func (l *loop) read(b []byte) (int, tuple, error) {
 	for l.now = l.s.now(); ; {
-		if n, client, ok := l.fromClients(b); ok {
+		if n, from, ok := l.fromClients(b); ok {
 			l.flush() // what came before it goes before it is answered
-			return n, client, nil
+			return n, from, nil
 		}
 		if len(l.ready) == 0 {
 			l.flush()
 			if err := l.wait(l.s.now); err != nil {
-				return 0, netip.AddrPort{}, err
+				return 0, tuple{}, err
 			}
 			continue
 		}
@@ -123,7 +129,7 @@ func (l *loop) read(b []byte) (int, netip.AddrPort, error) {
 		switch fd {
 		case l.wake:
 			l.flush()
-			return 0, netip.AddrPort{}, l.woken()
+			return 0, tuple{}, l.woken()
 		case l.clock:
 			l.lapsed()
 		case l.listener.fd:
@@ -163,7 +169,7 @@ func (l *loop) flush() {
 }
 
 // write sends an answer of pion's. What cannot be sent is lost: the client asks again.
-func (l *loop) write(b []byte, client netip.AddrPort) { _ = l.listener.write(b, client) }
+func (l *loop) write(b []byte, to tuple) { _ = l.listener.writeFrom(to.local, b, to.client) }
 
 func (l *loop) idle() {}
 

@@ -300,11 +300,8 @@ type ways struct {
 
 // ways asks the system, and so takes a while: no lock of the offload's is held.
 func (o *offload) ways(r *relay, peer netip.Addr) (w ways) {
-	w.listener = r.frontend.local
-	if w.listener.Addr().IsUnspecified() { // the address that the system would answer from
-		w.listener = netip.AddrPortFrom(defaultSource("udp", r.client.String()), w.listener.Port())
-	}
-	w.toClient, w.near = o.x.Route(w.listener.Addr(), r.client.Addr())
+	w.listener = r.frontend.at(r.tuple)
+	w.toClient, w.near = o.x.Route(w.listener.Addr(), r.tuple.client.Addr())
 	if !r.s.policy.isOwn(peer) {
 		w.toPeer, w.far = o.x.Route(r.local.Addr(), peer)
 	}
@@ -327,7 +324,7 @@ func (o *offload) put(r *relay, ch *channel, w ways) {
 	switch _, known := o.relays[r]; {
 	case !known:
 		why = leftTransport
-	case r.client.Addr().Is4() != r.local.Addr().Is4():
+	case r.tuple.client.Addr().Is4() != r.local.Addr().Is4():
 		why = leftFamily
 	case !w.near || !j.own && !w.far:
 		why = leftRoute
@@ -342,8 +339,8 @@ func (o *offload) put(r *relay, ch *channel, w ways) {
 		return
 	}
 	up := xdp.Flow{From: r.local, To: ch.peer, Until: until, Payers: numbers, Route: w.toPeer}
-	down := xdp.Flow{From: w.listener, To: r.client, Channel: ch.number, Until: until, Payers: numbers, Route: w.toClient}
-	keys := [2]xdp.Key{{Remote: r.client, Local: w.listener, Channel: ch.number}, {Remote: ch.peer, Local: r.local}}
+	down := xdp.Flow{From: w.listener, To: r.tuple.client, Channel: ch.number, Until: until, Payers: numbers, Route: w.toClient}
+	keys := [2]xdp.Key{{Remote: r.tuple.client, Local: w.listener, Channel: ch.number}, {Remote: ch.peer, Local: r.local}}
 	if j.own {
 		up.From, up.Hairpin = r.public, true
 		keys[fromPeer] = xdp.Key{Remote: ch.peer, Local: r.public, Inside: true}

@@ -77,13 +77,19 @@ func (p *loopPort) count(packets, bytes, lost int) {
 }
 
 // write sends one datagram now, from any goroutine.
-func (o *outlet) write(b []byte, to netip.AddrPort) error {
+func (o *outlet) write(b []byte, to netip.AddrPort) error { return o.writeFrom(netip.Addr{}, b, to) }
+
+// writeFrom does so from one of our addresses, if one is given.
+func (o *outlet) writeFrom(local netip.Addr, b []byte, to netip.AddrPort) error {
 	o.mu.RLock()
 	defer o.mu.RUnlock()
 	if o.closed {
 		return net.ErrClosed
 	}
-	return unix.Sendto(o.fd, b, unix.MSG_DONTWAIT, systemAddr(to, o.v6))
+	if !local.IsValid() {
+		return unix.Sendto(o.fd, b, unix.MSG_DONTWAIT, systemAddr(to, o.v6))
+	}
+	return unix.Sendmsg(o.fd, b, fromLocal(local, o.v6), systemAddr(to, o.v6), unix.MSG_DONTWAIT)
 }
 
 func (o *outlet) shut() {

@@ -28,7 +28,7 @@ type relay struct {
 
 	// whose it is; set once, before any request of the client can refer to it
 	frontend   *frontend
-	client     netip.AddrPort
+	tuple      tuple
 	clientAddr *net.UDPAddr
 	credential credential
 	born       time.Time

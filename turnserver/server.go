@@ -167,7 +167,7 @@ func (s *Server) listen() error {
 	}
 	s.dedicate()
 	for _, u := range s.udp {
-		f := &frontend{s: s, socket: u, local: u.at(), transport: "udp", relays: make(map[netip.AddrPort]*relay)}
+		f := &frontend{s: s, socket: u, local: u.at(), transport: "udp", relays: make(map[tuple]*relay)}
 		err := u.begin(f)
 		if err == nil {
 			s.tasks.Add(1)

@@ -78,12 +78,12 @@ func (s *Server) admitStream(conn net.Conn, client netip.AddrPort, config *tls.C
 func (st *stream) serve(local netip.AddrPort) {
 	f := &frontend{
 		s: st.s, socket: st, local: local, transport: "tcp", proven: true, stranger: new(bucket),
-		relays: make(map[netip.AddrPort]*relay),
+		relays: make(map[tuple]*relay),
 	}
 	if _, secured := st.conn.(*tls.Conn); secured {
 		f.transport = "tls"
 	}
-	st.holds = func() bool { return f.relayOf(st.client) != nil }
+	st.holds = func() bool { return f.relayOf(tuple{client: st.client}) != nil }
 	if err := st.first(); err != nil {
 		st.ended()
 		return
@@ -94,29 +94,34 @@ func (st *stream) serve(local netip.AddrPort) {
 	}
 }
 
-func (st *stream) read(b []byte) (int, netip.AddrPort, error) {
+func (st *stream) read(b []byte) (int, tuple, error) {
+	n, err := st.readMessage(b)
+	return n, tuple{client: st.client}, err
+}
+
+func (st *stream) readMessage(b []byte) (int, error) {
 	for {
 		if err := st.await(); err != nil {
-			return 0, st.client, err
+			return 0, err
 		}
 		size, err := st.size()
 		if err != nil {
-			return 0, st.client, err
+			return 0, err
 		}
 		if size > maxFrame && !st.holds() {
-			return 0, st.client, errFrame
+			return 0, errFrame
 		}
 		if size > maxFrame { // no datagram to a peer would hold it
 			st.s.metrics.droppedSize.Inc()
 			if _, err := st.r.Discard(size); err != nil {
-				return 0, st.client, err
+				return 0, err
 			}
 			continue
 		}
 		message, err := st.r.Peek(size)
 		n := copy(b, message)
 		_, _ = st.r.Discard(size)
-		return n, st.client, err
+		return n, err
 	}
 }
 
@@ -177,7 +182,7 @@ func (st *stream) size() (int, error) {
 }
 
 // write sends one message whole. A client that does not read loses the connection: half a message would have broken it anyway.
-func (st *stream) write(b []byte, _ netip.AddrPort) {
+func (st *stream) write(b []byte, _ tuple) {
 	_ = st.conn.SetWriteDeadline(time.Now().Add(st.patience()))
 	if _, err := st.conn.Write(b); err != nil {
 		st.close()

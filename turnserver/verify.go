@@ -48,15 +48,15 @@ func newNonces() *nonces {
 }
 
 // nonce is 4 bytes of Unix time in seconds and a MAC, in base64.
-func (n *nonces) nonce(f *frontend, client netip.AddrPort, now time.Time) string {
+func (n *nonces) nonce(f *frontend, t tuple, now time.Time) string {
 	b := binary.BigEndian.AppendUint32(nil, uint32(now.Unix()))
-	return base64.RawURLEncoding.EncodeToString(append(b, n.mac(f, client, b)...))
+	return base64.RawURLEncoding.EncodeToString(append(b, n.mac(f, t, b)...))
 }
 
-func (n *nonces) mac(f *frontend, client netip.AddrPort, made []byte) []byte {
+func (n *nonces) mac(f *frontend, t tuple, made []byte) []byte {
 	mac := hmac.New(sha256.New, n.key[:])
 	mac.Write(made)
-	for _, at := range []netip.AddrPort{client, f.local} {
+	for _, at := range []netip.AddrPort{t.client, f.at(t)} {
 		address := at.Addr().As16()
 		mac.Write(address[:])
 		mac.Write(binary.BigEndian.AppendUint16(nil, at.Port()))
@@ -65,13 +65,13 @@ func (n *nonces) mac(f *frontend, client netip.AddrPort, made []byte) []byte {
 	return mac.Sum(nil)[:nonceMAC]
 }
 
-func (n *nonces) valid(f *frontend, client netip.AddrPort, nonce []byte, now time.Time) bool {
+func (n *nonces) valid(f *frontend, t tuple, nonce []byte, now time.Time) bool {
 	b, err := base64.RawURLEncoding.DecodeString(string(nonce))
 	if err != nil || len(b) != 4+nonceMAC {
 		return false
 	}
 	age := now.Sub(time.Unix(int64(binary.BigEndian.Uint32(b)), 0))
-	return age > -time.Minute && age < nonceLife && hmac.Equal(b[4:], n.mac(f, client, b[:4]))
+	return age > -time.Minute && age < nonceLife && hmac.Equal(b[4:], n.mac(f, t, b[:4]))
 }
 
 // verify applies the six rules to a request and answers it if it breaks one.
@@ -105,7 +105,7 @@ func (f *frontend) prove() stun.ErrorCode {
 		return stun.CodeUnauthorized
 	case e.username == nil || e.realm == nil || e.nonce == nil:
 		return stun.CodeBadRequest
-	case !f.s.nonces.valid(f, e.client, e.nonce, f.s.now()):
+	case !f.s.nonces.valid(f, e.tuple, e.nonce, f.s.now()):
 		return stun.CodeStaleNonce
 	case !f.authenticate():
 		f.s.metrics.refusedAuth.Inc()
@@ -209,7 +209,7 @@ const (
 )
 
 func (f *frontend) hasFamily(family byte) bool {
-	_, ok := f.s.relayAddrFor(f.local.Addr(), family == familyIPv6)
+	_, ok := f.s.relayAddrFor(f.at(f.exchange.tuple).Addr(), family == familyIPv6)
 	return ok && (family == familyIPv4 || family == familyIPv6)
 }
 
@@ -282,7 +282,7 @@ func (f *frontend) reject(code stun.ErrorCode) {
 		}
 	}
 	f.tookAnswer()
-	f.socket.write(b, e.client)
+	f.socket.write(b, e.tuple)
 }
 
 func (f *frontend) failure(code stun.ErrorCode, reason string) []byte {
@@ -294,7 +294,7 @@ func (f *frontend) failure(code stun.ErrorCode, reason string) []byte {
 	}
 	switch code {
 	case stun.CodeUnauthorized, stun.CodeStaleNonce:
-		parts = append(parts, stun.NewNonce(f.s.nonces.nonce(f, e.client, f.s.now())), stun.NewRealm(f.s.cfg.Realm))
+		parts = append(parts, stun.NewNonce(f.s.nonces.nonce(f, e.tuple, f.s.now())), stun.NewRealm(f.s.cfg.Realm))
 	case stun.CodeUnknownAttribute:
 		parts = append(parts, stun.UnknownAttributes(e.unknown))
 	}
@@ -368,7 +368,7 @@ func (f *frontend) askPion() []byte {
 	f.pion.asking, f.pion.from = true, f.exchange
 	f.pion.from.raw = bytes.Clone(f.exchange.raw)
 	f.pion.from.username, f.pion.from.realm, f.pion.from.nonce = nil, nil, nil
-	f.exchange = exchange{client: f.pion.from.client}
+	f.exchange = exchange{tuple: f.pion.from.tuple}
 	m, err := stun.Build(stun.TransactionID, stun.NewType(stun.MethodAllocate, stun.ClassRequest))
 	if err != nil {
 		return nil
@@ -390,5 +390,5 @@ func (e *exchange) clientAddr() net.Addr {
 	if e.relay != nil {
 		return e.relay.clientAddr
 	}
-	return net.UDPAddrFromAddrPort(e.client)
+	return e.tuple.addr()
 }

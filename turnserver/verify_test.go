@@ -233,7 +233,7 @@ func testManyBehindOneAddress(t *testing.T, plane string) {
 	late := newRawClient(t, s, "late")
 	late.realm = stun.NewRealm(s.cfg.Realm)
 	f := &frontend{s: s, local: s.Addrs().UDP[0], transport: "udp"}
-	late.nonce = stun.NewNonce(s.nonces.nonce(f, addrPort(late.conn.LocalAddr()), s.now()))
+	late.nonce = stun.NewNonce(s.nonces.nonce(f, tuple{client: addrPort(late.conn.LocalAddr())}, s.now()))
 	for range 2 * strangerBurst {
 		idle.conn.Write(stun.MustBuild(stun.TransactionID, stun.BindingRequest).Raw)
 	}
