@@ -312,5 +312,9 @@ func (s *Server) handleHealth(w http.ResponseWriter, _ *http.Request) {
 		http.Error(w, "the store does not take writes", http.StatusServiceUnavailable)
 		return
 	}
+	if DescriptorsLeft() != nil {
+		http.Error(w, "no descriptors are left", http.StatusServiceUnavailable)
+		return
+	}
 	w.Write([]byte("ok\n"))
 }

@@ -247,7 +247,12 @@ func (t transport) allocate(ctx context.Context, as credential, roots *x509.Cert
 func (t transport) explainDial(err error) error {
 	var certificate *tls.CertificateVerificationError
 	var dns *net.DNSError
+	var another x509.HostnameError
 	switch {
+	case errors.As(err, &another) && net.ParseIP(t.host) != nil && hostName(another.Certificate) != "":
+		named := transport{t.name, hostName(another.Certificate), t.port}
+		return fmt.Errorf("its certificate is good for %s and not for the address %s: "+
+			"check %s, and give clients that too", named.host, t.host, named)
 	case errors.As(err, &dns):
 		return fmt.Errorf("the name %s has no address: see the DNS", t.host)
 	case errors.As(err, &certificate), errors.As(err, new(x509.HostnameError)), errors.As(err, new(x509.UnknownAuthorityError)):

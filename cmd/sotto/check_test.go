@@ -115,6 +115,29 @@ func TestCheckSaysWhatToDo(t *testing.T) {
 	}
 }
 
+// TestCheckOfAnAddress: what a relay with an ordinary certificate is called is told by that. Its
+// address is not what clients can use.
+func TestCheckOfAnAddress(t *testing.T) {
+	certificate, key := writeCertificateFor(t, t.TempDir(), 1, "localhost")
+	relay := startCheckedRelay(t, certificate, key)
+	for i, at := range []string{relay.Addrs().TLS[0].String(), relay.Addrs().DTLS[0].String()} {
+		by := []string{"tcp", "udp"}[i]
+		lines, code := checkAt(t, checkSecret, certificate, "turns:"+at+"?transport="+by)
+		named := "turns:localhost:" + at[strings.LastIndex(at, ":")+1:] + "?transport=" + by
+		if code != exitFailed || len(lines) != 1 || !strings.Contains(lines[0].Error, "check "+named+", ") {
+			t.Errorf("exit code %d, %+v", code, lines)
+		}
+	}
+	files, err := certificateFiles(certificate, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	urls := relayURLs(relay, nameIn(files)) // as it prints
+	if lines, code := checkAt(t, checkSecret, certificate, urls...); code != exitDone || len(lines) != 4 {
+		t.Errorf("%q: exit code %d, %+v", urls, code, lines)
+	}
+}
+
 // TestCheckTriesPorts: a relay at another address is tried at a relayed port too. It is pion's own, at 127.0.0.2, with and without a firewall.
 func TestCheckTriesPorts(t *testing.T) {
 	if runtime.GOOS != "linux" {

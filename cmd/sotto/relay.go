@@ -16,6 +16,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -119,8 +120,8 @@ func (r *relayFlags) config() (config turnserver.Config, err error) {
 	if len(r.listen) == 0 {
 		config.UDP, config.TCP = []string{":3478"}, []string{":3478"}
 	}
-	if _, err := fmt.Sscanf(r.ports, "%d-%d", &config.RelayPorts.Min, &config.RelayPorts.Max); err != nil {
-		return config, usagef("--relay-ports %q is not FIRST-LAST, for instance 49152-65535", r.ports)
+	if config.RelayPorts, err = portRange(r.ports); err != nil {
+		return config, err
 	}
 	for _, text := range r.external {
 		address, err := netip.ParseAddr(strings.TrimSpace(text))
@@ -147,9 +148,23 @@ func (r *relayFlags) config() (config turnserver.Config, err error) {
 	return config, err
 }
 
-// relayURLs are what clients are told. Over TLS and DTLS they check the name in the certificate, so they are given that.
+func portRange(text string) (turnserver.PortRange, error) {
+	first, last, found := strings.Cut(text, "-")
+	low, err := strconv.ParseUint(strings.TrimSpace(first), 10, 16)
+	high, err2 := strconv.ParseUint(strings.TrimSpace(last), 10, 16)
+	if !found || err != nil || err2 != nil || low == 0 || low > high {
+		return turnserver.PortRange{}, usagef("--relay-ports %q is not FIRST-LAST, for instance 49152-65535", text)
+	}
+	return turnserver.PortRange{Min: uint16(low), Max: uint16(high)}, nil
+}
+
+// relayURLs are what clients are told. Over TLS and DTLS they check the name in the certificate, so
+// they are given that, if there is one.
 func relayURLs(server *turnserver.Server, name string) []string {
 	urls := server.URLs()
+	if name == "" {
+		return urls
+	}
 	for i, url := range urls {
 		if at, secured := strings.CutPrefix(url, "turns:"); secured {
 			at, query, _ := strings.Cut(at, "?")
@@ -291,8 +306,8 @@ type offloadLine struct {
 	Offload string `json:"offload"`
 }
 
-func (r *relayFlags) announce(out *output, server *turnserver.Server) {
-	urls := server.URLs()
+func (r *relayFlags) announce(out *output, server *turnserver.Server, name string) {
+	urls := relayURLs(server, name)
 	shown := make([]visible.Text, len(urls))
 	for i, url := range urls {
 		shown[i] = visible.Line(url)

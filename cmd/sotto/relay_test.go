@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/pem"
 	"io"
 	"math/big"
@@ -106,6 +107,71 @@ func TestHangupReloadsTheRelaysCertificate(t *testing.T) {
 	}
 }
 
+// TestPortRange: what is not FIRST-LAST whole is refused.
+func TestPortRange(t *testing.T) {
+	if got, err := portRange("50000-50009"); err != nil || got != (turnserver.PortRange{Min: 50000, Max: 50009}) {
+		t.Error(got, err)
+	}
+	for _, bad := range []string{
+		"", "-", "1-2-3", "50000-50009x", "50000-50009 60000-60009", "50000", "50000-", "-50000", "0-9", "9-1", "1-65536", "+1-2", "a-b",
+	} {
+		if got, err := portRange(bad); err == nil || !strings.Contains(err.Error(), "FIRST-LAST") {
+			t.Errorf("%q is %v, %v", bad, got, err)
+		}
+	}
+}
+
+// TestChainGap: an intermediate that the file lacks is named.
+func TestChainGap(t *testing.T) {
+	issue := func(name string, parent *x509.Certificate, by *ecdsa.PrivateKey) (*x509.Certificate, *ecdsa.PrivateKey) {
+		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		template := &x509.Certificate{
+			SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, NotAfter: time.Now().Add(time.Hour),
+			IsCA: true, BasicConstraintsValid: true,
+		}
+		if parent == nil {
+			parent, by = template, key
+		}
+		der, err := x509.CreateCertificate(rand.Reader, template, parent, key.Public(), by)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := x509.ParseCertificate(der)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c, key
+	}
+	root, rootKey := issue("root", nil, nil)
+	middle, middleKey := issue("middle", root, rootKey)
+	leaf, _ := issue("leaf", middle, middleKey)
+	known := x509.NewCertPool()
+	known.AddCert(root)
+	for _, c := range []struct {
+		chain []*x509.Certificate
+		roots *x509.CertPool
+		want  string
+	}{
+		{[]*x509.Certificate{leaf, middle}, known, ""},
+		{[]*x509.Certificate{leaf}, known, "CN=middle"},
+		{[]*x509.Certificate{leaf, root}, known, "CN=middle"},
+		{[]*x509.Certificate{leaf, middle}, x509.NewCertPool(), "CN=root"},
+		{[]*x509.Certificate{leaf, middle, root}, x509.NewCertPool(), ""}, // an authority of one's own
+		{[]*x509.Certificate{root}, x509.NewCertPool(), ""},
+	} {
+		var chain [][]byte
+		for _, certificate := range c.chain {
+			chain = append(chain, certificate.Raw)
+		}
+		if got := chainGap(chain, c.roots); got != c.want {
+			t.Errorf("%d certificates: %q, want %q", len(chain), got, c.want)
+		}
+	}
+}
+
 // TestInvitationErrors: only a server that is not there is said not to be there.
 func TestInvitationErrors(t *testing.T) {
 	ask := func(directory string) string {
@@ -150,11 +216,20 @@ func TestInvitationErrors(t *testing.T) {
 
 func writeCertificate(t *testing.T, directory string, serial int64) (certFile, keyFile string) {
 	t.Helper()
+	return writeCertificateFor(t, directory, serial)
+}
+
+// writeCertificateFor makes one for host names, or for 127.0.0.1.
+func writeCertificateFor(t *testing.T, directory string, serial int64, names ...string) (certFile, keyFile string) {
+	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
 	template := &x509.Certificate{SerialNumber: big.NewInt(serial), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true}
+	if len(names) > 0 {
+		template.DNSNames, template.IPAddresses = names, nil
+	}
 	cert, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {
 		t.Fatal(err)

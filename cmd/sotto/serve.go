@@ -109,6 +109,7 @@ func serve(ctx context.Context, out *output, f serveFlags, cmd *command) (err er
 	if err != nil {
 		return err
 	}
+	warnOfGap(certificate, log)
 	listener, err := f.bind(data, certificate, log)
 	if err != nil {
 		return err
@@ -163,7 +164,7 @@ func serve(ctx context.Context, out *output, f serveFlags, cmd *command) (err er
 	}
 	out.say(serverLine{"server", listener.URL(names[0]), names, data}, "server at %s, data in %s", listener.URL(names[0]), data)
 	if relay != nil {
-		f.relay.announce(out, relay)
+		f.relay.announce(out, relay, names[0])
 	}
 	sayMetrics(out, metrics)
 	if first && !f.open {

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -12,6 +14,8 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -69,6 +73,81 @@ func certificateFiles(cert, key string) (*signaling.CertificateFiles, error) {
 		return nil, nil
 	}
 	return signaling.LoadCertificate(cert, key)
+}
+
+// nameIn is the first host name of a certificate, "" if it has none.
+func nameIn(certificate *signaling.CertificateFiles) string {
+	if certificate == nil {
+		return ""
+	}
+	shown, err := certificate.Get(nil)
+	if err != nil {
+		return ""
+	}
+	leaf, err := x509.ParseCertificate(shown.Certificate[0])
+	if err != nil {
+		return ""
+	}
+	return hostName(leaf)
+}
+
+func hostName(leaf *x509.Certificate) string {
+	for _, name := range leaf.DNSNames {
+		if !strings.HasPrefix(name, "*.") {
+			return name
+		}
+	}
+	return ""
+}
+
+// warnOfGap tells an operator that clients may not get from a certificate to an authority that they
+// know. Those that have met the intermediate elsewhere do, which hides the fault.
+func warnOfGap(certificate *signaling.CertificateFiles, log *slog.Logger) {
+	if certificate == nil {
+		return
+	}
+	shown, err := certificate.Get(nil)
+	if err != nil {
+		return
+	}
+	if issuer := chainGap(shown.Certificate, nil); issuer != "" {
+		log.Warn("the issuer of the certificate in --tls-cert is neither in that file nor an authority "+
+			"that this system knows. If it is an intermediate, put its certificate into the file too, "+
+			"behind the server's. If it is an authority of your own, others need it by --ca.", "issuer", issuer)
+	}
+}
+
+// chainGap names the issuer at which a chain of certificates breaks off, "" if it leads to one of
+// roots (nil: the system's) or to a root of its own.
+func chainGap(chain [][]byte, roots *x509.CertPool) string {
+	var certificates []*x509.Certificate
+	others := x509.NewCertPool()
+	for _, der := range chain {
+		c, err := x509.ParseCertificate(der)
+		if err != nil {
+			return ""
+		}
+		certificates = append(certificates, c)
+		others.AddCert(c)
+	}
+	last := certificates[0]
+	options := x509.VerifyOptions{Roots: roots, Intermediates: others, CurrentTime: last.NotAfter.Add(-time.Second)}
+	if _, err := last.Verify(options); !errors.As(err, new(x509.UnknownAuthorityError)) {
+		return ""
+	}
+	for range certificates {
+		if bytes.Equal(last.RawIssuer, last.RawSubject) {
+			return ""
+		}
+		at := slices.IndexFunc(certificates, func(c *x509.Certificate) bool {
+			return bytes.Equal(c.RawSubject, last.RawIssuer)
+		})
+		if at < 0 {
+			break
+		}
+		last = certificates[at]
+	}
+	return last.Issuer.String()
 }
 
 // relayTLS serves it at the relay; nil for none.
@@ -152,7 +231,7 @@ func listenMetrics(address string) (net.Listener, error) {
 // answers at /metrics too, where Prometheus looks if it is not told otherwise.
 func serveMetrics(listener net.Listener, server *signaling.Server, relay *turnserver.Server) error {
 	mux := http.NewServeMux()
-	health := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte("ok\n")) }))
+	health := http.Handler(http.HandlerFunc(relayHealth))
 	if server != nil {
 		mux.Handle("GET /metrics", server.MetricsHandler())
 		health = server.Handler()
@@ -178,6 +257,15 @@ func serveMetrics(listener net.Listener, server *signaling.Server, relay *turnse
 		return err
 	}
 	return nil
+}
+
+// relayHealth is that of a relay alone; a server asks its store too.
+func relayHealth(w http.ResponseWriter, _ *http.Request) {
+	if err := signaling.DescriptorsLeft(); err != nil {
+		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		return
+	}
+	w.Write([]byte("ok\n"))
 }
 
 type metricsLine struct {

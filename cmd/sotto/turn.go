@@ -100,6 +100,7 @@ func (f *turnFlags) run(ctx context.Context, out *output, cmd *command) error {
 		return err
 	}
 	log := out.logger(f.verbose)
+	warnOfGap(certificate, log)
 	listener, err := listenMetrics(f.metrics)
 	if err != nil {
 		return err
@@ -114,7 +115,7 @@ func (f *turnFlags) run(ctx context.Context, out *output, cmd *command) error {
 	if listener != nil {
 		go serveMetrics(listener, nil, server)
 	}
-	f.relay.announce(out, server)
+	f.relay.announce(out, server, nameIn(certificate))
 	sayMetrics(out, listener)
 	newSettings := func() error {
 		var now turnFlags
