@@ -49,6 +49,7 @@ func TestACME(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		l.Share(func(c net.Conn) { c.Close() }) // the challenge comes to a port that is shared
 		done := make(chan error, 1)
 		go func() { done <- l.Serve(http.NotFoundHandler()) }()
 		c, err := tls.Dial("tcp", l.Addr().String(), &tls.Config{ServerName: "chat.sotto.test", InsecureSkipVerify: true})
@@ -64,6 +65,25 @@ func TestACME(t *testing.T) {
 			t.Error("the second start did not use the kept certificate")
 		}
 		first = leaf.SerialNumber
+		relays, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{GetCertificate: l.GetCertificate()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() {
+			if c, err := relays.Accept(); err == nil {
+				_ = c.(*tls.Conn).Handshake()
+				c.Close()
+			}
+		}()
+		c, err = tls.Dial("tcp", relays.Addr().String(), &tls.Config{ServerName: "chat.sotto.test", InsecureSkipVerify: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if shown := c.ConnectionState().PeerCertificates[0].SerialNumber; shown.Cmp(first) != 0 {
+			t.Errorf("another listener with its certificates shows %v, not %v", shown, first)
+		}
+		c.Close()
+		relays.Close()
 		if c, err := tls.Dial("tcp", l.Addr().String(), &tls.Config{ServerName: "other.sotto.test", InsecureSkipVerify: true}); err == nil {
 			c.Close()
 			t.Error("a name that is not ours got a certificate")

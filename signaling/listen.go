@@ -51,6 +51,7 @@ type Listener struct {
 	net    net.Listener
 	server *http.Server
 	plain  bool
+	sorter *sorter // of a shared port
 }
 
 // Listen binds the address. Nothing is answered before Serve.
@@ -140,11 +141,22 @@ func (l *Listener) URL(name string) string {
 	return scheme + "://" + net.JoinHostPort(name, port)
 }
 
+// GetCertificate is for tls.Config.GetCertificate of others that go by the same name, the relay for
+// one: the certificate that this listener shows. Nil for a plain one.
+func (l *Listener) GetCertificate() func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	if l.plain {
+		return nil
+	}
+	return l.server.TLSConfig.GetCertificate
+}
+
 // Serve answers with handler until Shutdown, then returns nil.
 func (l *Listener) Serve(handler http.Handler) error {
 	l.server.Handler = handler
 	var err error
-	if l.plain {
+	if l.sorter != nil {
+		err = l.serveSorted(handler)
+	} else if l.plain {
 		err = l.server.Serve(l.net)
 	} else {
 		err = l.server.ServeTLS(l.net, "", "")

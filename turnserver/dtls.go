@@ -52,7 +52,13 @@ func (s *Server) listenDTLS(address string, config *tls.Config) (*dtlsListener, 
 	setBuffers(conn)
 	certificate := func(hello *dtls.ClientHelloInfo) (*tls.Certificate, error) {
 		if config.GetCertificate != nil {
-			c, err := config.GetCertificate(&tls.ClientHelloInfo{ServerName: hello.ServerName, SupportedVersions: []uint16{tls.VersionTLS12}})
+			suites := make([]uint16, len(hello.CipherSuites)) // by which autocert knows who takes ECDSA
+			for i, suite := range hello.CipherSuites {
+				suites[i] = uint16(suite)
+			}
+			c, err := config.GetCertificate(&tls.ClientHelloInfo{
+				ServerName: hello.ServerName, CipherSuites: suites, SupportedVersions: []uint16{tls.VersionTLS12},
+			})
 			if c != nil || err != nil {
 				return c, err
 			}

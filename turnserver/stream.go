@@ -53,7 +53,26 @@ func (s *Server) acceptStreams(l net.Listener, config *tls.Config) {
 	}
 }
 
+// ServeConn serves a client that another listener accepted, whose TLS handshake is done: with that
+// TURN can share a port (RFC 7443). The connection counts as one of TLS from now on, within the
+// limits of its address, and is the relay's to close.
+func (s *Server) ServeConn(conn net.Conn) {
+	if s.draining.Load() {
+		_ = conn.Close()
+		return
+	}
+	s.serveStream(conn, tcpAddrPort(conn.RemoteAddr()), "tls")
+}
+
 func (s *Server) admitStream(conn net.Conn, client netip.AddrPort, config *tls.Config) {
+	if config != nil {
+		s.serveStream(tls.Server(conn, config), client, "tls")
+	} else {
+		s.serveStream(conn, client, "tcp")
+	}
+}
+
+func (s *Server) serveStream(conn net.Conn, client netip.AddrPort, transport string) {
 	if !s.connections.take(client.Addr()) {
 		s.metrics.refusedConnection.Inc()
 		_ = conn.Close()
@@ -61,9 +80,6 @@ func (s *Server) admitStream(conn net.Conn, client netip.AddrPort, config *tls.C
 	}
 	local := tcpAddrPort(conn.LocalAddr())
 	_ = conn.SetDeadline(time.Now().Add(s.cfg.tune.firstFrame))
-	if config != nil {
-		conn = tls.Server(conn, config)
-	}
 	st := &stream{s: s, conn: conn, client: client, r: bufio.NewReaderSize(conn, 2048)}
 	if !s.track(st) {
 		_ = conn.Close()
@@ -71,17 +87,14 @@ func (s *Server) admitStream(conn net.Conn, client netip.AddrPort, config *tls.C
 		return
 	}
 	s.metrics.connections.Inc()
-	go st.serve(local)
+	go st.serve(local, transport)
 }
 
 // serve waits for the first message before it starts a pion server.
-func (st *stream) serve(local netip.AddrPort) {
+func (st *stream) serve(local netip.AddrPort, transport string) {
 	f := &frontend{
-		s: st.s, socket: st, local: local, transport: "tcp", proven: true, stranger: new(bucket),
+		s: st.s, socket: st, local: local, transport: transport, proven: true, stranger: new(bucket),
 		relays: make(map[tuple]*relay),
-	}
-	if _, secured := st.conn.(*tls.Conn); secured {
-		f.transport = "tls"
 	}
 	st.holds = func() bool { return f.relayOf(tuple{client: st.client}) != nil }
 	if err := st.first(); err != nil {

@@ -50,7 +50,7 @@ func startCheckedRelay(t *testing.T, certificate, key string) *turnserver.Server
 	}
 	flags := relayFlags{tlsListen: []string{"127.0.0.1:0"}, dtlsListen: []string{"127.0.0.1:0"}, ports: "49152-65535"}
 	flags.onLoopback()
-	relay, err := flags.start([][]byte{checkSecret}, relayTLS(files), testLog())
+	relay, err := flags.start([][]byte{checkSecret}, relayTLS(files.Get), testLog())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,7 +132,7 @@ func TestCheckOfAnAddress(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	urls := relayURLs(relay, nameIn(files)) // as it prints
+	urls := new(relayFlags).urls(relay, nameIn(files)) // as it prints
 	if lines, code := checkAt(t, checkSecret, certificate, urls...); code != exitDone || len(lines) != 4 {
 		t.Errorf("%q: exit code %d, %+v", urls, code, lines)
 	}

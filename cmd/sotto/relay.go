@@ -42,6 +42,7 @@ type relayFlags struct {
 	drain      time.Duration
 	dataPlane  string
 	offload    string
+	sharedPort string // of the server, where clients of the relay come too
 
 	allocations, perUser, perAddress           int
 	connections, connectionsPerAddress         int
@@ -51,7 +52,7 @@ type relayFlags struct {
 
 func (r *relayFlags) define(flags *pflag.FlagSet) {
 	flags.StringSliceVar(&r.listen, "relay-listen", nil, "`ADDRESS`es of the relay, UDP and TCP (default :3478; with a server on loopback a free port there)")
-	flags.StringSliceVar(&r.tlsListen, "relay-tls-listen", nil, "`ADDRESS`es of the relay for TLS, with the certificate given, for instance :5349")
+	flags.StringSliceVar(&r.tlsListen, "relay-tls-listen", nil, "`ADDRESS`es of the relay for TLS, with the server's certificate, for instance :5349; or that of --listen, to share it")
 	flags.StringSliceVar(&r.dtlsListen, "relay-dtls-listen", nil, "`ADDRESS`es of the relay for DTLS, TLS over UDP, likewise")
 	flags.StringSliceVar(&r.external, "relay-address", nil, "the `IP` the internet knows this machine by, where it is not the machine's own")
 	flags.StringVar(&r.ports, "relay-ports", "49152-65535", "UDP ports for relayed traffic, as `FIRST-LAST`; open them in the firewall")
@@ -94,7 +95,7 @@ func (r *relayFlags) start(secrets [][]byte, certificate *tls.Config, log *slog.
 		return nil, err
 	}
 	if len(r.tlsListen)+len(r.dtlsListen) > 0 && certificate == nil {
-		return nil, usagef("--relay-tls-listen and --relay-dtls-listen need --tls-cert and --tls-key")
+		return nil, usagef("--relay-tls-listen and --relay-dtls-listen need --tls-cert and --tls-key, or --acme")
 	}
 	config.Secrets, config.TLSConfig, config.Logger = secrets, certificate, log
 	server, err := turnserver.New(config)
@@ -158,12 +159,15 @@ func portRange(text string) (turnserver.PortRange, error) {
 	return turnserver.PortRange{Min: uint16(low), Max: uint16(high)}, nil
 }
 
-// relayURLs are what clients are told. Over TLS and DTLS they check the name in the certificate, so
-// they are given that, if there is one.
-func relayURLs(server *turnserver.Server, name string) []string {
+// urls are what clients are told. Over TLS and DTLS they check the name in the certificate, so they
+// are given that, if there is one.
+func (r *relayFlags) urls(server *turnserver.Server, name string) []string {
 	urls := server.URLs()
 	if name == "" {
 		return urls
+	}
+	if r.sharedPort != "" {
+		urls = append(urls, "turns:"+net.JoinHostPort(name, r.sharedPort)+"?transport=tcp")
 	}
 	for i, url := range urls {
 		if at, secured := strings.CutPrefix(url, "turns:"); secured {
@@ -307,7 +311,7 @@ type offloadLine struct {
 }
 
 func (r *relayFlags) announce(out *output, server *turnserver.Server, name string) {
-	urls := relayURLs(server, name)
+	urls := r.urls(server, name)
 	shown := make([]visible.Text, len(urls))
 	for i, url := range urls {
 		shown[i] = visible.Line(url)

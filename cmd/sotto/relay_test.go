@@ -68,7 +68,7 @@ func TestHangupReloadsTheRelaysCertificate(t *testing.T) {
 	}
 	flags := relayFlags{tlsListen: []string{"127.0.0.1:0"}, ports: "49152-65535"}
 	flags.onLoopback()
-	relay, err := flags.start([][]byte{[]byte("a secret of at least 16 bytes")}, relayTLS(certificate), testLog())
+	relay, err := flags.start([][]byte{[]byte("a secret of at least 16 bytes")}, relayTLS(certificate.Get), testLog())
 	if err != nil {
 		t.Fatal(err)
 	}

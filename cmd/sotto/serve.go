@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -53,6 +54,8 @@ Examples:
       to try it on one machine; plain, as nothing leaves it
   sotto serve --listen :443 --acme sotto.example --relay-address 198.51.100.7
       on the internet, with a certificate from Let's Encrypt; open TCP 443, UDP and TCP 3478, and UDP 49152 to 65535
+  sotto serve --listen :443 --acme sotto.example --relay-address 198.51.100.7 --relay-tls-listen :443
+      likewise, and the relay answers on TCP 443 too (TURN over TLS), which more firewalls let through
   sotto serve --listen :443 --name sotto.example --tls-cert cert.pem --tls-key key.pem --no-relay
       with certificate files, and no relay
   sotto serve --config /etc/sotto.conf
@@ -136,12 +139,15 @@ func serve(ctx context.Context, out *output, f serveFlags, cmd *command) (err er
 			return err
 		}
 	}
-	relay, relayConfig, err := f.startRelay(names[0], certificate, log)
+	relay, relayConfig, err := f.startRelay(names[0], listener, log)
 	if err != nil {
 		return err
 	}
 	if relay != nil {
 		undo.add(func(context.Context) error { return stopRelay(relay) })
+		if f.relay.sharedPort != "" {
+			listener.Share(relay.ServeConn)
+		}
 	}
 
 	server, err := signaling.New(signaling.Config{
@@ -186,6 +192,7 @@ func serve(ctx context.Context, out *output, f serveFlags, cmd *command) (err er
 			return err
 		}
 		now.loopback()
+		now.share()
 		return f.relay.take(relay, &now.relay, differs)
 	}
 	if err := untilStopped(ctx, reloads(certificate, newSettings, newSecrets), failed, log); err != nil {
@@ -268,7 +275,9 @@ func checkNames(names []string, certificate *signaling.CertificateFiles) error {
 }
 
 // startRelay starts the relay inside, or names the one elsewhere, or neither.
-func (f *serveFlags) startRelay(name string, certificate *signaling.CertificateFiles, log *slog.Logger) (*turnserver.Server, *signaling.RelayConfig, error) {
+func (f *serveFlags) startRelay(
+	name string, listener *signaling.Listener, log *slog.Logger,
+) (*turnserver.Server, *signaling.RelayConfig, error) {
 	if len(f.relayURLs) > 0 && f.relay.secretFile == "" {
 		return nil, nil, usagef("--relay-url needs the secret shared with that relay: --relay-secret-file FILE")
 	}
@@ -283,12 +292,34 @@ func (f *serveFlags) startRelay(name string, certificate *signaling.CertificateF
 		return nil, &signaling.RelayConfig{URLs: f.relayURLs, Secret: secrets[0]}, nil
 	}
 	f.loopback()
-	relay, err := f.relay.start(secrets, relayTLS(certificate), log)
+	f.share()
+	if f.relay.sharedPort != "" && listener.GetCertificate() == nil {
+		return nil, nil, usagef("--relay-tls-listen %s is the address of --listen, which has no TLS: give it a certificate", f.listen)
+	}
+	relay, err := f.relay.start(secrets, relayTLS(listener.GetCertificate()), log)
 	if err != nil {
 		return nil, nil, err
 	}
-	return relay, &signaling.RelayConfig{URLs: relayURLs(relay, name), Secret: secrets[0]}, nil
+	return relay, &signaling.RelayConfig{URLs: f.relay.urls(relay, name), Secret: secrets[0]}, nil
 }
+
+// share has TURN over TLS come to the server's own port, where the relay is told to listen there too.
+func (f *serveFlags) share() {
+	own, port, err := net.SplitHostPort(f.listen)
+	if err != nil || port == "0" {
+		return
+	}
+	f.relay.tlsListen = slices.DeleteFunc(f.relay.tlsListen, func(address string) bool {
+		host, asked, err := net.SplitHostPort(address)
+		same := err == nil && asked == port && (host == own || wildcard(host) && wildcard(own))
+		if same {
+			f.relay.sharedPort = port
+		}
+		return same
+	})
+}
+
+func wildcard(host string) bool { return host == "" || net.ParseIP(host).IsUnspecified() }
 
 // loopback makes the relay of a server for trials one for trials.
 func (f *serveFlags) loopback() {

@@ -150,12 +150,12 @@ func chainGap(chain [][]byte, roots *x509.CertPool) string {
 	return last.Issuer.String()
 }
 
-// relayTLS serves it at the relay; nil for none.
-func relayTLS(certificate *signaling.CertificateFiles) *tls.Config {
-	if certificate == nil {
+// relayTLS serves a certificate at the relay; nil for none.
+func relayTLS(get func(*tls.ClientHelloInfo) (*tls.Certificate, error)) *tls.Config {
+	if get == nil {
 		return nil
 	}
-	return &tls.Config{GetCertificate: certificate.Get}
+	return &tls.Config{GetCertificate: get}
 }
 
 // A reload reads something again that may have changed, and leaves in use what was if it cannot.

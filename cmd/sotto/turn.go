@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"os"
 
 	"github.com/spf13/pflag"
@@ -108,7 +109,11 @@ func (f *turnFlags) run(ctx context.Context, out *output, cmd *command) error {
 	if listener != nil {
 		defer listener.Close()
 	}
-	server, err := f.relay.start(secrets, relayTLS(certificate), log)
+	var shown *tls.Config
+	if certificate != nil {
+		shown = relayTLS(certificate.Get)
+	}
+	server, err := f.relay.start(secrets, shown, log)
 	if err != nil {
 		return err
 	}
