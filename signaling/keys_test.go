@@ -191,7 +191,17 @@ func TestRelayCredentials(t *testing.T) {
 		t.Error("a short secret was taken")
 	}
 
+	if err := s.SetRelayURLs([]string{"turn:127.0.0.2:3478", "turns:127.0.0.2:5349"}); err != nil {
+		t.Fatal(err)
+	}
+	if c = ask(bob); len(c.Urls) != 2 || c.Urls[0] != "turn:127.0.0.2:3478" {
+		t.Errorf("after the relay has moved: %q", c.Urls)
+	}
+
 	none := serve(t)
+	if s.SetRelayURLs(nil) == nil || none.SetRelayURLs(c.Urls) == nil {
+		t.Error("no address, or one for no relay, was taken")
+	}
 	if none.SetRelaySecret(fresh) == nil {
 		t.Error("a secret was taken for no relay")
 	}

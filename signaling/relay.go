@@ -36,7 +36,7 @@ func (l *link) relay() (*wire.ServerFrame, error) {
 	secret := *s.relaySecret.Load()
 	username, password := turncred.Mint(secret, relayID(secret, account, now), r.TTL, now)
 	return &wire.ServerFrame{Body: &wire.ServerFrame_RelayCredentials{RelayCredentials: &wire.RelayCredentials{
-		Urls:      r.URLs,
+		Urls:      *s.relayURLs.Load(),
 		Username:  username,
 		Password:  password,
 		ExpiresAt: uint64(now.Add(r.TTL).UnixMilli()),
@@ -52,6 +52,15 @@ func (s *Server) SetRelaySecret(secret []byte) error {
 		return errRelaySecret
 	}
 	s.relaySecret.Store(&secret)
+	return nil
+}
+
+// SetRelayURLs replaces the relay's addresses, while the server runs: the relay has moved.
+func (s *Server) SetRelayURLs(urls []string) error {
+	if s.cfg.Relay == nil || len(urls) == 0 {
+		return errors.New("there is no relay to send devices to")
+	}
+	s.relayURLs.Store(&urls)
 	return nil
 }
 

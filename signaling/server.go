@@ -54,7 +54,8 @@ type Server struct {
 	meetings    *meetings
 	health      health
 	relaySecret atomic.Pointer[[]byte] // what relay credentials are made from now
-	erased      atomic.Bool            // something was erased since the last scrub
+	relayURLs   atomic.Pointer[[]string]
+	erased      atomic.Bool // something was erased since the last scrub
 
 	mu      sync.Mutex
 	ended   bool            // no new work
@@ -153,6 +154,7 @@ func newServer(cfg Config, db store.Store, keys *issuer, t timing) *Server {
 	}
 	if cfg.Relay != nil {
 		s.relaySecret.Store(&cfg.Relay.Secret)
+		s.relayURLs.Store(&cfg.Relay.URLs)
 	}
 	s.stop, s.halt = context.WithCancel(context.Background())
 	s.cutting, s.cut = context.WithCancel(context.Background())

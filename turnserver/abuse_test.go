@@ -373,7 +373,7 @@ func testPortsRunOut(t *testing.T, plane string) {
 // the search at the first of 16,384 ports, for the goroutine that serves all clients is waiting.
 func testOtherErrorsEndTheSearchForAPort(t *testing.T, plane string) {
 	s := startRelay(t, plane, func(c *Config) { c.RelayPorts = PortRange{} })
-	at := s.relays[0]
+	at := (*s.relays.Load())[0]
 	if _, err := s.table.open(s, relayAddr{netip.MustParseAddr("192.0.2.77"), at.public}, false, openUDPPort); !errors.Is(err, syscall.EADDRNOTAVAIL) {
 		t.Errorf("%v, want the first port's error", err)
 	} else if strings.Contains(err.Error(), "192.0.2.77") {

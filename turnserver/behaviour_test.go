@@ -39,6 +39,7 @@ var behaviours = []behaviour{
 	{"IPv6", testIPv6, watches},
 	{"IPv4 to IPv6", testFamilies, watches},
 	{"every address", testEveryAddress, absent},
+	{"another address", testAnotherAddress, absent},
 	{"mixed transports", testMixedTransports, absent},
 	{"Chromium", testChromium, carries},
 	{"sizes", testSizes, carries},

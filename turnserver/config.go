@@ -113,8 +113,10 @@ type tuning struct {
 	shortest     time.Duration    // the least that a client may ask for
 	permission   time.Duration
 	channel      time.Duration
-	offloadMode  string // native or generic, where the default would choose the other
-	onPermission func() // runs between pion's publishing of a permission and the start of its timer
+	look         time.Duration                       // between looks at this machine's addresses
+	source       func(network, to string) netip.Addr // defaultSource
+	offloadMode  string                              // native or generic, where the default would choose the other
+	onPermission func()                              // runs between pion's publishing of a permission and the start of its timer
 }
 
 const (
@@ -195,6 +197,7 @@ func (c Config) withDefaults() (Config, error) {
 	setDefault(&c.MaxConnectionsPerAddress, 256)
 	setDefault(&c.tune.firstFrame, 6*time.Second)
 	setDefault(&c.tune.restOfFrame, 6*time.Second)
+	setDefault(&c.tune.look, 10*time.Second)
 	setDefault(&c.tune.outage, 45*time.Second)
 	setDefault(&c.tune.idle, 30*time.Second)
 	setDefault(&c.tune.lifetime, 10*time.Minute)  // RFC 8656 section 3.2
@@ -209,6 +212,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.tune.now == nil {
 		c.tune.now = steady()
+	}
+	if c.tune.source == nil {
+		c.tune.source = defaultSource
 	}
 	if c.tune.onPermission == nil {
 		c.tune.onPermission = func() {}

@@ -18,9 +18,13 @@ import (
 // dialDTLS is a DTLS connection to the relay from an address of loopback.
 func dialDTLS(t testing.TB, s *Server, from string) (*dtls.Conn, error) {
 	t.Helper()
+	return dialDTLSAt(t, s.Addrs().DTLS[0], from)
+}
+
+func dialDTLSAt(t testing.TB, at netip.AddrPort, from string) (*dtls.Conn, error) {
+	t.Helper()
 	conn := listenOn(t, from)
-	at := net.UDPAddrFromAddrPort(s.Addrs().DTLS[0])
-	secured, err := dtls.ClientWithOptions(conn, at, dtls.WithInsecureSkipVerify(true), dtls.WithLoggerFactory(silence{}), dtls.WithFlightInterval(100*time.Millisecond))
+	secured, err := dtls.ClientWithOptions(conn, net.UDPAddrFromAddrPort(at), dtls.WithInsecureSkipVerify(true), dtls.WithLoggerFactory(silence{}), dtls.WithFlightInterval(100*time.Millisecond))
 	if err != nil {
 		t.Fatal(err)
 	}

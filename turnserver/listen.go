@@ -171,7 +171,8 @@ func (s *Server) relayAddrs(listening []netip.AddrPort) ([]relayAddr, error) {
 	var candidates []netip.Addr
 	for _, a := range listening {
 		if a.Addr().IsUnspecified() {
-			candidates = append(candidates, defaultSource("udp4", "192.0.2.1:9"), defaultSource("udp6", "[2001:db8::1]:9"))
+			source := s.cfg.tune.source
+			candidates = append(candidates, source("udp4", "192.0.2.1:9"), source("udp6", "[2001:db8::1]:9"))
 		} else {
 			candidates = append(candidates, a.Addr())
 		}
@@ -220,7 +221,7 @@ func defaultSource(network, to string) netip.Addr {
 // relayAddrFor prefers the address that the client came to.
 func (s *Server) relayAddrFor(listening netip.Addr, v6 bool) (relayAddr, bool) {
 	found, ok := relayAddr{}, false
-	for _, a := range s.relays {
+	for _, a := range *s.relays.Load() {
 		if a.local.Is6() == v6 && (!ok || a.local == listening) {
 			found, ok = a, true
 		}

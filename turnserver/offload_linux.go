@@ -84,7 +84,7 @@ func (s *Server) startOffload() (*offload, error) {
 // attach puts the program on the interfaces that have our addresses now.
 func (o *offload) attach() error {
 	ours := make(map[netip.Addr]bool)
-	for _, r := range o.s.relays {
+	for _, r := range *o.s.relays.Load() {
 		ours[r.local] = true
 	}
 	for _, a := range o.s.addrs.UDP {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"slices"
@@ -26,6 +27,7 @@ var inLab = []behaviour{
 	{"neighbours", testOffloadNeighbours, carries},
 	{"interface change", testOffloadInterfaceChange, carries},
 	{"more channels than room", testOffloadIsFull, carries},
+	{"address change", testOffloadAddressChange, carries},
 	{"says what it carries", testOffloadSays, carries},
 	{"kill -9", testOffloadDiesWithItsProcess, watches},
 }
@@ -223,6 +225,48 @@ func testOffloadIsFull(t *testing.T, plane string) {
 	world.moved()
 	if got := echo(room); got != 2 {
 		t.Errorf("a channel that has room now: the driver carried %d packets", got)
+	}
+}
+
+// testOffloadAddressChange: the machine gets another address, as by DHCP. What was relayed at the old
+// one ends; the driver carries at the new one.
+func testOffloadAddressChange(t *testing.T, plane string) {
+	here, there := []string{"198.18.11.1/24"}, []string{"198.18.11.3/24"}
+	if err := theLab.connect("near5", "far5", here, there); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = commands("ip link delete near5") })
+	if err := commands("ip route add default via 198.18.11.3"); err != nil {
+		t.Fatal(err)
+	}
+	s := startRelay(t, plane, func(c *Config) {
+		c.UDP, c.tune.look = []string{":0"}, 50*time.Millisecond
+		c.AllowPeers = append(c.AllowPeers, prefixes("198.18.11.0/24")...)
+	})
+	port := s.Addrs().UDP[0].Port()
+	at := func(host string) *rawClient {
+		client := newRawClient(t, s, "alice")
+		conn, err := theLab.dial(netip.AddrPortFrom(netip.MustParseAddr(host), port))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+		client.conn = conn
+		return client
+	}
+	other := listenOn(t, "198.18.11.3")
+	carries := driverCarries(t, s, at("198.18.11.1"), other)
+	eventually(t, "the driver carries", carries)
+	if err := commands(
+		"ip addr del 198.18.11.1/24 dev near5", "ip addr add 198.18.11.2/24 dev near5", "ip route add default via 198.18.11.3",
+	); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the allocation at the old address ends", func() bool { return len(relaysOf(s)) == 0 })
+	carries = driverCarries(t, s, at("198.18.11.2"), other)
+	eventually(t, "the driver carries at the new address", carries)
+	if r := relaysOf(s); len(r) != 1 || r[0].public.Addr().String() != "198.18.11.2" {
+		t.Errorf("relayed at %v", r[0].public)
 	}
 }
 

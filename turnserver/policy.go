@@ -29,7 +29,8 @@ type policy struct {
 // localAddrs are this machine's addresses as the interfaces have them now, and the broadcast addresses of their networks.
 type localAddrs struct {
 	own, broadcast map[netip.Addr]bool
-	ownNetworks    []netip.Prefix // of the loopback interfaces
+	present        map[netip.Addr]bool // of own, those on an interface
+	ownNetworks    []netip.Prefix      // of the loopback interfaces
 }
 
 var (
@@ -72,7 +73,9 @@ func (p *policy) open(allow []netip.Prefix) {
 
 // refresh reads the interfaces again; extra are addresses that are ours without being on one.
 func (p *policy) refresh(extra []netip.Addr) {
-	l := &localAddrs{own: make(map[netip.Addr]bool), broadcast: make(map[netip.Addr]bool)}
+	l := &localAddrs{
+		own: make(map[netip.Addr]bool), broadcast: make(map[netip.Addr]bool), present: make(map[netip.Addr]bool),
+	}
 	for _, a := range extra {
 		l.own[a] = true
 	}
@@ -107,7 +110,7 @@ func (l *localAddrs) add(n *net.IPNet, loopback bool) {
 		return
 	}
 	a = a.Unmap()
-	l.own[a] = true
+	l.own[a], l.present[a] = true, true
 	ones, bits := n.Mask.Size()
 	if loopback && bits == a.BitLen() {
 		l.ownNetworks = append(l.ownNetworks, netip.PrefixFrom(a, ones).Masked())

@@ -21,11 +21,11 @@ type Server struct {
 	metrics *metrics
 	policy  policy
 	table   *table
-	relays  []relayAddr
+	relays  atomic.Pointer[[]relayAddr]
+	moves   moves
 	addrs   Addrs
-	offload *offload     // nil: the sockets carry everything
-	offered string       // what became of Config.Offload
-	ours    []netip.Addr // addresses of this machine that may be on no interface: what we listen on and what the internet knows us by
+	offload *offload // nil: the sockets carry everything
+	offered string   // what became of Config.Offload
 
 	secrets     atomic.Pointer[[][]byte]
 	named       atomic.Pointer[map[string][]byte] // Config.Users
@@ -83,10 +83,12 @@ func New(cfg Config) (*Server, error) {
 		nonces:      newNonces(),
 		stop:        make(chan struct{}),
 		streams:     make(map[connection]struct{}),
+		moves:       moves{told: make(chan struct{}, 1)},
 	}
 	s.secrets.Store(&cfg.Secrets)
 	s.named.Store(&cfg.Users)
 	s.policy.allow.Store(&cfg.AllowPeers)
+	s.relays.Store(new([]relayAddr))
 	s.policy.refresh(cfg.External)
 	if err := s.listen(); err != nil {
 		s.close()
@@ -146,21 +148,12 @@ func (s *Server) listen() error {
 		}
 	}
 
-	var err error
-	all := slices.Concat(s.addrs.UDP, s.addrs.TCP, s.addrs.TLS, s.addrs.DTLS)
-	if s.relays, err = s.relayAddrs(all); err != nil {
+	relays, err := s.relayAddrs(s.addrs.all())
+	if err != nil {
 		return err
 	}
-	for _, r := range s.relays {
-		s.addrs.External = append(s.addrs.External, r.public)
-	}
-	for _, a := range all {
-		if !a.Addr().IsUnspecified() {
-			s.ours = append(s.ours, a.Addr())
-		}
-	}
-	s.ours = append(s.ours, s.addrs.External...)
-	s.policy.refresh(s.ours)
+	s.relays.Store(&relays)
+	s.policy.refresh(s.ours())
 
 	if err := s.openOffload(); err != nil {
 		return err
@@ -214,30 +207,24 @@ func (s *Server) openOffload() (err error) {
 // Offload says, for the operator, which interfaces carry packets in their driver, or why none does.
 func (s *Server) Offload() string { return s.offered }
 
-// watchAddresses follows changes of this machine's addresses, which no client may reach.
-func (s *Server) watchAddresses() {
-	defer s.tasks.Done()
-	tick := time.NewTicker(30 * time.Second)
-	defer tick.Stop()
-	for {
-		select {
-		case <-tick.C:
-			s.policy.refresh(s.ours)
-		case <-s.stop:
-			return
-		}
+// Addrs tells where the relay listens.
+func (s *Server) Addrs() Addrs {
+	a := s.addrs
+	for _, r := range *s.relays.Load() {
+		a.External = append(a.External, r.public)
 	}
+	return a
 }
 
-// Addrs tells where the relay listens.
-func (s *Server) Addrs() Addrs { return s.addrs }
+func (a Addrs) all() []netip.AddrPort { return slices.Concat(a.UDP, a.TCP, a.TLS, a.DTLS) }
 
 // URLs are what to give to ICE agents: a turn: or turns: URI (RFC 7065) for each listener, with the external address in place of a local one.
 func (s *Server) URLs() []string {
 	var out []string
+	relays := *s.relays.Load()
 	add := func(scheme, transport string, at []netip.AddrPort) {
 		for _, a := range at {
-			v6 := a.Addr().Is6() && (!a.Addr().IsUnspecified() || len(s.relays) > 0 && s.relays[0].local.Is6())
+			v6 := a.Addr().Is6() && (!a.Addr().IsUnspecified() || len(relays) > 0 && relays[0].local.Is6())
 			if r, ok := s.relayAddrFor(a.Addr(), v6); ok {
 				out = append(out, fmt.Sprintf("%s:%s?transport=%s", scheme, netip.AddrPortFrom(r.public, a.Port()), transport))
 			}

@@ -110,8 +110,14 @@ func TestEveryAddressDTLS(t *testing.T) {
 		c.UDP, c.DTLS = []string{"127.0.0.1:0"}, []string{":0"}
 	})
 	for _, address := range []string{"127.0.0.5", "127.0.0.6"} {
-		s.addrs.DTLS[0] = netip.AddrPortFrom(netip.MustParseAddr(address), s.Addrs().DTLS[0].Port())
-		dtlsClient(t, s, "alice").mustSucceed(stun.MethodAllocate, udpTransport)
+		at := netip.AddrPortFrom(netip.MustParseAddr(address), s.Addrs().DTLS[0].Port())
+		conn, err := dialDTLSAt(t, at, "127.0.0.1")
+		if err != nil {
+			t.Fatalf("%s: %v", address, err)
+		}
+		alice := newRawClient(t, s, "alice")
+		alice.conn = conn
+		alice.mustSucceed(stun.MethodAllocate, udpTransport)
 	}
 }
 

@@ -311,13 +311,27 @@ type offloadLine struct {
 }
 
 func (r *relayFlags) announce(out *output, server *turnserver.Server, name string) {
-	urls := r.urls(server, name)
+	sayRelay(out, r.urls(server, name))
+	if r.offload != "off" {
+		out.say(offloadLine{"offload", server.Offload()}, "offload   %s", server.Offload())
+	}
+}
+
+// followMoves tells whoever sends clients to the relay when its own addresses change, until it ends.
+func followMoves(out *output, moved <-chan struct{}, urls func() []string, tell func(urls []string) error) {
+	for range moved {
+		if err := tell(urls()); err != nil {
+			out.warn(nil, "the relay has moved, and the server still sends devices to its old address: %v", err)
+			continue
+		}
+		sayRelay(out, urls())
+	}
+}
+
+func sayRelay(out *output, urls []string) {
 	shown := make([]visible.Text, len(urls))
 	for i, url := range urls {
 		shown[i] = visible.Line(url)
 	}
 	out.say(relayLine{"relay", urls}, "relay at  %s", visible.Join("\n          ", shown...))
-	if r.offload != "off" {
-		out.say(offloadLine{"offload", server.Offload()}, "offload   %s", server.Offload())
-	}
 }

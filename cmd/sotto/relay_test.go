@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"io"
 	"math/big"
 	"net"
@@ -104,6 +105,29 @@ func TestHangupReloadsTheRelaysCertificate(t *testing.T) {
 	stop()
 	if err := <-stopped; err != nil {
 		t.Error(err)
+	}
+}
+
+// TestFollowMoves: once a relay has moved, devices are sent to where it is, and the operator sees it.
+func TestFollowMoves(t *testing.T) {
+	moved := make(chan struct{}, 2)
+	moved <- struct{}{}
+	moved <- struct{}{}
+	close(moved)
+	var told [][]string
+	at := []string{"turn:192.0.2.2:3478?transport=udp"}
+	var stdout, stderr strings.Builder
+	followMoves(newOutput(&stdout, &stderr, false), moved, func() []string { return at }, func(urls []string) error {
+		if told = append(told, urls); len(told) == 2 {
+			return errors.New("no")
+		}
+		return nil
+	})
+	if len(told) != 2 || !slices.Equal(told[0], at) {
+		t.Errorf("told %q", told)
+	}
+	if want := "relay at  " + at[0] + "\n"; stdout.String() != want || !strings.Contains(stderr.String(), "old address: no") {
+		t.Errorf("%q, %q", &stdout, &stderr)
 	}
 }
 

@@ -171,6 +171,8 @@ func serve(ctx context.Context, out *output, f serveFlags, cmd *command) (err er
 	out.say(serverLine{"server", listener.URL(names[0]), names, data}, "server at %s, data in %s", listener.URL(names[0]), data)
 	if relay != nil {
 		f.relay.announce(out, relay, names[0])
+		urls := func() []string { return f.relay.urls(relay, names[0]) }
+		go followMoves(out, relay.Moved(), urls, server.SetRelayURLs)
 	}
 	sayMetrics(out, metrics)
 	if first && !f.open {

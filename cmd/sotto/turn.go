@@ -120,7 +120,10 @@ func (f *turnFlags) run(ctx context.Context, out *output, cmd *command) error {
 	if listener != nil {
 		go serveMetrics(listener, nil, server)
 	}
-	f.relay.announce(out, server, nameIn(certificate))
+	name := nameIn(certificate)
+	f.relay.announce(out, server, name)
+	urls := func() []string { return f.relay.urls(server, name) }
+	go followMoves(out, server.Moved(), urls, func([]string) error { return nil })
 	sayMetrics(out, listener)
 	newSettings := func() error {
 		var now turnFlags
