@@ -75,7 +75,9 @@ func TestACME(t *testing.T) {
 				c.Close()
 			}
 		}()
-		c, err = tls.Dial("tcp", relays.Addr().String(), &tls.Config{ServerName: "chat.sotto.test", InsecureSkipVerify: true})
+		c, err = tls.Dial("tcp", relays.Addr().String(), &tls.Config{
+			ServerName: "chat.sotto.test", InsecureSkipVerify: true,
+		})
 		if err != nil {
 			t.Fatal(err)
 		}

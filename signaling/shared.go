@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// Devices and the clients of a relay (TURN over TLS) may come to one port. Each connection is one or
-// the other's once its TLS handshake is done:
+// Devices and the clients of a relay (TURN over TLS) may come to one port. Each connection is one
+// or the other's once its TLS handshake is done:
 //
 //  1. by the protocol that it agreed on (ALPN): "stun.turn" (RFC 7443) or "http/1.1";
 //  2. or, without one, by its first byte: a STUN message begins with two zero bits (RFC 8489
@@ -39,7 +39,9 @@ func (l *Listener) Share(take func(net.Conn)) {
 		}
 		return nil, nil
 	}
-	l.sorter = &sorter{Listener: l.net, config: config, turn: take, sorted: make(chan accepted), within: sortingTime}
+	l.sorter = &sorter{
+		Listener: l.net, config: config, turn: take, sorted: make(chan accepted), within: sortingTime,
+	}
 	l.sorter.ctx, l.sorter.cancel = context.WithCancel(context.Background())
 }
 
@@ -165,8 +167,8 @@ func (b *begun) Read(p []byte) (int, error) {
 	return b.Conn.Read(p)
 }
 
-// begunState is where a request finds what its connection's handshake came to, which the HTTP server
-// knows of a tls.Conn only.
+// begunState is where a request finds what its connection's handshake came to, which the HTTP
+// server knows of a tls.Conn only.
 type begunState struct{}
 
 func withState(ctx context.Context, conn net.Conn) context.Context {

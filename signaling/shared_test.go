@@ -96,7 +96,8 @@ func TestSharedPort(t *testing.T) {
 				want = fmt.Appendf(nil, "HTTP %x %v", key, err)
 			}
 			got, err := io.ReadAll(conn)
-			if !bytes.HasSuffix(got, want) || len(want) == 0 && len(got) > 0 || errors.Is(err, os.ErrDeadlineExceeded) {
+			right := bytes.HasSuffix(got, want) && (len(want) > 0 || len(got) == 0)
+			if !right || errors.Is(err, os.ErrDeadlineExceeded) {
 				t.Errorf("%q, %v, want %q", got, err, want)
 			}
 		})
@@ -133,8 +134,8 @@ func TestSharedPortKeepsAlive(t *testing.T) {
 	}
 }
 
-// TestSharedPortIsBounded: who says nothing is closed, before and after the handshake, and gives its
-// place back.
+// TestSharedPortIsBounded: who says nothing is closed, before and after the handshake, and gives
+// its place back.
 func TestSharedPortIsBounded(t *testing.T) {
 	l := sharedPort(t, 500*time.Millisecond)
 	for range 15 {

@@ -54,11 +54,11 @@ func Mint(secret []byte, id string, ttl time.Duration, now time.Time) (username,
 	return username, Password(secret, username)
 }
 
-// Parse splits a username: "expiry:id", "id:expiry", or an expiry alone, which is then the id too, so
-// that each such credential is a user of its own. If what stands before the first colon is a number
-// it is the expiry, and all else the id, as coturn has it: "1:2" expires at 1. Otherwise the expiry
-// stands behind the last colon. An expiry has one spelling, without sign and leading zeros. Parse
-// says nothing of whether it has passed.
+// Parse splits a username: "expiry:id", "id:expiry", or an expiry alone, which is then the id too,
+// so that each such credential is a user of its own. If what stands before the first colon is a
+// number it is the expiry, and all else the id, as coturn has it: "1:2" expires at 1. Otherwise the
+// expiry stands behind the last colon. An expiry has one spelling, without sign and leading zeros.
+// Parse says nothing of whether it has passed.
 func Parse(username string) (id string, expiry time.Time, err error) {
 	digits, id, found := strings.Cut(username, ":")
 	switch last := strings.LastIndexByte(username, ':'); {

@@ -102,7 +102,8 @@ func testSecretsRotate(t *testing.T, plane string) {
 	alice.mustSucceed(stun.MethodRefresh)
 	alice.mustSucceed(stun.MethodChannelBind, channelAttr(0x4000), peerAttr(addrPort(other.LocalAddr())))
 	passes("once refreshed")
-	for _, bad := range [][][]byte{nil, {[]byte("short")}, slices.Repeat([][]byte{fresh}, maxSecrets+1)} {
+	tooMany := slices.Repeat([][]byte{fresh}, maxSecrets+1)
+	for _, bad := range [][][]byte{nil, {[]byte("short")}, tooMany} {
 		if s.SetSecrets(bad) == nil {
 			t.Errorf("%d secrets are accepted: none, a short one, too many", len(bad))
 		}
@@ -134,7 +135,9 @@ func testFormsOfCredentials(t *testing.T, plane string) {
 		{fmt.Sprintf("carol:%d", over), turncred.Password, 401},
 		{fmt.Sprint(over), turncred.PasswordSHA256, 401},
 		{"carol", turncred.Password, 401},
-		{alice, func(secret []byte, _ string) string { return turncred.PasswordSHA256(secret, "bob") }, 401},
+		{alice, func(secret []byte, _ string) string {
+			return turncred.PasswordSHA256(secret, "bob")
+		}, 401},
 	} {
 		client := newRawClient(t, s, "")
 		client.username, client.password = c.username, c.password(testSecret, c.username)

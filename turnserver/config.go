@@ -9,13 +9,14 @@ import (
 	"time"
 )
 
-// Config says where the relay listens, who may use it and for how much. Secrets or Users, and one of
-// UDP, TCP, TLS and DTLS are required; the zero value of everything else is a sound default.
+// Config says where the relay listens, who may use it and for how much. Secrets or Users, and one
+// of UDP, TCP, TLS and DTLS are required; the zero value of everything else is a sound default.
 type Config struct {
 	// UDP, TCP, TLS and DTLS are the addresses to serve clients on, as "203.0.113.7:3478", "[2001:db8::7]:3478", or ":3478" for every
 	// address of the machine. Port 0 takes a free one, which Addrs tells. The customary ports are 3478 and, for TLS and DTLS, 5349 (443
-	// passes more firewalls). On a machine with several addresses what arrives at ":3478" is answered from the address that it was sent to on
-	// Linux. Elsewhere UDP may be answered from another, which clients refuse: name the ones to use.
+	// passes more firewalls). On a machine with several addresses what arrives at ":3478" is answered
+	// on Linux from the address that it was sent to. Elsewhere UDP may be answered from another, which
+	// clients refuse: name the ones to use.
 	UDP, TCP, TLS, DTLS []string
 
 	// TLSConfig holds the certificate of the TLS and DTLS listeners; of several the DTLS ones use the first. To change certificates without
@@ -37,10 +38,10 @@ type Config struct {
 	// Sixteen secrets at most, as a wrong credential is tried with each of them.
 	Secrets [][]byte
 
-	// Users are those with lasting credentials, by name: the key of RFC 8489 section 9.2.2 for each, as
-	// turncred.Key makes it of the name, Realm and the password, which the relay need not know. A name
-	// has 1 to 256 bytes of UTF-8 without control characters, and is none that a secret's credential
-	// could have. With Users Secrets may be empty. See Server.SetUsers.
+	// Users are those with lasting credentials, by name: the key of RFC 8489 section 9.2.2 for each,
+	// as turncred.Key makes it of the name, Realm and the password, which the relay need not know. A
+	// name has 1 to 256 bytes of UTF-8 without control characters, and is none that a secret's
+	// credential could have. With Users Secrets may be empty. See Server.SetUsers.
 	Users map[string][]byte
 
 	// Realm is named to clients and enters their keys; nobody reads it. Default: "sotto". At most 28 bytes: a longer one would make the
@@ -230,10 +231,12 @@ func steady() func() time.Time {
 
 func checkSecrets(secrets [][]byte) error {
 	if len(secrets) == 0 {
-		return errors.New("turnserver: no secret and no users: set Secrets to what the minter of credentials uses, or Users")
+		return errors.New("turnserver: no secret and no users: " +
+			"set Secrets to what the minter of credentials uses, or Users")
 	}
 	if len(secrets) > maxSecrets {
-		return fmt.Errorf("turnserver: %d secrets, more than %d: take out the old ones", len(secrets), maxSecrets)
+		return fmt.Errorf("turnserver: %d secrets, more than %d: take out the old ones",
+			len(secrets), maxSecrets)
 	}
 	for _, s := range secrets {
 		if len(s) < minSecret {

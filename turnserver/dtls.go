@@ -57,7 +57,8 @@ func (s *Server) listenDTLS(address string, config *tls.Config) (*dtlsListener, 
 				suites[i] = uint16(suite)
 			}
 			c, err := config.GetCertificate(&tls.ClientHelloInfo{
-				ServerName: hello.ServerName, CipherSuites: suites, SupportedVersions: []uint16{tls.VersionTLS12},
+				ServerName: hello.ServerName, CipherSuites: suites,
+				SupportedVersions: []uint16{tls.VersionTLS12},
 			})
 			if c != nil || err != nil {
 				return c, err

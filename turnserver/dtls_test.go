@@ -24,7 +24,8 @@ func dialDTLS(t testing.TB, s *Server, from string) (*dtls.Conn, error) {
 func dialDTLSAt(t testing.TB, at netip.AddrPort, from string) (*dtls.Conn, error) {
 	t.Helper()
 	conn := listenOn(t, from)
-	secured, err := dtls.ClientWithOptions(conn, net.UDPAddrFromAddrPort(at), dtls.WithInsecureSkipVerify(true), dtls.WithLoggerFactory(silence{}), dtls.WithFlightInterval(100*time.Millisecond))
+	secured, err := dtls.ClientWithOptions(conn, net.UDPAddrFromAddrPort(at),
+		dtls.WithInsecureSkipVerify(true), dtls.WithLoggerFactory(silence{}), dtls.WithFlightInterval(100*time.Millisecond))
 	if err != nil {
 		t.Fatal(err)
 	}

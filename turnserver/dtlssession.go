@@ -86,7 +86,7 @@ func (d *dtlsSession) read(b []byte) (int, tuple, error) {
 			return 0, d.tuple, err
 		}
 	}
-	return copy(b, d.buf[:n]), d.tuple, nil // what b does not hold is too long anyway, which the frontend sees
+	return copy(b, d.buf[:n]), d.tuple, nil // the frontend sees that what b does not hold is too long
 }
 
 // write loses what cannot be sent, as UDP does.

@@ -6,14 +6,14 @@ import (
 	"time"
 )
 
-// A relay that listens on all addresses relays at that which packets to the internet leave from, and
-// follows it when it changes (DHCP, a new prefix, another uplink):
+// A relay that listens on all addresses relays at that which packets to the internet leave from,
+// and follows it when it changes (DHCP, a new prefix, another uplink):
 //
-//  1. Every few seconds look compares the addresses of the interfaces, and the sources of the default
-//     routes, with what they were.
+//  1. Every few seconds look compares the addresses of the interfaces, and the sources of the
+//     default routes, with what they were.
 //  2. New allocations are made at the new address. Moved says that URLs has changed.
-//  3. Allocations at an address that two looks have not found on any interface end. Those at one that
-//     is merely not the default any more go on.
+//  3. Allocations at an address that two looks have not found on any interface end. Those at one
+//     that is merely not the default any more go on.
 //
 // While there is no address at all everything stays as it was: the link may come back.
 type moves struct {
@@ -21,8 +21,8 @@ type moves struct {
 	gone map[netip.Addr]bool // of allocations, at the last look
 }
 
-// Moved gets a value when the relay's own addresses have changed, and so its URLs. It is closed when
-// the relay ends.
+// Moved gets a value when the relay's own addresses have changed, and so its URLs. It is closed
+// when the relay ends.
 func (s *Server) Moved() <-chan struct{} { return s.moves.told }
 
 // watchAddresses also follows which addresses are this machine's, which no client may reach.

@@ -67,12 +67,13 @@ func testAnotherAddress(t *testing.T, plane string) {
 		t.Errorf("without any address: code %d", code)
 	}
 	moved("127.0.0.4")
-	eventually(t, "the allocation at the address that is gone ends", func() bool { return len(relaysOf(s)) == 1 })
+	eventually(t, "what is at the old address ends", func() bool { return len(relaysOf(s)) == 1 })
 	if code := codeOf(bob.request(stun.MethodRefresh)); code != 437 {
 		t.Errorf("a refresh of it: code %d", code)
 	}
 	alice.mustSucceed(stun.MethodRefresh)
-	if at := relayedAddr(t, bob.mustSucceed(stun.MethodAllocate, udpTransport)); at.Addr().String() != "127.0.0.4" {
+	at = relayedAddr(t, bob.mustSucceed(stun.MethodAllocate, udpTransport))
+	if at.Addr().String() != "127.0.0.4" {
 		t.Errorf("anew it is relayed at %v", at)
 	}
 }

@@ -120,14 +120,17 @@ func (f *frontend) nextEnd() []byte {
 	for len(f.ending) > 0 {
 		r := f.ending[0]
 		f.ending = f.ending[1:]
-		refresh, err := stun.Build(stun.TransactionID, stun.NewType(stun.MethodRefresh, stun.ClassRequest),
-			stun.RawAttribute{Type: stun.AttrLifetime, Value: make([]byte, 4)})
+		refresh, err := stun.Build(
+			stun.TransactionID, stun.NewType(stun.MethodRefresh, stun.ClassRequest),
+			stun.RawAttribute{Type: stun.AttrLifetime, Value: make([]byte, 4)},
+		)
 		if err != nil || f.relays[r.tuple] != r { // it has ended meanwhile
 			continue
 		}
 		msg, _ := parse(refresh.Raw)
 		f.exchange = exchange{
-			message: msg, tuple: r.tuple, relay: r, credential: r.credential, authentic: true, ours: true,
+			message: msg, tuple: r.tuple, relay: r, credential: r.credential,
+			authentic: true, ours: true,
 		}
 		return f.toPion()
 	}

@@ -45,8 +45,10 @@ func newMetrics() *metrics {
 	m.toPeer, m.toPeerBytes = packets.WithLabelValues("to_peer"), bytes.WithLabelValues("to_peer")
 	m.fromPeer, m.fromPeerBytes = packets.WithLabelValues("from_peer"), bytes.WithLabelValues("from_peer")
 
-	m.offloaded = counter("offload_packets_total", "Packets that the network driver relayed, of all that were.", "direction")
-	m.notOffloaded = counter("offload_left_total", "Packets of its interfaces that the driver left to the system.", "reason")
+	m.offloaded = counter("offload_packets_total",
+		"Packets that the network driver relayed, of all that were.", "direction")
+	m.notOffloaded = counter("offload_left_total",
+		"Packets of its interfaces that the driver left to the system.", "reason")
 	m.offloadChannels = prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Namespace: "sotto", Subsystem: "turn", Name: "offload_channels",
 		Help: "Channels that the driver carries now, and others by the reason why not.",

@@ -65,7 +65,10 @@ func (s *Server) startOffload() (*offload, error) {
 	if err != nil {
 		return nil, err
 	}
-	o := &offload{s: s, x: x, flows: make(map[*channel]*carried), relays: make(map[*relay]struct{}), left: make(map[*channel]string)}
+	o := &offload{
+		s: s, x: x, flows: make(map[*channel]*carried), relays: make(map[*relay]struct{}),
+		left: make(map[*channel]string),
+	}
 	err = o.attach()
 	if len(x.Attached()) == 0 {
 		x.Close()
@@ -109,7 +112,8 @@ func (o *offload) attach() error {
 
 func (o *offload) watch() {
 	defer o.s.tasks.Done()
-	tick, round, says := time.NewTicker(offloadTick), time.NewTicker(offloadRound), time.NewTicker(offloadSays)
+	tick, round := time.NewTicker(offloadTick), time.NewTicker(offloadRound)
+	says := time.NewTicker(offloadSays)
 	defer tick.Stop()
 	defer round.Stop()
 	defer says.Stop()
@@ -185,12 +189,17 @@ func (o *offload) count() {
 
 func (o *offload) counts() {
 	now, m := o.x.Carried(), o.s.metrics
-	m.toPeer.Add(float64(now[toPeer].Packets - o.counted[toPeer].Packets))
-	m.toPeerBytes.Add(float64(now[toPeer].Bytes - o.counted[toPeer].Bytes))
-	m.fromPeer.Add(float64(now[fromPeer].Packets - o.counted[fromPeer].Packets))
-	m.fromPeerBytes.Add(float64(now[fromPeer].Bytes - o.counted[fromPeer].Bytes))
-	m.offloaded.WithLabelValues("to_peer").Add(float64(now[toPeer].Packets - o.counted[toPeer].Packets))
-	m.offloaded.WithLabelValues("from_peer").Add(float64(now[fromPeer].Packets - o.counted[fromPeer].Packets))
+	more := func(d direction) (packets, bytes float64) {
+		return float64(now[d].Packets - o.counted[d].Packets), float64(now[d].Bytes - o.counted[d].Bytes)
+	}
+	packets, bytes := more(toPeer)
+	m.toPeer.Add(packets)
+	m.toPeerBytes.Add(bytes)
+	m.offloaded.WithLabelValues("to_peer").Add(packets)
+	packets, bytes = more(fromPeer)
+	m.fromPeer.Add(packets)
+	m.fromPeerBytes.Add(bytes)
+	m.offloaded.WithLabelValues("from_peer").Add(packets)
 	o.counted = now
 
 	passed := o.x.Passed()
@@ -339,8 +348,13 @@ func (o *offload) put(r *relay, ch *channel, w ways) {
 		return
 	}
 	up := xdp.Flow{From: r.local, To: ch.peer, Until: until, Payers: numbers, Route: w.toPeer}
-	down := xdp.Flow{From: w.listener, To: r.tuple.client, Channel: ch.number, Until: until, Payers: numbers, Route: w.toClient}
-	keys := [2]xdp.Key{{Remote: r.tuple.client, Local: w.listener, Channel: ch.number}, {Remote: ch.peer, Local: r.local}}
+	client := r.tuple.client
+	down := xdp.Flow{
+		From: w.listener, To: client, Channel: ch.number, Until: until, Payers: numbers, Route: w.toClient,
+	}
+	keys := [2]xdp.Key{
+		{Remote: client, Local: w.listener, Channel: ch.number}, {Remote: ch.peer, Local: r.local},
+	}
 	if j.own {
 		up.From, up.Hairpin = r.public, true
 		keys[fromPeer] = xdp.Key{Remote: ch.peer, Local: r.public, Inside: true}

@@ -228,8 +228,8 @@ func testOffloadIsFull(t *testing.T, plane string) {
 	}
 }
 
-// testOffloadAddressChange: the machine gets another address, as by DHCP. What was relayed at the old
-// one ends; the driver carries at the new one.
+// testOffloadAddressChange: the machine gets another address, as by DHCP. What was relayed at the
+// old one ends; the driver carries at the new one.
 func testOffloadAddressChange(t *testing.T, plane string) {
 	here, there := []string{"198.18.11.1/24"}, []string{"198.18.11.3/24"}
 	if err := theLab.connect("near5", "far5", here, there); err != nil {
@@ -258,11 +258,12 @@ func testOffloadAddressChange(t *testing.T, plane string) {
 	carries := driverCarries(t, s, at("198.18.11.1"), other)
 	eventually(t, "the driver carries", carries)
 	if err := commands(
-		"ip addr del 198.18.11.1/24 dev near5", "ip addr add 198.18.11.2/24 dev near5", "ip route add default via 198.18.11.3",
+		"ip addr del 198.18.11.1/24 dev near5", "ip addr add 198.18.11.2/24 dev near5",
+		"ip route add default via 198.18.11.3",
 	); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the allocation at the old address ends", func() bool { return len(relaysOf(s)) == 0 })
+	eventually(t, "what is at the old address ends", func() bool { return len(relaysOf(s)) == 0 })
 	carries = driverCarries(t, s, at("198.18.11.2"), other)
 	eventually(t, "the driver carries at the new address", carries)
 	if r := relaysOf(s); len(r) != 1 || r[0].public.Addr().String() != "198.18.11.2" {
@@ -275,8 +276,8 @@ func testOffloadSays(t *testing.T, plane string) {
 	var logged bytes.Buffer
 	s, err := New(Config{
 		UDP: []string{labRelay + ":0"}, TCP: []string{labRelay + ":0"}, Secrets: [][]byte{testSecret},
-		AllowPeers: prefixes("198.18.7.0/24"), Offload: offloadRequired, Logger: slog.New(slog.NewTextHandler(&logged, nil)),
-		tune: tuning{offloadMode: theLab.mode},
+		AllowPeers: prefixes("198.18.7.0/24"), Offload: offloadRequired,
+		Logger: slog.New(slog.NewTextHandler(&logged, nil)), tune: tuning{offloadMode: theLab.mode},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -334,9 +335,13 @@ func testOffloadSays(t *testing.T, plane string) {
 		t.Errorf("%v channels over TCP are left", n)
 	}
 	ended()
-	line := fmt.Sprintf("carried, and left to the sockets\" to_peer=%d", s.offload.counted[toPeer].Packets)
-	if text := logged.String(); !strings.Contains(text, line) || !strings.Contains(text, " left_no_flow=") {
-		t.Errorf("the log lacks %q:\n%s", line, text)
+	carried := s.offload.counted[toPeer].Packets
+	for _, said := range []string{
+		fmt.Sprintf("carried, and left to the sockets\" to_peer=%d", carried), " left_no_flow=",
+	} {
+		if text := logged.String(); !strings.Contains(text, said) {
+			t.Errorf("the log lacks %q:\n%s", said, text)
+		}
 	}
 }
 

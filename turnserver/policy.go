@@ -73,9 +73,7 @@ func (p *policy) open(allow []netip.Prefix) {
 
 // refresh reads the interfaces again; extra are addresses that are ours without being on one.
 func (p *policy) refresh(extra []netip.Addr) {
-	l := &localAddrs{
-		own: make(map[netip.Addr]bool), broadcast: make(map[netip.Addr]bool), present: make(map[netip.Addr]bool),
-	}
+	l := newLocalAddrs()
 	for _, a := range extra {
 		l.own[a] = true
 	}
@@ -83,6 +81,13 @@ func (p *policy) refresh(extra []netip.Addr) {
 		return // keep what was known
 	}
 	p.local.Store(l)
+}
+
+func newLocalAddrs() *localAddrs {
+	return &localAddrs{
+		own: make(map[netip.Addr]bool), present: make(map[netip.Addr]bool),
+		broadcast: make(map[netip.Addr]bool),
+	}
 }
 
 func (l *localAddrs) read() error {

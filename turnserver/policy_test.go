@@ -229,7 +229,7 @@ func testLoopbackIsThisMachine(t *testing.T, plane string) {
 
 // TestNetworksOfLoopbackInterfaces: what is put on a loopback interface with a prefix is this machine's as a whole.
 func TestNetworksOfLoopbackInterfaces(t *testing.T) {
-	l := &localAddrs{own: map[netip.Addr]bool{}, broadcast: map[netip.Addr]bool{}}
+	l := newLocalAddrs()
 	l.add(&net.IPNet{IP: net.ParseIP("10.9.0.1"), Mask: net.CIDRMask(16, 32)}, true)
 	l.add(&net.IPNet{IP: net.ParseIP("fd00:9::1"), Mask: net.CIDRMask(64, 128)}, true)
 	l.add(&net.IPNet{IP: net.ParseIP("10.8.0.1"), Mask: net.CIDRMask(16, 32)}, false)
@@ -304,7 +304,7 @@ func testPermissionsAreBounded(t *testing.T, plane string) {
 }
 
 func TestBroadcastAddresses(t *testing.T) {
-	l := &localAddrs{own: map[netip.Addr]bool{}, broadcast: map[netip.Addr]bool{}}
+	l := newLocalAddrs()
 	_, n, _ := net.ParseCIDR("192.0.2.128/26")
 	l.add(&net.IPNet{IP: net.ParseIP("192.0.2.130"), Mask: n.Mask}, false)
 	for _, a := range []string{"192.0.2.128", "192.0.2.191"} {

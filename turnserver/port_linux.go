@@ -77,7 +77,9 @@ func (p *loopPort) count(packets, bytes, lost int) {
 }
 
 // write sends one datagram now, from any goroutine.
-func (o *outlet) write(b []byte, to netip.AddrPort) error { return o.writeFrom(netip.Addr{}, b, to) }
+func (o *outlet) write(b []byte, to netip.AddrPort) error {
+	return o.writeFrom(netip.Addr{}, b, to)
+}
 
 // writeFrom does so from one of our addresses, if one is given.
 func (o *outlet) writeFrom(local netip.Addr, b []byte, to netip.AddrPort) error {

@@ -13,7 +13,8 @@ import (
 var ErrNeedsRestart = errors.New("turnserver: only a restart changes")
 
 // Reload takes over what can change while the relay runs: AllowPeers, MaxAllocations, MaxPerUser, MaxPerAddress, MaxConnections,
-// MaxConnectionsPerAddress and, if there are any, Secrets; and Users unless it is nil, as SetUsers does. What is above a bound that is lower now may stay; but nothing is exchanged any more
+// MaxConnectionsPerAddress and, if there are any, Secrets; and
+// Users unless it is nil, as SetUsers does. What is above a bound that is lower now may stay; but nothing is exchanged any more
 // with a peer that is no longer allowed. If cfg makes no sense nothing changes. If it differs in what only a restart can change, all else is taken
 // over, and the error is ErrNeedsRestart with their names. TLSConfig and Logger are not looked at.
 func (s *Server) Reload(cfg Config) error {
@@ -47,7 +48,8 @@ func (s *Server) Reload(cfg Config) error {
 
 // reloaded are the settings that Reload takes over, and those that it does not look at.
 var reloaded = []string{
-	"AllowPeers", "MaxAllocations", "MaxPerUser", "MaxPerAddress", "MaxConnections", "MaxConnectionsPerAddress", "Secrets", "Users", "TLSConfig", "Logger",
+	"AllowPeers", "MaxAllocations", "MaxPerUser", "MaxPerAddress", "MaxConnections",
+	"MaxConnectionsPerAddress", "Secrets", "Users", "TLSConfig", "Logger",
 }
 
 // stays names what is different in other and yet stays as it is.

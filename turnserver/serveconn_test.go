@@ -14,7 +14,8 @@ import (
 // serveOthers hands the connections of a TLS listener to the relay, as a shared port does.
 func serveOthers(t *testing.T, s *Server) (address string) {
 	t.Helper()
-	l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{selfSigned(t, 1)}})
+	config := &tls.Config{Certificates: []tls.Certificate{selfSigned(t, 1)}}
+	l, err := tls.Listen("tcp", "127.0.0.1:0", config)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -40,7 +41,9 @@ func serveOthers(t *testing.T, s *Server) (address string) {
 // TestServeConn: a connection that another listener accepted is like one of the relay's own, within
 // the limits of its address; and is closed if it says nothing, or the relay drains.
 func TestServeConn(t *testing.T) {
-	s := startRelay(t, planeAuto, func(c *Config) { c.MaxConnectionsPerAddress, c.tune.firstFrame = 2, 2*time.Second })
+	s := startRelay(t, planeAuto, func(c *Config) {
+		c.MaxConnectionsPerAddress, c.tune.firstFrame = 2, 2*time.Second
+	})
 	address := serveOthers(t, s)
 	dial := func() net.Conn {
 		t.Helper()
@@ -64,14 +67,17 @@ func TestServeConn(t *testing.T) {
 	alice := client()
 	alice.mustSucceed(stun.MethodAllocate, udpTransport)
 	other := listenOn(t, "127.0.0.2")
-	alice.mustSucceed(stun.MethodChannelBind, channelAttr(0x4000), peerAttr(addrPort(other.LocalAddr())))
+	at := addrPort(other.LocalAddr())
+	alice.mustSucceed(stun.MethodChannelBind, channelAttr(0x4000), peerAttr(at))
 	_, _ = alice.conn.Write([]byte("\x40\x00\x00\x04data"))
 	_ = other.SetReadDeadline(time.Now().Add(30 * time.Second))
 	if _, err := other.Read(make([]byte, 100)); err != nil {
 		t.Error(err)
 	}
 	silent := dial()
-	eventually(t, "two connections are there", func() bool { return testutil.ToFloat64(s.metrics.connections) == 2 })
+	eventually(t, "two connections are there", func() bool {
+		return testutil.ToFloat64(s.metrics.connections) == 2
+	})
 	if third := dial(); !closed(third) || testutil.ToFloat64(s.metrics.refusedConnection) != 1 {
 		t.Error("a third is served, above the limit of its address")
 	}

@@ -18,7 +18,8 @@ func keyOf(name, password string) []byte { return turncred.Key(name, defaultReal
 // they are not any more, that is over too, for client and peer. Others go on.
 func testUsers(t *testing.T, plane string) {
 	users := map[string][]byte{
-		"alice": keyOf("alice", "of alice"), "bob": keyOf("bob", "of bob"), "carol": keyOf("carol", "of carol"),
+		"alice": keyOf("alice", "of alice"), "bob": keyOf("bob", "of bob"),
+		"carol": keyOf("carol", "of carol"),
 	}
 	s := startRelay(t, plane, func(c *Config) { c.Users, c.MaxPerUser = users, 1 })
 	client := func(name, password string) *rawClient {
@@ -26,7 +27,10 @@ func testUsers(t *testing.T, plane string) {
 		c.username, c.password = name, password
 		return c
 	}
-	for _, c := range [][2]string{{"alice", "of bob"}, {"alice", ""}, {"Alice", "of alice"}, {"dave", ""}, {"\x00alice", "of alice"}} {
+	for _, c := range [][2]string{
+		{"alice", "of bob"}, {"alice", ""}, {"Alice", "of alice"}, {"dave", ""},
+		{"\x00alice", "of alice"},
+	} {
 		if code := codeOf(client(c[0], c[1]).request(stun.MethodAllocate, udpTransport)); code != 401 {
 			t.Errorf("%q with %q: code %d", c[0], c[1], code)
 		}
@@ -48,7 +52,8 @@ func testUsers(t *testing.T, plane string) {
 			t.Errorf("nothing of %s passes", name)
 		}
 	}
-	if code := codeOf(client("alice", "of alice").request(stun.MethodAllocate, udpTransport)); code != 486 {
+	second := client("alice", "of alice")
+	if code := codeOf(second.request(stun.MethodAllocate, udpTransport)); code != 486 {
 		t.Errorf("a second allocation: code %d", code)
 	}
 	minted := newRawClient(t, s, "alice") // by somebody else, for an alice of his
@@ -90,7 +95,8 @@ func testUsers(t *testing.T, plane string) {
 // TestUserOfAConnection: it ends with its user.
 func TestUserOfAConnection(t *testing.T) {
 	s := startRelay(t, planeAuto, func(c *Config) {
-		c.TCP, c.Users, c.Secrets = []string{"127.0.0.1:0"}, map[string][]byte{"alice": keyOf("alice", "hers")}, nil
+		c.TCP, c.Secrets = []string{"127.0.0.1:0"}, nil
+		c.Users = map[string][]byte{"alice": keyOf("alice", "hers")}
 	})
 	conn, err := net.Dial("tcp", s.Addrs().TCP[0].String())
 	if err != nil {
@@ -112,11 +118,13 @@ func TestUserOfAConnection(t *testing.T) {
 func TestNoSuchUsers(t *testing.T) {
 	key := keyOf("alice", "hers")
 	for name, key := range map[string][]byte{
-		"": key, "1700000000": key, "alice:1700000000": key, "1700000000:alice": key, "al\x00ice": key, "\xff": key,
+		"": key, "1700000000": key, "alice:1700000000": key, "1700000000:alice": key,
+		"al\x00ice": key, "\xff": key,
 		strings.Repeat("a", maxUserName+1): key, "alice": key[:15], "bob": nil,
 	} {
-		users := map[string][]byte{name: key}
-		if _, err := New(Config{UDP: []string{"127.0.0.1:0"}, AllowPeers: loopback, Users: users}); err == nil {
+		cfg := Config{UDP: []string{"127.0.0.1:0"}, AllowPeers: loopback}
+		cfg.Users = map[string][]byte{name: key}
+		if _, err := New(cfg); err == nil {
 			t.Errorf("%q with a key of %d bytes", name, len(key))
 		} else if name == "alice" && strings.Contains(err.Error(), name) {
 			t.Errorf("it names a user: %v", err)

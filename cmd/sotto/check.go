@@ -68,7 +68,9 @@ func (r *relayFlags) checkCredential(secrets [][]byte) (credential, error) {
 }
 
 // checkRelay proves each transport, and says what to do about those that fail.
-func checkRelay(ctx context.Context, out *output, addresses []string, as credential, caFile string) error {
+func checkRelay(
+	ctx context.Context, out *output, addresses []string, as credential, caFile string,
+) error {
 	var all []transport
 	for _, address := range addresses {
 		some, err := transports(address)
@@ -103,7 +105,9 @@ func checkRelay(ctx context.Context, out *output, addresses []string, as credent
 	return nil
 }
 
-func (t transport) check(ctx context.Context, as credential, roots *x509.CertPool, line *checkLine) error {
+func (t transport) check(
+	ctx context.Context, as credential, roots *x509.CertPool, line *checkLine,
+) error {
 	ctx, cancel := context.WithTimeout(ctx, checkDeadline)
 	defer cancel()
 	var ends [2]*end
@@ -219,7 +223,9 @@ func (e *end) close() {
 
 func (e *end) permit(peer net.Addr) error { return e.client.CreatePermission(peer) }
 
-func (t transport) allocate(ctx context.Context, as credential, roots *x509.CertPool) (*end, error) {
+func (t transport) allocate(
+	ctx context.Context, as credential, roots *x509.CertPool,
+) (*end, error) {
 	within, cancel := context.WithTimeout(ctx, checkConnect)
 	defer cancel()
 	conn, server, err := t.dial(within, roots)
@@ -273,7 +279,8 @@ func (t transport) explainAllocate(err error) error {
 	}
 	switch refused.ErrorCodeAttr.Code {
 	case stun.CodeBadRequest, stun.CodeUnauthorized:
-		return errors.New("it does not take the credential: give it the same --relay-secret-file, or the --relay-user with the password, and set both clocks right")
+		return errors.New("it does not take the credential: give it the same --relay-secret-file, " +
+			"or the --relay-user with the password, and set both clocks right")
 	case stun.CodeAllocQuotaReached:
 		return errors.New("its quota is used up: see --relay-per-user and the number of its allocations")
 	case stun.CodeInsufficientCapacity:

@@ -124,7 +124,8 @@ func TestCheckOfAnAddress(t *testing.T) {
 		by := []string{"tcp", "udp"}[i]
 		lines, code := checkAt(t, checkSecret, certificate, "turns:"+at+"?transport="+by)
 		named := "turns:localhost:" + at[strings.LastIndex(at, ":")+1:] + "?transport=" + by
-		if code != exitFailed || len(lines) != 1 || !strings.Contains(lines[0].Error, "check "+named+", ") {
+		want := "check " + named + ", "
+		if code != exitFailed || len(lines) != 1 || !strings.Contains(lines[0].Error, want) {
 			t.Errorf("exit code %d, %+v", code, lines)
 		}
 	}
@@ -133,7 +134,8 @@ func TestCheckOfAnAddress(t *testing.T) {
 		t.Fatal(err)
 	}
 	urls := new(relayFlags).urls(relay, nameIn(files)) // as it prints
-	if lines, code := checkAt(t, checkSecret, certificate, urls...); code != exitDone || len(lines) != 4 {
+	lines, code := checkAt(t, checkSecret, certificate, urls...)
+	if code != exitDone || len(lines) != 4 {
 		t.Errorf("%q: exit code %d, %+v", urls, code, lines)
 	}
 }

@@ -52,14 +52,19 @@ type relayFlags struct {
 
 func (r *relayFlags) define(flags *pflag.FlagSet) {
 	flags.StringSliceVar(&r.listen, "relay-listen", nil, "`ADDRESS`es of the relay, UDP and TCP (default :3478; with a server on loopback a free port there)")
-	flags.StringSliceVar(&r.tlsListen, "relay-tls-listen", nil, "`ADDRESS`es of the relay for TLS, with the server's certificate, for instance :5349; or that of --listen, to share it")
+	flags.StringSliceVar(&r.tlsListen, "relay-tls-listen", nil,
+		"`ADDRESS`es of the relay for TLS, with the server's certificate, for instance :5349; "+
+			"or that of --listen, to share it")
 	flags.StringSliceVar(&r.dtlsListen, "relay-dtls-listen", nil, "`ADDRESS`es of the relay for DTLS, TLS over UDP, likewise")
 	flags.StringSliceVar(&r.external, "relay-address", nil, "the `IP` the internet knows this machine by, where it is not the machine's own")
 	flags.StringVar(&r.ports, "relay-ports", "49152-65535", "UDP ports for relayed traffic, as `FIRST-LAST`; open them in the firewall")
 	flags.StringSliceVar(&r.allow, "relay-allow", nil, "let the relay reach these ranges (`CIDR`) although they are not public, for instance 10.0.0.0/8")
 	flags.StringSliceVar(&r.proxies, "relay-proxy", nil, "connections from these ranges (`CIDR`) name their client by the PROXY protocol")
 	flags.StringVar(&r.secretFile, "relay-secret-file", "", "the secrets that credentials are made from, shared with whoever makes them, one a line, # begins a comment, in `FILE`, which others must not read: credentials are made from the first, and good with any; SIGHUP reads it again")
-	flags.StringSliceVar(&r.users, "relay-user", nil, "somebody with a lasting password, as `NAME:KEYFILE`: the first line of that file is the password, or its key as \"sotto turn --hash-user\" prints it; SIGHUP reads it again, and ends the calls of who is gone")
+	flags.StringSliceVar(&r.users, "relay-user", nil,
+		"somebody with a lasting password, as `NAME:KEYFILE`: the first line of that file is the "+
+			"password, or its key as \"sotto turn --hash-user\" prints it; SIGHUP reads it again, and "+
+			"ends the calls of who is gone")
 	flags.StringVar(&r.dataPlane, "relay-data-plane", "auto", "how packets are carried: `auto`, the fastest way that this system has, or portable")
 	flags.StringVar(&r.offload, "offload", "off", "let the network driver (XDP) carry packets of calls, past the packet filter: `auto`, where it can; required; or off")
 	flags.IntVar(&r.allocations, "relay-allocations", 0, "how many allocations there may be (default 10000)")
@@ -95,7 +100,8 @@ func (r *relayFlags) start(secrets [][]byte, certificate *tls.Config, log *slog.
 		return nil, err
 	}
 	if len(r.tlsListen)+len(r.dtlsListen) > 0 && certificate == nil {
-		return nil, usagef("--relay-tls-listen and --relay-dtls-listen need --tls-cert and --tls-key, or --acme")
+		return nil, usagef("--relay-tls-listen and --relay-dtls-listen need --tls-cert and --tls-key, " +
+			"or --acme")
 	}
 	config.Secrets, config.TLSConfig, config.Logger = secrets, certificate, log
 	server, err := turnserver.New(config)
@@ -154,7 +160,8 @@ func portRange(text string) (turnserver.PortRange, error) {
 	low, err := strconv.ParseUint(strings.TrimSpace(first), 10, 16)
 	high, err2 := strconv.ParseUint(strings.TrimSpace(last), 10, 16)
 	if !found || err != nil || err2 != nil || low == 0 || low > high {
-		return turnserver.PortRange{}, usagef("--relay-ports %q is not FIRST-LAST, for instance 49152-65535", text)
+		return turnserver.PortRange{},
+			usagef("--relay-ports %q is not FIRST-LAST, for instance 49152-65535", text)
 	}
 	return turnserver.PortRange{Min: uint16(low), Max: uint16(high)}, nil
 }
@@ -258,7 +265,8 @@ func (r *relayFlags) newSecrets(relay *turnserver.Server, minter *signaling.Serv
 
 // reloadedFlags hold from the next SIGHUP on.
 var reloadedFlags = []string{
-	"relay-user", "relay-allow", "relay-allocations", "relay-per-user", "relay-per-address", "relay-connections", "relay-connections-per-address", "drain",
+	"relay-user", "relay-allow", "relay-allocations", "relay-per-user", "relay-per-address",
+	"relay-connections", "relay-connections-per-address", "drain",
 }
 
 // take has a relay take over what the settings are now, as far as it can. The relay may be nil. differs is what only a restart changes.
@@ -317,11 +325,13 @@ func (r *relayFlags) announce(out *output, server *turnserver.Server, name strin
 	}
 }
 
-// followMoves tells whoever sends clients to the relay when its own addresses change, until it ends.
-func followMoves(out *output, moved <-chan struct{}, urls func() []string, tell func(urls []string) error) {
+// followMoves tells whoever sends clients to the relay when its addresses change, until it ends.
+func followMoves(
+	out *output, moved <-chan struct{}, urls func() []string, tell func(urls []string) error,
+) {
 	for range moved {
 		if err := tell(urls()); err != nil {
-			out.warn(nil, "the relay has moved, and the server still sends devices to its old address: %v", err)
+			out.warn(nil, "the relay has moved, and the server still sends devices to where it was: %v", err)
 			continue
 		}
 		sayRelay(out, urls())

@@ -108,7 +108,7 @@ func TestHangupReloadsTheRelaysCertificate(t *testing.T) {
 	}
 }
 
-// TestFollowMoves: once a relay has moved, devices are sent to where it is, and the operator sees it.
+// TestFollowMoves: once a relay has moved devices are sent to where it is, and the operator sees it.
 func TestFollowMoves(t *testing.T) {
 	moved := make(chan struct{}, 2)
 	moved <- struct{}{}
@@ -117,7 +117,8 @@ func TestFollowMoves(t *testing.T) {
 	var told [][]string
 	at := []string{"turn:192.0.2.2:3478?transport=udp"}
 	var stdout, stderr strings.Builder
-	followMoves(newOutput(&stdout, &stderr, false), moved, func() []string { return at }, func(urls []string) error {
+	out, urls := newOutput(&stdout, &stderr, false), func() []string { return at }
+	followMoves(out, moved, urls, func(urls []string) error {
 		if told = append(told, urls); len(told) == 2 {
 			return errors.New("no")
 		}
@@ -126,18 +127,21 @@ func TestFollowMoves(t *testing.T) {
 	if len(told) != 2 || !slices.Equal(told[0], at) {
 		t.Errorf("told %q", told)
 	}
-	if want := "relay at  " + at[0] + "\n"; stdout.String() != want || !strings.Contains(stderr.String(), "old address: no") {
+	want := "relay at  " + at[0] + "\n"
+	if stdout.String() != want || !strings.Contains(stderr.String(), "where it was: no") {
 		t.Errorf("%q, %q", &stdout, &stderr)
 	}
 }
 
 // TestPortRange: what is not FIRST-LAST whole is refused.
 func TestPortRange(t *testing.T) {
-	if got, err := portRange("50000-50009"); err != nil || got != (turnserver.PortRange{Min: 50000, Max: 50009}) {
+	got, err := portRange("50000-50009")
+	if err != nil || got != (turnserver.PortRange{Min: 50000, Max: 50009}) {
 		t.Error(got, err)
 	}
 	for _, bad := range []string{
-		"", "-", "1-2-3", "50000-50009x", "50000-50009 60000-60009", "50000", "50000-", "-50000", "0-9", "9-1", "1-65536", "+1-2", "a-b",
+		"", "-", "1-2-3", "50000-50009x", "50000-50009 60000-60009", "50000", "50000-", "-50000",
+		"0-9", "9-1", "1-65536", "+1-2", "a-b",
 	} {
 		if got, err := portRange(bad); err == nil || !strings.Contains(err.Error(), "FIRST-LAST") {
 			t.Errorf("%q is %v, %v", bad, got, err)
@@ -147,19 +151,23 @@ func TestPortRange(t *testing.T) {
 
 // TestChainGap: an intermediate that the file lacks is named.
 func TestChainGap(t *testing.T) {
-	issue := func(name string, parent *x509.Certificate, by *ecdsa.PrivateKey) (*x509.Certificate, *ecdsa.PrivateKey) {
+	type signed struct {
+		*x509.Certificate
+		key *ecdsa.PrivateKey
+	}
+	issue := func(name string, by *signed) *signed {
 		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 		if err != nil {
 			t.Fatal(err)
 		}
 		template := &x509.Certificate{
-			SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, NotAfter: time.Now().Add(time.Hour),
-			IsCA: true, BasicConstraintsValid: true,
+			SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name},
+			NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true,
 		}
-		if parent == nil {
-			parent, by = template, key
+		if by == nil {
+			by = &signed{template, key}
 		}
-		der, err := x509.CreateCertificate(rand.Reader, template, parent, key.Public(), by)
+		der, err := x509.CreateCertificate(rand.Reader, template, by.Certificate, key.Public(), by.key)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -167,24 +175,24 @@ func TestChainGap(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return c, key
+		return &signed{c, key}
 	}
-	root, rootKey := issue("root", nil, nil)
-	middle, middleKey := issue("middle", root, rootKey)
-	leaf, _ := issue("leaf", middle, middleKey)
+	root := issue("root", nil)
+	middle := issue("middle", root)
+	leaf := issue("leaf", middle)
 	known := x509.NewCertPool()
-	known.AddCert(root)
+	known.AddCert(root.Certificate)
 	for _, c := range []struct {
-		chain []*x509.Certificate
+		chain []*signed
 		roots *x509.CertPool
 		want  string
 	}{
-		{[]*x509.Certificate{leaf, middle}, known, ""},
-		{[]*x509.Certificate{leaf}, known, "CN=middle"},
-		{[]*x509.Certificate{leaf, root}, known, "CN=middle"},
-		{[]*x509.Certificate{leaf, middle}, x509.NewCertPool(), "CN=root"},
-		{[]*x509.Certificate{leaf, middle, root}, x509.NewCertPool(), ""}, // an authority of one's own
-		{[]*x509.Certificate{root}, x509.NewCertPool(), ""},
+		{[]*signed{leaf, middle}, known, ""},
+		{[]*signed{leaf}, known, "CN=middle"},
+		{[]*signed{leaf, root}, known, "CN=middle"},
+		{[]*signed{leaf, middle}, x509.NewCertPool(), "CN=root"},
+		{[]*signed{leaf, middle, root}, x509.NewCertPool(), ""}, // an authority of one's own
+		{[]*signed{root}, x509.NewCertPool(), ""},
 	} {
 		var chain [][]byte
 		for _, certificate := range c.chain {
@@ -244,7 +252,9 @@ func writeCertificate(t *testing.T, directory string, serial int64) (certFile, k
 }
 
 // writeCertificateFor makes one for host names, or for 127.0.0.1.
-func writeCertificateFor(t *testing.T, directory string, serial int64, names ...string) (certFile, keyFile string) {
+func writeCertificateFor(
+	t *testing.T, directory string, serial int64, names ...string,
+) (certFile, keyFile string) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

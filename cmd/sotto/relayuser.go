@@ -31,7 +31,8 @@ func (r *relayFlags) relayUsers() (users []relayUser, err error) {
 	for _, text := range r.users {
 		name, file, found := strings.Cut(text, ":")
 		if !found || name == "" || file == "" {
-			return nil, usagef("--relay-user %q is not NAME:KEYFILE, for instance alice:/etc/sotto/alice.key", text)
+			return nil, usagef("--relay-user %q is not NAME:KEYFILE, "+
+				"for instance alice:/etc/sotto/alice.key", text)
 		}
 		for _, other := range users {
 			if other.name == name {
@@ -67,7 +68,8 @@ func newRelayUser(name, line string) (relayUser, error) {
 	return relayUser{name, line, turncred.Key(name, relayRealm, line)}, nil
 }
 
-// keys are what the relay keeps of its users: never nil, so that a reload takes away the last one too.
+// keys are what the relay keeps of its users: never nil, so that a reload takes away the last one
+// too.
 func (r *relayFlags) keys() (map[string][]byte, error) {
 	users, err := r.relayUsers()
 	if err != nil {

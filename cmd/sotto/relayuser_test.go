@@ -96,7 +96,8 @@ func TestRelayUserErrors(t *testing.T) {
 func TestHashUser(t *testing.T) {
 	var stdout bytes.Buffer
 	out := newOutput(&stdout, &stdout, false)
-	if err := hashUser(out, strings.NewReader("hers\nmore"), "alice"); err != nil || stdout.String() != aliceKey+"\n" {
+	err := hashUser(out, strings.NewReader("hers\nmore"), "alice")
+	if err != nil || stdout.String() != aliceKey+"\n" {
 		t.Errorf("%q, %v", &stdout, err)
 	}
 	for name, password := range map[string]string{"alice": "\n", "a:b": "hers"} {

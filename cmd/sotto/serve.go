@@ -54,8 +54,8 @@ Examples:
       to try it on one machine; plain, as nothing leaves it
   sotto serve --listen :443 --acme sotto.example --relay-address 198.51.100.7
       on the internet, with a certificate from Let's Encrypt; open TCP 443, UDP and TCP 3478, and UDP 49152 to 65535
-  sotto serve --listen :443 --acme sotto.example --relay-address 198.51.100.7 --relay-tls-listen :443
-      likewise, and the relay answers on TCP 443 too (TURN over TLS), which more firewalls let through
+  sotto serve --listen :443 --acme sotto.example --relay-tls-listen :443
+      the relay answers on TCP 443 too (TURN over TLS), which more firewalls let through
   sotto serve --listen :443 --name sotto.example --tls-cert cert.pem --tls-key key.pem --no-relay
       with certificate files, and no relay
   sotto serve --config /etc/sotto.conf
@@ -296,7 +296,8 @@ func (f *serveFlags) startRelay(
 	f.loopback()
 	f.share()
 	if f.relay.sharedPort != "" && listener.GetCertificate() == nil {
-		return nil, nil, usagef("--relay-tls-listen %s is the address of --listen, which has no TLS: give it a certificate", f.listen)
+		return nil, nil, usagef("--relay-tls-listen %s is the address of --listen, which has no TLS: "+
+			"give it a certificate", f.listen)
 	}
 	relay, err := f.relay.start(secrets, relayTLS(listener.GetCertificate()), log)
 	if err != nil {
@@ -305,7 +306,7 @@ func (f *serveFlags) startRelay(
 	return relay, &signaling.RelayConfig{URLs: f.relay.urls(relay, name), Secret: secrets[0]}, nil
 }
 
-// share has TURN over TLS come to the server's own port, where the relay is told to listen there too.
+// share has TURN over TLS come to the server's own port, where the relay is told to listen there.
 func (f *serveFlags) share() {
 	own, port, err := net.SplitHostPort(f.listen)
 	if err != nil || port == "0" {

@@ -113,7 +113,8 @@ func warnOfGap(certificate *signaling.CertificateFiles, log *slog.Logger) {
 	if issuer := chainGap(shown.Certificate, nil); issuer != "" {
 		log.Warn("the issuer of the certificate in --tls-cert is neither in that file nor an authority "+
 			"that this system knows. If it is an intermediate, put its certificate into the file too, "+
-			"behind the server's. If it is an authority of your own, others need it by --ca.", "issuer", issuer)
+			"behind the server's. If it is an authority of your own, others need it by --ca.",
+			"issuer", issuer)
 	}
 }
 
@@ -131,7 +132,9 @@ func chainGap(chain [][]byte, roots *x509.CertPool) string {
 		others.AddCert(c)
 	}
 	last := certificates[0]
-	options := x509.VerifyOptions{Roots: roots, Intermediates: others, CurrentTime: last.NotAfter.Add(-time.Second)}
+	options := x509.VerifyOptions{
+		Roots: roots, Intermediates: others, CurrentTime: last.NotAfter.Add(-time.Second),
+	}
 	if _, err := last.Verify(options); !errors.As(err, new(x509.UnknownAuthorityError)) {
 		return ""
 	}

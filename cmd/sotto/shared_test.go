@@ -30,8 +30,9 @@ func TestSharedPort(t *testing.T) {
 	ended := make(chan int, 1)
 	go func() {
 		ended <- run(ctx, []string{
-			"serve", "--listen", at, "--name", "127.0.0.1", "--data", data, "--tls-cert", certificate, "--tls-key", key,
-			"--relay-tls-listen", at + ",127.0.0.1:0", "--metrics", "off", "--drain", "0s",
+			"serve", "--listen", at, "--name", "127.0.0.1", "--data", data,
+			"--tls-cert", certificate, "--tls-key", key, "--relay-tls-listen", at + ",127.0.0.1:0",
+			"--metrics", "off", "--drain", "0s",
 		}, stdout, io.Discard)
 		stdout.Close()
 	}()
@@ -49,7 +50,9 @@ func TestSharedPort(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}, DisableKeepAlives: true}}
+	client := &http.Client{Transport: &http.Transport{
+		TLSClientConfig: &tls.Config{RootCAs: roots}, DisableKeepAlives: true,
+	}}
 	answer, err := client.Get("https://" + at + "/healthz")
 	if err != nil {
 		t.Fatal(err)
@@ -62,7 +65,8 @@ func TestSharedPort(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if lines, code := checkAt(t, secret[0], certificate, urls[2:]...); code != exitDone || len(lines) != 2 {
+	lines, code := checkAt(t, secret[0], certificate, urls[2:]...)
+	if code != exitDone || len(lines) != 2 {
 		t.Errorf("exit code %d, %+v", code, lines)
 	}
 	stop()

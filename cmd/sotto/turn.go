@@ -30,11 +30,13 @@ func (f *turnFlags) command() (cmd *command) {
 Runs a TURN server (RFC 8656) for calls whose ends do not reach each other. Credentials are the customary time-limited ones, made
 by whoever shares the secret: the user name is "expiry:id", the password base64(HMAC-SHA1(secret, user name)). It relays to
 globally routable addresses only, unless --relay-allow opens others. "sotto serve" has the same relay inside.
-User names "id:expiry" and "expiry", and HMAC-SHA256, are good too; and so are lasting names and passwords (--relay-user).
+User names "id:expiry" and "expiry", and HMAC-SHA256, are good too; and so are lasting names and
+passwords (--relay-user).
 
 SIGHUP reads again, and no call ends: the certificate files, the secrets, and from --config relay-allow, relay-allocations, relay-per-user,
 relay-per-address, relay-connections, relay-connections-per-address and drain. The log names what else is different and needs a restart.
-It also reads relay-user and the files named there; who is gone, or has another password, loses running calls.
+It also reads relay-user and the files named there; who is gone, or has another password, loses
+running calls.
 
 SIGTERM stops in order: new calls are refused, running ones get --drain; /healthz answers 503 "draining" meanwhile. A second
 SIGTERM ends them.
@@ -60,7 +62,9 @@ Examples:
 			flags.StringVar(&f.tlsCert, "tls-cert", "", "certificate `FILE` (PEM)")
 			flags.StringVar(&f.tlsKey, "tls-key", "", "its private key `FILE` (PEM)")
 			flags.StringSliceVar(&f.check, "check", nil, "run no relay but try the one at `HOST:PORT` or turn: or turns: URL, over each transport, and say what to do")
-			flags.StringVar(&f.hashUser, "hash-user", "", "run no relay but print the key of user `NAME` for the password on standard input, for --relay-user")
+			flags.StringVar(&f.hashUser, "hash-user", "",
+				"run no relay but print the key of user `NAME` for the password on standard input, for "+
+					"--relay-user")
 			flags.StringVar(&f.ca, "ca", "", "with --check, trust the certificate authorities in `FILE` (PEM) instead of the system's")
 			flags.StringVar(&f.metrics, "metrics", "127.0.0.1:9464", "answer /metrics and /healthz on this `ADDRESS`, or \"off\"")
 			flags.BoolVar(&f.verbose, "verbose", false, "log more, to standard error; never names, addresses or keys")

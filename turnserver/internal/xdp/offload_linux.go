@@ -266,7 +266,8 @@ func (o *Offload) Carried() (sum [2]Tally) {
 //	limit            bandwidth or packets are used up
 //	headroom         the driver left no room for a header
 var Reasons = [...]string{
-	"not_udp", "size", "checksum", "no_flow", "expired", "other_end", "neighbour", "interface", "limit", "headroom",
+	"not_udp", "size", "checksum", "no_flow", "expired", "other_end", "neighbour", "interface",
+	"limit", "headroom",
 }
 
 // Passed counts the packets that the program left to the system, by their place in Reasons.

@@ -327,7 +327,9 @@ func TestSaysWhy(t *testing.T) {
 		{"other_end", changed(hairpin), there},
 		{"neighbour", changed(func(f *Flow) { f.Route.next = peer.Addr() }), there},
 		{"interface", changed(func(f *Flow) { f.Route.out, f.Route.leave = 2, sentBack }), there},
-		{"limit", changed(func(f *Flow) { o.Account(3)[0][0].Store(time.Now().Add(18 * time.Hour).UnixNano()) }), there},
+		{"limit", changed(func(*Flow) {
+			o.Account(3)[0][0].Store(time.Now().Add(18 * time.Hour).UnixNano())
+		}), there},
 	} {
 		if c.prepare != nil {
 			c.prepare()

@@ -100,8 +100,8 @@ enum { TO_PEER, FROM_PEER };
 
 // Why a packet goes on to the system; offload_linux.go has names for them, in this order.
 enum {
-	NOT_UDP, TOO_LONG, CHECKSUM, NO_FLOW, EXPIRED, NO_WAY_BACK, NO_NEIGHBOUR, OTHER_INTERFACE, LIMIT, NO_ROOM,
-	REASONS
+	NOT_UDP, TOO_LONG, CHECKSUM, NO_FLOW, EXPIRED, NO_WAY_BACK, NO_NEIGHBOUR, OTHER_INTERFACE,
+	LIMIT, NO_ROOM, REASONS
 };
 
 struct {
