@@ -1,7 +1,6 @@
 package client
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -10,7 +9,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/http/httptrace"
 	"net/url"
 	"strings"
 	"time"
@@ -19,7 +17,6 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"sotto/e2ee/ratchet"
-	"sotto/internal/visible"
 	"sotto/wire"
 )
 
@@ -186,16 +183,10 @@ func (a *account) write(t *tx) error { return putJSON(t, recordAccount, a) }
 func postRegistration(ctx context.Context, server *url.URL, config *tls.Config, body []byte) (_ *wire.RegistrationResult, none bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, registrationTimeout)
 	defer cancel()
-	none = true
-	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { none = false }})
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, server.JoinPath("v1/accounts").String(), bytes.NewReader(body))
+	response, connected, err := post(ctx, server.JoinPath("v1/accounts"), config, body,
+		func(binding []byte) proto.Message { return &wire.Registration{ChannelBinding: binding} })
 	if err != nil {
-		return nil, true, err
-	}
-	request.Header.Set("Content-Type", "application/x-protobuf")
-	response, err := httpClient(config).Do(request)
-	if err != nil {
-		return nil, none, unreachable(err)
+		return nil, !connected, unreachable(err)
 	}
 	defer response.Body.Close()
 	answer, err := io.ReadAll(io.LimitReader(response.Body, 64<<10))
@@ -206,6 +197,8 @@ func postRegistration(ctx context.Context, server *url.URL, config *tls.Config, 
 	none = response.StatusCode >= 300 && response.StatusCode < 500 && response.StatusCode != http.StatusTooManyRequests
 	result, refusal := new(wire.RegistrationResult), new(wire.Error)
 	switch {
+	case response.Header.Get("Content-Type") != "application/x-protobuf" && response.StatusCode >= 500:
+		return nil, none, errInFront(server, response.StatusCode)
 	case response.Header.Get("Content-Type") != "application/x-protobuf":
 		return nil, none, fmt.Errorf("%s does not answer as a Sotto server: check the URL", server.Host)
 	case response.StatusCode != http.StatusOK && proto.Unmarshal(answer, refusal) == nil:
@@ -214,23 +207,6 @@ func postRegistration(ctx context.Context, server *url.URL, config *tls.Config, 
 		return nil, none, fmt.Errorf("%s gave a malformed answer", server.Host)
 	}
 	return result, false, nil
-}
-
-// httpClient is for one request.
-func httpClient(config *tls.Config) *http.Client {
-	return &http.Client{
-		Transport:     &http.Transport{TLSClientConfig: tlsConfig(config), DisableKeepAlives: true, Proxy: http.ProxyFromEnvironment},
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}
-}
-
-// unreachable says in one sentence what the network said.
-func unreachable(err error) error {
-	var wrapped *url.Error
-	if errors.As(err, &wrapped) {
-		err = wrapped.Err
-	}
-	return visible.Error(fmt.Errorf("the server cannot be reached: %w", err))
 }
 
 // parseServer reads a server's URL. ws and wss mean http and https.
@@ -259,16 +235,6 @@ func parseServer(s string, allowPlain bool) (*url.URL, error) {
 func loopback(host string) bool {
 	ip := net.ParseIP(host)
 	return host == "localhost" || ip != nil && ip.IsLoopback()
-}
-
-// tlsConfig demands TLS 1.3, which channel binding needs (RFC 9266 section 4.2), and HTTP/1.1, which a websocket needs.
-func tlsConfig(given *tls.Config) *tls.Config {
-	config := &tls.Config{}
-	if given != nil {
-		config = given.Clone()
-	}
-	config.MinVersion, config.MaxVersion, config.NextProtos = tls.VersionTLS13, 0, []string{"http/1.1"}
-	return config
 }
 
 var errUsername = errors.New("a user name has 2 to 32 characters of a-z 0-9 . _ -, and begins with a letter or digit")

@@ -16,6 +16,9 @@ var (
 	// ErrUnauthenticated ends the link: the server does not accept this device's proof of its key.
 	ErrUnauthenticated = errors.New("the server does not accept this device: the account's first device has removed it, " +
 		"the server does not know the account or goes by another name, or somebody on the way ends the TLS connection")
+	// ErrTLSEnded says that the server sees another TLS connection than this device.
+	ErrTLSEnded = errors.New("something between this device and the server ends TLS (a reverse proxy, a load balancer, " +
+		"a filter of this network), and nobody can log in through it: have it pass TCP through, or go around it")
 	// ErrNoSuchUser says that the server knows no account of that name.
 	ErrNoSuchUser = errors.New("no such user on this server")
 	// ErrNoAccount says that a directory holds no account.

@@ -158,12 +158,7 @@ func (c *Client) authenticate(l *link, host string) error {
 	if len(nonce) != wire.NonceSize {
 		return errProtocol
 	}
-	var state *tls.ConnectionState
-	if channel, ok := l.conn.NetConn().(*tls.Conn); ok {
-		s := channel.ConnectionState()
-		state = &s
-	}
-	binding, err := wire.ChannelBinding(state)
+	binding, err := channelBinding(l.conn.NetConn())
 	if err != nil {
 		return err
 	}
@@ -174,7 +169,8 @@ func (c *Client) authenticate(l *link, host string) error {
 	id := c.account.Account
 	err = l.write(&wire.ClientFrame{Body: &wire.ClientFrame_Authenticate{Authenticate: &wire.Authenticate{
 		Account: id[:], Device: uint32(c.account.Device),
-		Signature: c.identity.Sign(wire.AuthenticationToSign(server, nonce, id[:], c.account.Device, binding)),
+		Signature:      c.identity.Sign(wire.AuthenticationToSign(server, nonce, id[:], c.account.Device, binding)),
+		ChannelBinding: binding[:],
 	}}})
 	if err != nil {
 		return unreachable(err)
@@ -202,6 +198,9 @@ var errProtocol = errors.New("the server does not speak this protocol: check its
 
 // refusalOf makes an error of a server's refusal.
 func refusalOf(e *wire.Error) error {
+	if e.Reason == wire.Error_OTHER_CHANNEL {
+		return ErrTLSEnded
+	}
 	switch e.Code {
 	case wire.Error_REPLACED:
 		return ErrReplaced

@@ -11,8 +11,11 @@ import (
 	"encoding/pem"
 	"errors"
 	"io"
+	"log"
 	"math/big"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -82,7 +85,45 @@ func (w *world) overTLS(t testing.TB, cert tls.Certificate) string {
 	return l.URL("127.0.0.1")
 }
 
-// Somebody whose certificate the client trusts ends TLS in between and passes everything on, byte for byte.
+// endsTLS is a proxy whose certificate the client trusts, and which passes on byte for byte what it
+// reads in TLS: over TLS of its own, or in the clear if the server's URL is http.
+func endsTLS(t testing.TB, server string, roots *x509.CertPool) (url string) {
+	t.Helper()
+	config := &tls.Config{Certificates: []tls.Certificate{certificate(t, roots)}}
+	between, err := tls.Listen("tcp", "127.0.0.1:0", config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dial := func() (net.Conn, error) {
+		return tls.Dial("tcp", server[len("https://"):], &tls.Config{RootCAs: roots})
+	}
+	if plain, ok := strings.CutPrefix(server, "http://"); ok {
+		dial = func() (net.Conn, error) { return net.Dial("tcp", plain) }
+	}
+	var relaying sync.WaitGroup
+	t.Cleanup(func() {
+		between.Close()
+		relaying.Wait()
+	})
+	relaying.Go(func() {
+		for {
+			client, err := between.Accept()
+			if err != nil {
+				return
+			}
+			upstream, err := dial()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			relaying.Go(func() { io.Copy(upstream, client); upstream.Close() })
+			relaying.Go(func() { io.Copy(client, upstream); client.Close() })
+		}
+	})
+	return "https://" + between.Addr().String()
+}
+
+// Somebody ends TLS between a device and its server: it does not log in, and says why.
 func TestManInTheMiddleOfTLS(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -101,42 +142,123 @@ func TestManInTheMiddleOfTLS(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	between, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{certificate(t, roots)}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	var relaying sync.WaitGroup
-	relaying.Go(func() {
-		for {
-			client, err := between.Accept()
-			if err != nil {
-				return
-			}
-			upstream, err := tls.Dial("tcp", strings.TrimPrefix(server, "https://"), &tls.Config{RootCAs: roots})
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			relaying.Go(func() { io.Copy(upstream, client); upstream.Close() })
-			relaying.Go(func() { io.Copy(client, upstream); client.Close() })
-		}
-	})
+	between := endsTLS(t, server, roots)
 	if alice, err = Open(dir, o); err != nil {
 		t.Fatal(err)
 	}
-	alice.account.Server = "https://" + between.Addr().String()
+	defer alice.Close()
+	alice.account.Server = between
 	if err := alice.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if err := alice.WaitConnected(patience(t)); !errors.Is(err, ErrUnauthenticated) {
-		t.Errorf("with somebody in between: %v", err)
+	down := expect[LinkDown](t, &person{Client: alice})
+	if !errors.Is(down.Err, ErrTLSEnded) || down.Final {
+		t.Errorf("link down: %+v; on another network it may come up", down)
 	}
-	if down := expect[LinkDown](t, &person{Client: alice}); !down.Final {
-		t.Errorf("link down: %+v", down)
+}
+
+// TestRegisteringWhereTLSEnds: the refusal comes before the name and the invitation are used up, and
+// so it is with a new device and its code.
+func TestRegisteringWhereTLSEnds(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(cfg *signaling.Config) { cfg.OpenRegistration = false })
+	token, err := w.server.NewInvitation(time.Hour, 1)
+	if err != nil {
+		t.Fatal(err)
 	}
-	alice.Close()
-	between.Close()
-	relaying.Wait()
+	roots := x509.NewCertPool()
+	server := w.overTLS(t, certificate(t, roots))
+	o := RegisterOptions{Options: w.options(), Server: server, Username: "alice", Invitation: token}
+	o.TLS = &tls.Config{RootCAs: roots}
+	dir := t.TempDir()
+	for _, behind := range []string{server, w.url()} {
+		through := o
+		through.Server = endsTLS(t, behind, roots)
+		if _, err := Register(t.Context(), dir, through); !errors.Is(err, ErrTLSEnded) {
+			t.Fatalf("through a proxy that ends TLS in front of %s: %v", behind, err)
+		}
+	}
+	alice, err := Register(t.Context(), dir, o)
+	if err != nil {
+		t.Fatalf("name, invitation and directory are not free: %v", err)
+	}
+	p := &person{Client: alice, dir: dir}
+	defer p.Close()
+	p.start(t)
+
+	// The code names the server; this one's user goes through the proxy.
+	codes := make(chan string, 1)
+	adding, cancel := context.WithCancel(patience(t))
+	defer cancel()
+	added := make(chan error, 1)
+	go func() {
+		_, err := p.AddDevice(adding, AddDeviceOptions{
+			Show: func(code string) { codes <- code }, Confirm: func(context.Context, string) bool { return true },
+		})
+		added <- err
+	}()
+	code := <-codes
+	second := t.TempDir()
+	_, secret, _ := strings.Cut(code, "#")
+	through := LinkOptions{Options: o.Options, Code: endsTLS(t, server, roots) + "#" + secret}
+	if _, err := Link(patience(t), second, through); !errors.Is(err, ErrTLSEnded) {
+		t.Errorf("a new device through a proxy that ends TLS: %v", err)
+	}
+	linked, err := Link(patience(t), second, LinkOptions{Options: o.Options, Code: code})
+	if err != nil {
+		t.Fatalf("the code is used up: %v", err)
+	}
+	defer linked.Close()
+	if err := <-added; err != nil {
+		t.Error(err)
+	}
+}
+
+// TestServersOfTLS12: whoever meets one, which may be a proxy, hears what is missing.
+func TestServersOfTLS12(t *testing.T) {
+	t.Parallel()
+	roots := x509.NewCertPool()
+	old := httptest.NewUnstartedServer(http.NotFoundHandler())
+	old.TLS = &tls.Config{Certificates: []tls.Certificate{certificate(t, roots)}, MaxVersion: tls.VersionTLS12}
+	old.Config.ErrorLog = log.New(io.Discard, "", 0)
+	old.StartTLS()
+	defer old.Close()
+	o := RegisterOptions{Server: old.URL, Username: "alice", Options: Options{TLS: &tls.Config{RootCAs: roots}}}
+	_, err := Register(t.Context(), t.TempDir(), o)
+	if err == nil || !strings.Contains(err.Error(), "TLS 1.3") {
+		t.Errorf("%v", err)
+	}
+	for _, alert := range []byte{40, 70} { // handshake_failure, protocol_version
+		if _, err := Register(t.Context(), t.TempDir(), RegisterOptions{Server: answersAlert(t, alert), Username: "alice"}); err == nil ||
+			!strings.Contains(err.Error(), "TLS 1.3") {
+			t.Errorf("alert %d: %v", alert, err)
+		}
+	}
+}
+
+// answersAlert is a server that answers each ClientHello with a fatal alert (RFC 8446 section 6.2).
+func answersAlert(t testing.TB, alert byte) (url string) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var serving sync.WaitGroup
+	t.Cleanup(func() { l.Close(); serving.Wait() })
+	serving.Go(func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = conn.Read(make([]byte, 4096))
+			_, _ = conn.Write([]byte{21, 3, 3, 0, 2, 2, alert})
+			_ = conn.(*net.TCPConn).CloseWrite()
+			_, _ = io.Copy(io.Discard, conn)
+			conn.Close()
+		}
+	})
+	return "https://" + l.Addr().String()
 }
 
 func TestServerOfAnotherName(t *testing.T) {

@@ -1,7 +1,6 @@
 package client
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -153,7 +152,7 @@ func askToLink(ctx context.Context, server *url.URL, config *tls.Config, body []
 		if refused(err, wire.Error_FORBIDDEN) {
 			return nil, errors.New("the code does not work any more, or was not confirmed: make a new one on the account's first device")
 		}
-		if lasting(err) || errors.Is(err, errProtocol) {
+		if lasting(err) || errors.Is(err, errProtocol) || errors.Is(err, ErrTLSEnded) {
 			return nil, err
 		}
 		select {
@@ -167,12 +166,8 @@ func askToLink(ctx context.Context, server *url.URL, config *tls.Config, body []
 func postLinkRequest(ctx context.Context, server *url.URL, config *tls.Config, body []byte) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, linkWait)
 	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, server.JoinPath("v1/devices").String(), bytes.NewReader(body))
-	if err != nil {
-		return nil, err
-	}
-	request.Header.Set("Content-Type", "application/x-protobuf")
-	response, err := httpClient(config).Do(request)
+	response, _, err := post(ctx, server.JoinPath("v1/devices"), config, body,
+		func(binding []byte) proto.Message { return &wire.LinkRequest{ChannelBinding: binding} })
 	if err != nil {
 		return nil, unreachable(err)
 	}
@@ -184,7 +179,7 @@ func postLinkRequest(ctx context.Context, server *url.URL, config *tls.Config, b
 	refusal := new(wire.Error)
 	switch {
 	case response.Header.Get("Content-Type") != "application/x-protobuf" && response.StatusCode >= 500:
-		return nil, errors.New("the server cannot be reached at present") // a proxy says so
+		return nil, errInFront(server, response.StatusCode)
 	case response.Header.Get("Content-Type") != "application/x-protobuf":
 		return nil, errProtocol
 	case response.StatusCode == http.StatusOK:

@@ -103,6 +103,10 @@ func (s *Server) authenticate(conn *websocket.Conn, place *waiting, server strin
 	if err != nil {
 		return nil, nil, err
 	}
+	// Before the account is looked at: this must not tell whether there is one.
+	if err := sameChannel(auth.GetChannelBinding(), binding); err != nil {
+		return nil, nil, err
+	}
 	device, err := s.checkAuthentication(auth, server, nonce, binding)
 	if err != nil {
 		return nil, nil, err

@@ -14,13 +14,14 @@ type failure struct {
 	code       wire.Error_Code
 	message    string
 	retryAfter time.Duration
+	reason     wire.Error_Reason
 }
 
 func (f *failure) Error() string { return f.message }
 
 func (f *failure) wire() *wire.Error {
 	seconds := (f.retryAfter + time.Second - 1) / time.Second
-	return &wire.Error{Code: f.code, Message: f.message, RetryAfter: uint32(seconds)}
+	return &wire.Error{Code: f.code, Message: f.message, RetryAfter: uint32(seconds), Reason: f.reason}
 }
 
 func badRequest(message string) *failure {
@@ -28,7 +29,16 @@ func badRequest(message string) *failure {
 }
 
 func rateLimited(wait time.Duration) *failure {
-	return &failure{wire.Error_RATE_LIMITED, "Too many requests. Wait a moment.", wait}
+	const sentence = "Too many requests. Wait a moment."
+	return &failure{code: wire.Error_RATE_LIMITED, message: sentence, retryAfter: wait}
+}
+
+func unavailable(message string, retryAfter time.Duration) *failure {
+	return &failure{code: wire.Error_UNAVAILABLE, message: message, retryAfter: retryAfter}
+}
+
+func unauthenticated(reason wire.Error_Reason, message string) *failure {
+	return &failure{code: wire.Error_UNAUTHENTICATED, message: message, reason: reason}
 }
 
 var (
@@ -41,20 +51,22 @@ var (
 	errNotFound      = &failure{code: wire.Error_NOT_FOUND, message: "There is no such user or device."}
 	errTooLarge      = &failure{code: wire.Error_TOO_LARGE, message: "The message is too large."}
 	errMailboxFull   = &failure{code: wire.Error_MAILBOX_FULL, message: "The recipient's mailbox is full. Try again when the device has been online.", retryAfter: time.Minute}
-	errStopping      = &failure{wire.Error_UNAVAILABLE, "The server is stopping. Try again in a moment.", 2 * time.Second}
-	errStore         = &failure{wire.Error_UNAVAILABLE, "The server cannot reach its store. Try again later.", 10 * time.Second}
+	errStopping      = unavailable("The server is stopping. Try again in a moment.", 2*time.Second)
+	errStore         = unavailable("The server cannot reach its store. Try again later.", 10*time.Second)
 	errRemoved       = &failure{code: wire.Error_UNAUTHENTICATED, message: "This device was removed from its account."}
 	errPrimary       = &failure{code: wire.Error_FORBIDDEN, message: "Only the account's first device adds and removes devices."}
 	errDevices       = &failure{code: wire.Error_FORBIDDEN, message: "The account has as many devices as it can. Remove one first."}
 	errListChanged   = &failure{code: wire.Error_CONFLICT, message: "The account's devices have changed meanwhile. Try again."}
 	errListSignature = &failure{code: wire.Error_UNAUTHENTICATED, message: "The device list is not signed by the account's first device for this server."}
 	errSlot          = &failure{code: wire.Error_FORBIDDEN, message: "The linking code is not valid: it may be mistyped, used, declined or expired. Make a new one on the first device."}
-	errNotYet        = &failure{wire.Error_UNAVAILABLE, "Nobody has confirmed on the first device yet.", time.Second}
-	errLinkings      = &failure{wire.Error_UNAVAILABLE, "Too many devices are being linked. Try again later.", time.Minute}
+	errNotYet        = unavailable("Nobody has confirmed on the first device yet.", time.Second)
+	errLinkings      = unavailable("Too many devices are being linked. Try again later.", time.Minute)
 	errReplaced      = &failure{code: wire.Error_REPLACED, message: "The device opened a newer link."}
 	errNoRelay       = &failure{code: wire.Error_NOT_FOUND, message: "This server has no relay."}
 	errAuthTimeout   = &failure{code: wire.Error_UNAUTHENTICATED, message: "The link was not authenticated in time."}
-	errTooManyLinks  = &failure{wire.Error_UNAVAILABLE, "The server has too many links. Try again later.", 30 * time.Second}
+	errTooManyLinks  = unavailable("The server has too many links. Try again later.", 30*time.Second)
+	errOtherChannel  = unauthenticated(wire.Error_OTHER_CHANNEL,
+		"Something between the device and the server ends TLS. Pass TCP through.")
 	errServerUnknown = &failure{code: wire.Error_BAD_REQUEST, message: "This server is not known by that name."}
 )
 

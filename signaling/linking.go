@@ -218,6 +218,9 @@ func (s *Server) requestLinking(w http.ResponseWriter, r *http.Request) (*wire.L
 	if err != nil {
 		return nil, err
 	}
+	if err := overSameChannel(request.GetChannelBinding(), r); err != nil {
+		return nil, err
+	}
 	l, first, err := s.meetings.take(request, s.now())
 	if err != nil {
 		return nil, err

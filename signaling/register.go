@@ -22,10 +22,11 @@ import (
 //
 //  1. the limit of the source address, and of the body's size
 //  2. the form of every field but the pre-keys
-//  3. the invitation
-//  4. the signature by the identity key, over this server's name
-//  5. every pre-key and its signature
-//  6. the store makes the account, if name and invitation are still free
+//  3. the TLS channel, which must reach from the device to here
+//  4. the invitation
+//  5. the signature by the identity key, over this server's name
+//  6. every pre-key and its signature
+//  7. the store makes the account, if name and invitation are still free
 //
 // A device that lost the answer asks again: the same identity key under the same name gets its account once more.
 
@@ -55,6 +56,9 @@ func (s *Server) register(w http.ResponseWriter, r *http.Request) (*wire.Registr
 	}
 	reg, err := parseRegistration(body)
 	if err != nil {
+		return nil, err
+	}
+	if err := overSameChannel(reg.GetChannelBinding(), r); err != nil {
 		return nil, err
 	}
 	identity := [33]byte(reg.GetIdentityKey())

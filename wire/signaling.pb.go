@@ -97,7 +97,60 @@ func (x Error_Code) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Error_Code.Descriptor instead.
 func (Error_Code) EnumDescriptor() ([]byte, []int) {
-	return file_signaling_proto_rawDescGZIP(), []int{37, 0}
+	return file_signaling_proto_rawDescGZIP(), []int{38, 0}
+}
+
+// Reason says more than a code that older clients know too.
+type Error_Reason int32
+
+const (
+	Error_UNSPECIFIED      Error_Reason = 0
+	Error_OTHER_CHANNEL    Error_Reason = 1 // the device's channel binding is not the server's: TLS is ended in between
+	Error_ACCOUNT_DISABLED Error_Reason = 2 // by whoever runs the server
+	Error_ACCOUNT_DELETED  Error_Reason = 3
+)
+
+// Enum value maps for Error_Reason.
+var (
+	Error_Reason_name = map[int32]string{
+		0: "UNSPECIFIED",
+		1: "OTHER_CHANNEL",
+		2: "ACCOUNT_DISABLED",
+		3: "ACCOUNT_DELETED",
+	}
+	Error_Reason_value = map[string]int32{
+		"UNSPECIFIED":      0,
+		"OTHER_CHANNEL":    1,
+		"ACCOUNT_DISABLED": 2,
+		"ACCOUNT_DELETED":  3,
+	}
+)
+
+func (x Error_Reason) Enum() *Error_Reason {
+	p := new(Error_Reason)
+	*p = x
+	return p
+}
+
+func (x Error_Reason) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Error_Reason) Descriptor() protoreflect.EnumDescriptor {
+	return file_signaling_proto_enumTypes[1].Descriptor()
+}
+
+func (Error_Reason) Type() protoreflect.EnumType {
+	return &file_signaling_proto_enumTypes[1]
+}
+
+func (x Error_Reason) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Error_Reason.Descriptor instead.
+func (Error_Reason) EnumDescriptor() ([]byte, []int) {
+	return file_signaling_proto_rawDescGZIP(), []int{38, 1}
 }
 
 // Registration is the body of POST /v1/accounts. The answer is RegistrationResult or Error.
@@ -109,9 +162,10 @@ type Registration struct {
 	IdentityKey    []byte                 `protobuf:"bytes,4,opt,name=identity_key,json=identityKey,proto3" json:"identity_key,omitempty"`           // [33] device 1's identity key, which becomes the account's
 	PreKeys        []byte                 `protobuf:"bytes,5,opt,name=pre_keys,json=preKeys,proto3" json:"pre_keys,omitempty"`                       // serialised PreKeys, kept as bytes because the signature covers them exactly as sent; the first
 	// upload: signed and last-resort keys are mandatory
-	Signature     []byte `protobuf:"bytes,6,opt,name=signature,proto3" json:"signature,omitempty"` // [64] XEdDSA by identity_key, docs/protocol.md "Registration"
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Signature      []byte `protobuf:"bytes,6,opt,name=signature,proto3" json:"signature,omitempty"`                                 // [64] XEdDSA by identity_key, docs/protocol.md "Registration"
+	ChannelBinding []byte `protobuf:"bytes,7,opt,name=channel_binding,json=channelBinding,proto3" json:"channel_binding,omitempty"` // [32] of the connection it comes over, not signed; empty: not compared
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Registration) Reset() {
@@ -182,6 +236,13 @@ func (x *Registration) GetPreKeys() []byte {
 func (x *Registration) GetSignature() []byte {
 	if x != nil {
 		return x.Signature
+	}
+	return nil
+}
+
+func (x *Registration) GetChannelBinding() []byte {
+	if x != nil {
+		return x.ChannelBinding
 	}
 	return nil
 }
@@ -979,6 +1040,7 @@ type ClientFrame struct {
 	//	*ClientFrame_AddDevice
 	//	*ClientFrame_DeclineLinking
 	//	*ClientFrame_RemoveDevice
+	//	*ClientFrame_DeleteAccount
 	Body          isClientFrame_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1163,6 +1225,15 @@ func (x *ClientFrame) GetRemoveDevice() *RemoveDevice {
 	return nil
 }
 
+func (x *ClientFrame) GetDeleteAccount() *DeleteAccount {
+	if x != nil {
+		if x, ok := x.Body.(*ClientFrame_DeleteAccount); ok {
+			return x.DeleteAccount
+		}
+	}
+	return nil
+}
+
 type isClientFrame_Body interface {
 	isClientFrame_Body()
 }
@@ -1227,6 +1298,10 @@ type ClientFrame_RemoveDevice struct {
 	RemoveDevice *RemoveDevice `protobuf:"bytes,16,opt,name=remove_device,json=removeDevice,proto3,oneof"`
 }
 
+type ClientFrame_DeleteAccount struct {
+	DeleteAccount *DeleteAccount `protobuf:"bytes,17,opt,name=delete_account,json=deleteAccount,proto3,oneof"` // device 1 only; answered by Done or Error
+}
+
 func (*ClientFrame_Authenticate) isClientFrame_Body() {}
 
 func (*ClientFrame_Send) isClientFrame_Body() {}
@@ -1256,6 +1331,8 @@ func (*ClientFrame_AddDevice) isClientFrame_Body() {}
 func (*ClientFrame_DeclineLinking) isClientFrame_Body() {}
 
 func (*ClientFrame_RemoveDevice) isClientFrame_Body() {}
+
+func (*ClientFrame_DeleteAccount) isClientFrame_Body() {}
 
 // Hello is the server's first frame.
 type Hello struct {
@@ -1304,12 +1381,13 @@ func (x *Hello) GetNonce() []byte {
 
 // Authenticate is the device's first frame.
 type Authenticate struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Account       []byte                 `protobuf:"bytes,1,opt,name=account,proto3" json:"account,omitempty"`
-	Device        uint32                 `protobuf:"varint,2,opt,name=device,proto3" json:"device,omitempty"`
-	Signature     []byte                 `protobuf:"bytes,3,opt,name=signature,proto3" json:"signature,omitempty"` // [64] XEdDSA by the device's identity key, docs/protocol.md "Authentication"
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Account        []byte                 `protobuf:"bytes,1,opt,name=account,proto3" json:"account,omitempty"`
+	Device         uint32                 `protobuf:"varint,2,opt,name=device,proto3" json:"device,omitempty"`
+	Signature      []byte                 `protobuf:"bytes,3,opt,name=signature,proto3" json:"signature,omitempty"`                                 // [64] XEdDSA by the device's identity key, docs/protocol.md "Authentication"
+	ChannelBinding []byte                 `protobuf:"bytes,4,opt,name=channel_binding,json=channelBinding,proto3" json:"channel_binding,omitempty"` // [32] what the signature covers; empty: a wrong one is not told from a
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Authenticate) Reset() {
@@ -1359,6 +1437,13 @@ func (x *Authenticate) GetDevice() uint32 {
 func (x *Authenticate) GetSignature() []byte {
 	if x != nil {
 		return x.Signature
+	}
+	return nil
+}
+
+func (x *Authenticate) GetChannelBinding() []byte {
+	if x != nil {
+		return x.ChannelBinding
 	}
 	return nil
 }
@@ -2324,11 +2409,12 @@ func (x *OpenLinking) GetSlot() []byte {
 // LinkRequest is the body of POST /v1/devices, which a device without an account makes. The server hands it to device 1, and answers with
 // LinkReply when that has added the device, or with Error. The same request again gets the same answer; the slot takes no other.
 type LinkRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Slot          []byte                 `protobuf:"bytes,1,opt,name=slot,proto3" json:"slot,omitempty"` // [16]
-	Blob          []byte                 `protobuf:"bytes,2,opt,name=blob,proto3" json:"blob,omitempty"` // sealed NewDevice (package linking), at most 64 KiB
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Slot           []byte                 `protobuf:"bytes,1,opt,name=slot,proto3" json:"slot,omitempty"`                                           // [16]
+	Blob           []byte                 `protobuf:"bytes,2,opt,name=blob,proto3" json:"blob,omitempty"`                                           // sealed NewDevice (package linking), at most 64 KiB
+	ChannelBinding []byte                 `protobuf:"bytes,3,opt,name=channel_binding,json=channelBinding,proto3" json:"channel_binding,omitempty"` // [32] of the connection it comes over; empty: not compared
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *LinkRequest) Reset() {
@@ -2371,6 +2457,13 @@ func (x *LinkRequest) GetSlot() []byte {
 func (x *LinkRequest) GetBlob() []byte {
 	if x != nil {
 		return x.Blob
+	}
+	return nil
+}
+
+func (x *LinkRequest) GetChannelBinding() []byte {
+	if x != nil {
+		return x.ChannelBinding
 	}
 	return nil
 }
@@ -2656,18 +2749,64 @@ func (x *RemoveDevice) GetDeviceList() *SignedDeviceList {
 	return nil
 }
 
+// DeleteAccount erases the account, its devices and what waits for them. Its name is not given again.
+type DeleteAccount struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Username      string                 `protobuf:"bytes,1,opt,name=username,proto3" json:"username,omitempty"` // the account's own: nobody deletes one by mistake
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteAccount) Reset() {
+	*x = DeleteAccount{}
+	mi := &file_signaling_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteAccount) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteAccount) ProtoMessage() {}
+
+func (x *DeleteAccount) ProtoReflect() protoreflect.Message {
+	mi := &file_signaling_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteAccount.ProtoReflect.Descriptor instead.
+func (*DeleteAccount) Descriptor() ([]byte, []int) {
+	return file_signaling_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *DeleteAccount) GetUsername() string {
+	if x != nil {
+		return x.Username
+	}
+	return ""
+}
+
 type Error struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Code          Error_Code             `protobuf:"varint,1,opt,name=code,proto3,enum=sotto.wire.Error_Code" json:"code,omitempty"`
-	Message       string                 `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`                          // a sentence for people
-	RetryAfter    uint32                 `protobuf:"varint,3,opt,name=retry_after,json=retryAfter,proto3" json:"retry_after,omitempty"` // seconds, with RATE_LIMITED and UNAVAILABLE
+	Message       string                 `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`                             // a sentence for people
+	RetryAfter    uint32                 `protobuf:"varint,3,opt,name=retry_after,json=retryAfter,proto3" json:"retry_after,omitempty"`    // seconds, with RATE_LIMITED and UNAVAILABLE
+	Reason        Error_Reason           `protobuf:"varint,4,opt,name=reason,proto3,enum=sotto.wire.Error_Reason" json:"reason,omitempty"` // with UNAUTHENTICATED
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Error) Reset() {
 	*x = Error{}
-	mi := &file_signaling_proto_msgTypes[37]
+	mi := &file_signaling_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2679,7 +2818,7 @@ func (x *Error) String() string {
 func (*Error) ProtoMessage() {}
 
 func (x *Error) ProtoReflect() protoreflect.Message {
-	mi := &file_signaling_proto_msgTypes[37]
+	mi := &file_signaling_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2692,7 +2831,7 @@ func (x *Error) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error.ProtoReflect.Descriptor instead.
 func (*Error) Descriptor() ([]byte, []int) {
-	return file_signaling_proto_rawDescGZIP(), []int{37}
+	return file_signaling_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Error) GetCode() Error_Code {
@@ -2716,6 +2855,13 @@ func (x *Error) GetRetryAfter() uint32 {
 	return 0
 }
 
+func (x *Error) GetReason() Error_Reason {
+	if x != nil {
+		return x.Reason
+	}
+	return Error_UNSPECIFIED
+}
+
 type DeviceList_Device struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            uint32                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`                                     // 1 to 127
@@ -2726,7 +2872,7 @@ type DeviceList_Device struct {
 
 func (x *DeviceList_Device) Reset() {
 	*x = DeviceList_Device{}
-	mi := &file_signaling_proto_msgTypes[38]
+	mi := &file_signaling_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2738,7 +2884,7 @@ func (x *DeviceList_Device) String() string {
 func (*DeviceList_Device) ProtoMessage() {}
 
 func (x *DeviceList_Device) ProtoReflect() protoreflect.Message {
-	mi := &file_signaling_proto_msgTypes[38]
+	mi := &file_signaling_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2773,7 +2919,7 @@ var File_signaling_proto protoreflect.FileDescriptor
 const file_signaling_proto_rawDesc = "" +
 	"\n" +
 	"\x0fsignaling.proto\x12\n" +
-	"sotto.wire\"\xcf\x01\n" +
+	"sotto.wire\"\xf8\x01\n" +
 	"\fRegistration\x12\x1a\n" +
 	"\busername\x18\x01 \x01(\tR\busername\x12\x1e\n" +
 	"\n" +
@@ -2782,7 +2928,8 @@ const file_signaling_proto_rawDesc = "" +
 	"\x0fregistration_id\x18\x03 \x01(\rR\x0eregistrationId\x12!\n" +
 	"\fidentity_key\x18\x04 \x01(\fR\videntityKey\x12\x19\n" +
 	"\bpre_keys\x18\x05 \x01(\fR\apreKeys\x12\x1c\n" +
-	"\tsignature\x18\x06 \x01(\fR\tsignature\"F\n" +
+	"\tsignature\x18\x06 \x01(\fR\tsignature\x12'\n" +
+	"\x0fchannel_binding\x18\a \x01(\fR\x0echannelBinding\"F\n" +
 	"\x12RegistrationResult\x12\x18\n" +
 	"\aaccount\x18\x01 \x01(\fR\aaccount\x12\x16\n" +
 	"\x06device\x18\x02 \x01(\rR\x06device\"\xfc\x01\n" +
@@ -2846,7 +2993,7 @@ const file_signaling_proto_rawDesc = "" +
 	"\x0flinking_request\x18\r \x01(\v2\x17.sotto.wire.LinkRequestH\x00R\x0elinkingRequest\x12?\n" +
 	"\vdevice_list\x18\x0e \x01(\v2\x1c.sotto.wire.SignedDeviceListH\x00R\n" +
 	"deviceListB\x06\n" +
-	"\x04body\"\xd1\a\n" +
+	"\x04body\"\x95\b\n" +
 	"\vClientFrame\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12>\n" +
 	"\fauthenticate\x18\x02 \x01(\v2\x18.sotto.wire.AuthenticateH\x00R\fauthenticate\x12*\n" +
@@ -2866,14 +3013,16 @@ const file_signaling_proto_rawDesc = "" +
 	"\n" +
 	"add_device\x18\x0e \x01(\v2\x15.sotto.wire.AddDeviceH\x00R\taddDevice\x12E\n" +
 	"\x0fdecline_linking\x18\x0f \x01(\v2\x1a.sotto.wire.DeclineLinkingH\x00R\x0edeclineLinking\x12?\n" +
-	"\rremove_device\x18\x10 \x01(\v2\x18.sotto.wire.RemoveDeviceH\x00R\fremoveDeviceB\x06\n" +
+	"\rremove_device\x18\x10 \x01(\v2\x18.sotto.wire.RemoveDeviceH\x00R\fremoveDevice\x12B\n" +
+	"\x0edelete_account\x18\x11 \x01(\v2\x19.sotto.wire.DeleteAccountH\x00R\rdeleteAccountB\x06\n" +
 	"\x04body\"\x1d\n" +
 	"\x05Hello\x12\x14\n" +
-	"\x05nonce\x18\x01 \x01(\fR\x05nonce\"^\n" +
+	"\x05nonce\x18\x01 \x01(\fR\x05nonce\"\x87\x01\n" +
 	"\fAuthenticate\x12\x18\n" +
 	"\aaccount\x18\x01 \x01(\fR\aaccount\x12\x16\n" +
 	"\x06device\x18\x02 \x01(\rR\x06device\x12\x1c\n" +
-	"\tsignature\x18\x03 \x01(\fR\tsignature\"\x85\x01\n" +
+	"\tsignature\x18\x03 \x01(\fR\tsignature\x12'\n" +
+	"\x0fchannel_binding\x18\x04 \x01(\fR\x0echannelBinding\"\x85\x01\n" +
 	"\aWelcome\x12\x1f\n" +
 	"\vserver_time\x18\x01 \x01(\x04R\n" +
 	"serverTime\x124\n" +
@@ -2936,10 +3085,11 @@ const file_signaling_proto_rawDesc = "" +
 	"\aaccount\x18\x01 \x01(\fR\aaccount\x12%\n" +
 	"\x0edelivery_token\x18\x02 \x01(\fR\rdeliveryToken\"!\n" +
 	"\vOpenLinking\x12\x12\n" +
-	"\x04slot\x18\x01 \x01(\fR\x04slot\"5\n" +
+	"\x04slot\x18\x01 \x01(\fR\x04slot\"^\n" +
 	"\vLinkRequest\x12\x12\n" +
 	"\x04slot\x18\x01 \x01(\fR\x04slot\x12\x12\n" +
-	"\x04blob\x18\x02 \x01(\fR\x04blob\"\x1f\n" +
+	"\x04blob\x18\x02 \x01(\fR\x04blob\x12'\n" +
+	"\x0fchannel_binding\x18\x03 \x01(\fR\x0echannelBinding\"\x1f\n" +
 	"\tLinkReply\x12\x12\n" +
 	"\x04blob\x18\x01 \x01(\fR\x04blob\"\xa0\x01\n" +
 	"\tNewDevice\x12\x0e\n" +
@@ -2958,12 +3108,15 @@ const file_signaling_proto_rawDesc = "" +
 	"\x04slot\x18\x01 \x01(\fR\x04slot\"M\n" +
 	"\fRemoveDevice\x12=\n" +
 	"\vdevice_list\x18\x01 \x01(\v2\x1c.sotto.wire.SignedDeviceListR\n" +
-	"deviceList\"\xbc\x02\n" +
+	"deviceList\"+\n" +
+	"\rDeleteAccount\x12\x1a\n" +
+	"\busername\x18\x01 \x01(\tR\busername\"\xc7\x03\n" +
 	"\x05Error\x12*\n" +
 	"\x04code\x18\x01 \x01(\x0e2\x16.sotto.wire.Error.CodeR\x04code\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x1f\n" +
 	"\vretry_after\x18\x03 \x01(\rR\n" +
-	"retryAfter\"\xcb\x01\n" +
+	"retryAfter\x120\n" +
+	"\x06reason\x18\x04 \x01(\x0e2\x18.sotto.wire.Error.ReasonR\x06reason\"\xcb\x01\n" +
 	"\x04Code\x12\v\n" +
 	"\aUNKNOWN\x10\x00\x12\x0f\n" +
 	"\vBAD_REQUEST\x10\x01\x12\x13\n" +
@@ -2977,7 +3130,12 @@ const file_signaling_proto_rawDesc = "" +
 	"\vUNAVAILABLE\x10\t\x12\f\n" +
 	"\bREPLACED\x10\n" +
 	"\x12\f\n" +
-	"\bCONFLICT\x10\vB\fZ\n" +
+	"\bCONFLICT\x10\v\"W\n" +
+	"\x06Reason\x12\x0f\n" +
+	"\vUNSPECIFIED\x10\x00\x12\x11\n" +
+	"\rOTHER_CHANNEL\x10\x01\x12\x14\n" +
+	"\x10ACCOUNT_DISABLED\x10\x02\x12\x13\n" +
+	"\x0fACCOUNT_DELETED\x10\x03B\fZ\n" +
 	"sotto/wireb\x06proto3"
 
 var (
@@ -2992,100 +3150,104 @@ func file_signaling_proto_rawDescGZIP() []byte {
 	return file_signaling_proto_rawDescData
 }
 
-var file_signaling_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_signaling_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
+var file_signaling_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_signaling_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
 var file_signaling_proto_goTypes = []any{
 	(Error_Code)(0),              // 0: sotto.wire.Error.Code
-	(*Registration)(nil),         // 1: sotto.wire.Registration
-	(*RegistrationResult)(nil),   // 2: sotto.wire.RegistrationResult
-	(*PreKeys)(nil),              // 3: sotto.wire.PreKeys
-	(*PreKey)(nil),               // 4: sotto.wire.PreKey
-	(*SignedPreKey)(nil),         // 5: sotto.wire.SignedPreKey
-	(*KyberPreKey)(nil),          // 6: sotto.wire.KyberPreKey
-	(*Bundle)(nil),               // 7: sotto.wire.Bundle
-	(*Envelope)(nil),             // 8: sotto.wire.Envelope
-	(*ServerFrame)(nil),          // 9: sotto.wire.ServerFrame
-	(*ClientFrame)(nil),          // 10: sotto.wire.ClientFrame
-	(*Hello)(nil),                // 11: sotto.wire.Hello
-	(*Authenticate)(nil),         // 12: sotto.wire.Authenticate
-	(*Welcome)(nil),              // 13: sotto.wire.Welcome
-	(*KeyCounts)(nil),            // 14: sotto.wire.KeyCounts
-	(*Ack)(nil),                  // 15: sotto.wire.Ack
-	(*Sent)(nil),                 // 16: sotto.wire.Sent
-	(*FetchBundles)(nil),         // 17: sotto.wire.FetchBundles
-	(*Bundles)(nil),              // 18: sotto.wire.Bundles
-	(*LookUp)(nil),               // 19: sotto.wire.LookUp
-	(*Account)(nil),              // 20: sotto.wire.Account
-	(*GetRelayCredentials)(nil),  // 21: sotto.wire.GetRelayCredentials
-	(*RelayCredentials)(nil),     // 22: sotto.wire.RelayCredentials
-	(*GetSenderCertificate)(nil), // 23: sotto.wire.GetSenderCertificate
-	(*SenderCertificate)(nil),    // 24: sotto.wire.SenderCertificate
-	(*SetDeliveryToken)(nil),     // 25: sotto.wire.SetDeliveryToken
-	(*SendSealed)(nil),           // 26: sotto.wire.SendSealed
-	(*Done)(nil),                 // 27: sotto.wire.Done
-	(*DeviceList)(nil),           // 28: sotto.wire.DeviceList
-	(*SignedDeviceList)(nil),     // 29: sotto.wire.SignedDeviceList
-	(*FetchDeviceList)(nil),      // 30: sotto.wire.FetchDeviceList
-	(*OpenLinking)(nil),          // 31: sotto.wire.OpenLinking
-	(*LinkRequest)(nil),          // 32: sotto.wire.LinkRequest
-	(*LinkReply)(nil),            // 33: sotto.wire.LinkReply
-	(*NewDevice)(nil),            // 34: sotto.wire.NewDevice
-	(*AddDevice)(nil),            // 35: sotto.wire.AddDevice
-	(*DeclineLinking)(nil),       // 36: sotto.wire.DeclineLinking
-	(*RemoveDevice)(nil),         // 37: sotto.wire.RemoveDevice
-	(*Error)(nil),                // 38: sotto.wire.Error
-	(*DeviceList_Device)(nil),    // 39: sotto.wire.DeviceList.Device
+	(Error_Reason)(0),            // 1: sotto.wire.Error.Reason
+	(*Registration)(nil),         // 2: sotto.wire.Registration
+	(*RegistrationResult)(nil),   // 3: sotto.wire.RegistrationResult
+	(*PreKeys)(nil),              // 4: sotto.wire.PreKeys
+	(*PreKey)(nil),               // 5: sotto.wire.PreKey
+	(*SignedPreKey)(nil),         // 6: sotto.wire.SignedPreKey
+	(*KyberPreKey)(nil),          // 7: sotto.wire.KyberPreKey
+	(*Bundle)(nil),               // 8: sotto.wire.Bundle
+	(*Envelope)(nil),             // 9: sotto.wire.Envelope
+	(*ServerFrame)(nil),          // 10: sotto.wire.ServerFrame
+	(*ClientFrame)(nil),          // 11: sotto.wire.ClientFrame
+	(*Hello)(nil),                // 12: sotto.wire.Hello
+	(*Authenticate)(nil),         // 13: sotto.wire.Authenticate
+	(*Welcome)(nil),              // 14: sotto.wire.Welcome
+	(*KeyCounts)(nil),            // 15: sotto.wire.KeyCounts
+	(*Ack)(nil),                  // 16: sotto.wire.Ack
+	(*Sent)(nil),                 // 17: sotto.wire.Sent
+	(*FetchBundles)(nil),         // 18: sotto.wire.FetchBundles
+	(*Bundles)(nil),              // 19: sotto.wire.Bundles
+	(*LookUp)(nil),               // 20: sotto.wire.LookUp
+	(*Account)(nil),              // 21: sotto.wire.Account
+	(*GetRelayCredentials)(nil),  // 22: sotto.wire.GetRelayCredentials
+	(*RelayCredentials)(nil),     // 23: sotto.wire.RelayCredentials
+	(*GetSenderCertificate)(nil), // 24: sotto.wire.GetSenderCertificate
+	(*SenderCertificate)(nil),    // 25: sotto.wire.SenderCertificate
+	(*SetDeliveryToken)(nil),     // 26: sotto.wire.SetDeliveryToken
+	(*SendSealed)(nil),           // 27: sotto.wire.SendSealed
+	(*Done)(nil),                 // 28: sotto.wire.Done
+	(*DeviceList)(nil),           // 29: sotto.wire.DeviceList
+	(*SignedDeviceList)(nil),     // 30: sotto.wire.SignedDeviceList
+	(*FetchDeviceList)(nil),      // 31: sotto.wire.FetchDeviceList
+	(*OpenLinking)(nil),          // 32: sotto.wire.OpenLinking
+	(*LinkRequest)(nil),          // 33: sotto.wire.LinkRequest
+	(*LinkReply)(nil),            // 34: sotto.wire.LinkReply
+	(*NewDevice)(nil),            // 35: sotto.wire.NewDevice
+	(*AddDevice)(nil),            // 36: sotto.wire.AddDevice
+	(*DeclineLinking)(nil),       // 37: sotto.wire.DeclineLinking
+	(*RemoveDevice)(nil),         // 38: sotto.wire.RemoveDevice
+	(*DeleteAccount)(nil),        // 39: sotto.wire.DeleteAccount
+	(*Error)(nil),                // 40: sotto.wire.Error
+	(*DeviceList_Device)(nil),    // 41: sotto.wire.DeviceList.Device
 }
 var file_signaling_proto_depIdxs = []int32{
-	5,  // 0: sotto.wire.PreKeys.signed_pre_key:type_name -> sotto.wire.SignedPreKey
-	6,  // 1: sotto.wire.PreKeys.last_resort_kyber:type_name -> sotto.wire.KyberPreKey
-	4,  // 2: sotto.wire.PreKeys.one_time:type_name -> sotto.wire.PreKey
-	6,  // 3: sotto.wire.PreKeys.one_time_kyber:type_name -> sotto.wire.KyberPreKey
-	4,  // 4: sotto.wire.Bundle.one_time:type_name -> sotto.wire.PreKey
-	5,  // 5: sotto.wire.Bundle.signed_pre_key:type_name -> sotto.wire.SignedPreKey
-	6,  // 6: sotto.wire.Bundle.kyber:type_name -> sotto.wire.KyberPreKey
-	11, // 7: sotto.wire.ServerFrame.hello:type_name -> sotto.wire.Hello
-	13, // 8: sotto.wire.ServerFrame.welcome:type_name -> sotto.wire.Welcome
-	38, // 9: sotto.wire.ServerFrame.error:type_name -> sotto.wire.Error
-	8,  // 10: sotto.wire.ServerFrame.deliver:type_name -> sotto.wire.Envelope
-	16, // 11: sotto.wire.ServerFrame.sent:type_name -> sotto.wire.Sent
-	18, // 12: sotto.wire.ServerFrame.bundles:type_name -> sotto.wire.Bundles
-	14, // 13: sotto.wire.ServerFrame.key_counts:type_name -> sotto.wire.KeyCounts
-	22, // 14: sotto.wire.ServerFrame.relay_credentials:type_name -> sotto.wire.RelayCredentials
-	20, // 15: sotto.wire.ServerFrame.account:type_name -> sotto.wire.Account
-	24, // 16: sotto.wire.ServerFrame.sender_certificate:type_name -> sotto.wire.SenderCertificate
-	27, // 17: sotto.wire.ServerFrame.done:type_name -> sotto.wire.Done
-	32, // 18: sotto.wire.ServerFrame.linking_request:type_name -> sotto.wire.LinkRequest
-	29, // 19: sotto.wire.ServerFrame.device_list:type_name -> sotto.wire.SignedDeviceList
-	12, // 20: sotto.wire.ClientFrame.authenticate:type_name -> sotto.wire.Authenticate
-	8,  // 21: sotto.wire.ClientFrame.send:type_name -> sotto.wire.Envelope
-	15, // 22: sotto.wire.ClientFrame.ack:type_name -> sotto.wire.Ack
-	3,  // 23: sotto.wire.ClientFrame.upload_pre_keys:type_name -> sotto.wire.PreKeys
-	17, // 24: sotto.wire.ClientFrame.fetch_bundles:type_name -> sotto.wire.FetchBundles
-	19, // 25: sotto.wire.ClientFrame.look_up:type_name -> sotto.wire.LookUp
-	21, // 26: sotto.wire.ClientFrame.get_relay:type_name -> sotto.wire.GetRelayCredentials
-	23, // 27: sotto.wire.ClientFrame.get_sender_certificate:type_name -> sotto.wire.GetSenderCertificate
-	25, // 28: sotto.wire.ClientFrame.set_delivery_token:type_name -> sotto.wire.SetDeliveryToken
-	26, // 29: sotto.wire.ClientFrame.send_sealed:type_name -> sotto.wire.SendSealed
-	30, // 30: sotto.wire.ClientFrame.fetch_device_list:type_name -> sotto.wire.FetchDeviceList
-	31, // 31: sotto.wire.ClientFrame.open_linking:type_name -> sotto.wire.OpenLinking
-	35, // 32: sotto.wire.ClientFrame.add_device:type_name -> sotto.wire.AddDevice
-	36, // 33: sotto.wire.ClientFrame.decline_linking:type_name -> sotto.wire.DeclineLinking
-	37, // 34: sotto.wire.ClientFrame.remove_device:type_name -> sotto.wire.RemoveDevice
-	14, // 35: sotto.wire.Welcome.key_counts:type_name -> sotto.wire.KeyCounts
-	7,  // 36: sotto.wire.Bundles.bundles:type_name -> sotto.wire.Bundle
-	29, // 37: sotto.wire.Bundles.device_list:type_name -> sotto.wire.SignedDeviceList
-	8,  // 38: sotto.wire.SendSealed.envelope:type_name -> sotto.wire.Envelope
-	39, // 39: sotto.wire.DeviceList.devices:type_name -> sotto.wire.DeviceList.Device
-	29, // 40: sotto.wire.AddDevice.device_list:type_name -> sotto.wire.SignedDeviceList
-	34, // 41: sotto.wire.AddDevice.device:type_name -> sotto.wire.NewDevice
-	29, // 42: sotto.wire.RemoveDevice.device_list:type_name -> sotto.wire.SignedDeviceList
-	0,  // 43: sotto.wire.Error.code:type_name -> sotto.wire.Error.Code
-	44, // [44:44] is the sub-list for method output_type
-	44, // [44:44] is the sub-list for method input_type
-	44, // [44:44] is the sub-list for extension type_name
-	44, // [44:44] is the sub-list for extension extendee
-	0,  // [0:44] is the sub-list for field type_name
+	6,  // 0: sotto.wire.PreKeys.signed_pre_key:type_name -> sotto.wire.SignedPreKey
+	7,  // 1: sotto.wire.PreKeys.last_resort_kyber:type_name -> sotto.wire.KyberPreKey
+	5,  // 2: sotto.wire.PreKeys.one_time:type_name -> sotto.wire.PreKey
+	7,  // 3: sotto.wire.PreKeys.one_time_kyber:type_name -> sotto.wire.KyberPreKey
+	5,  // 4: sotto.wire.Bundle.one_time:type_name -> sotto.wire.PreKey
+	6,  // 5: sotto.wire.Bundle.signed_pre_key:type_name -> sotto.wire.SignedPreKey
+	7,  // 6: sotto.wire.Bundle.kyber:type_name -> sotto.wire.KyberPreKey
+	12, // 7: sotto.wire.ServerFrame.hello:type_name -> sotto.wire.Hello
+	14, // 8: sotto.wire.ServerFrame.welcome:type_name -> sotto.wire.Welcome
+	40, // 9: sotto.wire.ServerFrame.error:type_name -> sotto.wire.Error
+	9,  // 10: sotto.wire.ServerFrame.deliver:type_name -> sotto.wire.Envelope
+	17, // 11: sotto.wire.ServerFrame.sent:type_name -> sotto.wire.Sent
+	19, // 12: sotto.wire.ServerFrame.bundles:type_name -> sotto.wire.Bundles
+	15, // 13: sotto.wire.ServerFrame.key_counts:type_name -> sotto.wire.KeyCounts
+	23, // 14: sotto.wire.ServerFrame.relay_credentials:type_name -> sotto.wire.RelayCredentials
+	21, // 15: sotto.wire.ServerFrame.account:type_name -> sotto.wire.Account
+	25, // 16: sotto.wire.ServerFrame.sender_certificate:type_name -> sotto.wire.SenderCertificate
+	28, // 17: sotto.wire.ServerFrame.done:type_name -> sotto.wire.Done
+	33, // 18: sotto.wire.ServerFrame.linking_request:type_name -> sotto.wire.LinkRequest
+	30, // 19: sotto.wire.ServerFrame.device_list:type_name -> sotto.wire.SignedDeviceList
+	13, // 20: sotto.wire.ClientFrame.authenticate:type_name -> sotto.wire.Authenticate
+	9,  // 21: sotto.wire.ClientFrame.send:type_name -> sotto.wire.Envelope
+	16, // 22: sotto.wire.ClientFrame.ack:type_name -> sotto.wire.Ack
+	4,  // 23: sotto.wire.ClientFrame.upload_pre_keys:type_name -> sotto.wire.PreKeys
+	18, // 24: sotto.wire.ClientFrame.fetch_bundles:type_name -> sotto.wire.FetchBundles
+	20, // 25: sotto.wire.ClientFrame.look_up:type_name -> sotto.wire.LookUp
+	22, // 26: sotto.wire.ClientFrame.get_relay:type_name -> sotto.wire.GetRelayCredentials
+	24, // 27: sotto.wire.ClientFrame.get_sender_certificate:type_name -> sotto.wire.GetSenderCertificate
+	26, // 28: sotto.wire.ClientFrame.set_delivery_token:type_name -> sotto.wire.SetDeliveryToken
+	27, // 29: sotto.wire.ClientFrame.send_sealed:type_name -> sotto.wire.SendSealed
+	31, // 30: sotto.wire.ClientFrame.fetch_device_list:type_name -> sotto.wire.FetchDeviceList
+	32, // 31: sotto.wire.ClientFrame.open_linking:type_name -> sotto.wire.OpenLinking
+	36, // 32: sotto.wire.ClientFrame.add_device:type_name -> sotto.wire.AddDevice
+	37, // 33: sotto.wire.ClientFrame.decline_linking:type_name -> sotto.wire.DeclineLinking
+	38, // 34: sotto.wire.ClientFrame.remove_device:type_name -> sotto.wire.RemoveDevice
+	39, // 35: sotto.wire.ClientFrame.delete_account:type_name -> sotto.wire.DeleteAccount
+	15, // 36: sotto.wire.Welcome.key_counts:type_name -> sotto.wire.KeyCounts
+	8,  // 37: sotto.wire.Bundles.bundles:type_name -> sotto.wire.Bundle
+	30, // 38: sotto.wire.Bundles.device_list:type_name -> sotto.wire.SignedDeviceList
+	9,  // 39: sotto.wire.SendSealed.envelope:type_name -> sotto.wire.Envelope
+	41, // 40: sotto.wire.DeviceList.devices:type_name -> sotto.wire.DeviceList.Device
+	30, // 41: sotto.wire.AddDevice.device_list:type_name -> sotto.wire.SignedDeviceList
+	35, // 42: sotto.wire.AddDevice.device:type_name -> sotto.wire.NewDevice
+	30, // 43: sotto.wire.RemoveDevice.device_list:type_name -> sotto.wire.SignedDeviceList
+	0,  // 44: sotto.wire.Error.code:type_name -> sotto.wire.Error.Code
+	1,  // 45: sotto.wire.Error.reason:type_name -> sotto.wire.Error.Reason
+	46, // [46:46] is the sub-list for method output_type
+	46, // [46:46] is the sub-list for method input_type
+	46, // [46:46] is the sub-list for extension type_name
+	46, // [46:46] is the sub-list for extension extendee
+	0,  // [0:46] is the sub-list for field type_name
 }
 
 func init() { file_signaling_proto_init() }
@@ -3124,14 +3286,15 @@ func file_signaling_proto_init() {
 		(*ClientFrame_AddDevice)(nil),
 		(*ClientFrame_DeclineLinking)(nil),
 		(*ClientFrame_RemoveDevice)(nil),
+		(*ClientFrame_DeleteAccount)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_signaling_proto_rawDesc), len(file_signaling_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   39,
+			NumEnums:      2,
+			NumMessages:   40,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

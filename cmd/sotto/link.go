@@ -24,7 +24,9 @@ func connect(ctx context.Context, out *output, c *session) error {
 			warnOfClock(out, event)
 			return true, nil
 		case client.LinkDown:
-			last = event.Err
+			if last = event.Err; errors.Is(last, client.ErrTLSEnded) {
+				return false, last // another network may help, waiting does not
+			}
 			out.progress(linkLine{"link_down", event.Err.Error()}, "the server does not answer; trying again in %s",
 				event.Retry.Round(100*time.Millisecond))
 		}
