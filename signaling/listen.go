@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"time"
@@ -16,6 +17,7 @@ import (
 	"golang.org/x/crypto/acme"
 	"golang.org/x/crypto/acme/autocert"
 
+	"sotto/internal/proxyproto"
 	"sotto/wire"
 )
 
@@ -36,8 +38,13 @@ type ListenConfig struct {
 
 	// InsecurePlain allows serving without TLS on an address that is not loopback. Devices' links are then open to the network.
 	// A proxy that ends TLS in front breaks the links' channel binding: let it pass TCP through instead. Behind such a proxy all
-	// devices share its address, and with it every limit that goes by address: ConnectionsPer and those of Limits.
+	// devices share its address, and with it every limit that goes by address: ConnectionsPer and those of Limits. See Proxies.
 	InsecurePlain bool
+
+	// Proxies are the addresses of TCP proxies in front, each of whose connections names its client
+	// by the PROXY protocol, version 1 or 2, and is closed if it does not. Nobody else may be able to
+	// connect from there. From other addresses such a header is no request.
+	Proxies []netip.Prefix
 
 	// Connections bounds what is open at once, links included: never more than half of the descriptors the process may have, which
 	// leaves the rest to the store and the relay. Default 130,000. ConnectionsPer is the same for one address. Default 256.
@@ -71,6 +78,9 @@ func Listen(cfg ListenConfig) (*Listener, error) {
 	bound, err := net.Listen("tcp", cfg.Address)
 	if err != nil {
 		return nil, fmt.Errorf("cannot listen: %w", err)
+	}
+	if len(cfg.Proxies) > 0 {
+		bound = proxyproto.Listen(bound, cfg.Proxies)
 	}
 	l.net = door{bound, newCrowd(or(cfg.ConnectionsPer, 256), min(or(cfg.Connections, 130_000), descriptors()/2))}
 	l.server = &http.Server{

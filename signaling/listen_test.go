@@ -1,6 +1,7 @@
 package signaling
 
 import (
+	"bufio"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -8,9 +9,11 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"io"
 	"math/big"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -190,5 +193,61 @@ func TestConfigIsChecked(t *testing.T) {
 	}
 	if err := s.Shutdown(t.Context()); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestProxies: who comes through a listed proxy is who its header says, before TLS, and is limited
+// as such; elsewhere a header is no request, and a listed proxy must send one.
+func TestProxies(t *testing.T) {
+	files, err := LoadCertificate(writeCertificate(t, t.TempDir(), 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := Listen(ListenConfig{
+		Address: "127.0.0.1:0", Certificate: files, ConnectionsPer: 1,
+		Proxies: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.start(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.RemoteAddr) }))
+	// ask says what address the server sees, and keeps the connection open.
+	ask := func(from, header string) string {
+		t.Helper()
+		conn, err := (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}).Dial("tcp4", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+		conn.SetDeadline(time.Now().Add(time.Minute))
+		io.WriteString(conn, header)
+		over := tls.Client(conn, &tls.Config{InsecureSkipVerify: true})
+		request, _ := http.NewRequest("GET", "https://127.0.0.1/", nil)
+		if request.Write(over) != nil {
+			return ""
+		}
+		response, err := http.ReadResponse(bufio.NewReader(over), request)
+		if err != nil {
+			return ""
+		}
+		seen, _ := io.ReadAll(response.Body)
+		return string(seen)
+	}
+	const one = "PROXY TCP4 192.0.2.1 198.51.100.7 56324 443\r\n"
+	for _, c := range []struct{ name, from, header, want string }{
+		{"version 1", "127.0.0.1", one, "192.0.2.1:56324"},
+		{"another client of the proxy's", "127.0.0.1", strings.Replace(one, "2.1", "2.2", 1), "192.0.2.2:56324"},
+		{"the first one once more", "127.0.0.1", one, ""},
+		{"version 2", "127.0.0.1",
+			"\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c\xc0\x00\x02\x03\xc6\x33\x64\x07\xdc\x04\x01\xbb", "192.0.2.3:56324"},
+		{"a proxy that names nobody", "127.0.0.1", "", ""},
+		{"a header from elsewhere", "127.0.0.2", one, ""},
+	} {
+		if got := ask(c.from, c.header); got != c.want {
+			t.Errorf("%s: seen as %q, want %q", c.name, got, c.want)
+		}
+	}
+	if got := ask("127.0.0.3", ""); !strings.HasPrefix(got, "127.0.0.3:") {
+		t.Errorf("somebody else without a header: %q", got)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"net/netip"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -31,6 +32,7 @@ type serveFlags struct {
 	acmeEmail     string
 	acmeDirectory string
 	insecurePlain bool
+	proxies       []string
 	noRelay       bool
 	relayURLs     []string
 	relay         relayFlags
@@ -74,6 +76,8 @@ Examples:
 			flags.StringVar(&f.acmeEmail, "acme-email", "", "`ADDRESS` for its expiry notices")
 			flags.StringVar(&f.acmeDirectory, "acme-directory", "", "another ACME directory's `URL`")
 			flags.BoolVar(&f.insecurePlain, "insecure-plain", false, "serve without TLS although --listen is not loopback")
+			flags.StringSliceVar(&f.proxies, "proxy-protocol", nil,
+				"connections to --listen from these ranges (`CIDR`) name their client by the PROXY protocol")
 			flags.BoolVar(&f.noRelay, "no-relay", false, "run no relay: calls work only where devices reach each other")
 			flags.StringSliceVar(&f.relayURLs, "relay-url", nil, "send devices to a relay elsewhere (\"sotto turn\") by its `URL`, and run none here")
 			f.relay.define(flags)
@@ -226,10 +230,18 @@ func (f *serveFlags) bind(data string, certificate *signaling.CertificateFiles, 
 	if plain && !f.insecurePlain && !loopbackAddress(f.listen) {
 		return nil, usagef("%s is reachable by others: give --tls-cert and --tls-key, or --acme, or allow links without TLS by --insecure-plain", f.listen)
 	}
+	var proxies []netip.Prefix
+	for _, text := range f.proxies {
+		prefix, err := netip.ParsePrefix(strings.TrimSpace(text))
+		if err != nil {
+			return nil, usagef("--proxy-protocol %q is not a range, for instance 192.0.2.10/32", text)
+		}
+		proxies = append(proxies, prefix)
+	}
 	listener, err := signaling.Listen(signaling.ListenConfig{
 		Address: f.listen, Certificate: certificate,
 		ACME: f.acme, ACMEDir: filepath.Join(data, "acme"), ACMEEmail: f.acmeEmail, ACMEDirectory: f.acmeDirectory,
-		InsecurePlain: f.insecurePlain, Logger: log,
+		InsecurePlain: f.insecurePlain, Proxies: proxies, Logger: log,
 	})
 	return listener, addressError(err, f.listen, "--listen")
 }
