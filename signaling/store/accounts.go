@@ -31,6 +31,39 @@ func (p *Pebble) invitation(hash [32]byte, now time.Time) (invitationRecord, err
 	return inv, err
 }
 
+func (p *Pebble) Invitations(now time.Time) (list []Invitation, err error) {
+	prefix := []byte{kindInvitation}
+	err = p.each(prefix, prefix, func(key, value []byte) (bool, error) {
+		var inv invitationRecord
+		if err := parseJSON(value, &inv); err != nil || len(key) != 33 {
+			return false, errDamaged
+		}
+		if inv.Uses > 0 && now.UnixMilli() < inv.Expires {
+			list = append(list, Invitation{[32]byte(key[1:]), inv.Uses, time.UnixMilli(inv.Expires)})
+		}
+		return true, nil
+	})
+	return list, err
+}
+
+func (p *Pebble) RemoveInvitation(hash [32]byte) error {
+	p.names.Lock()
+	defer p.names.Unlock()
+	var inv invitationRecord
+	key := invitationKey(hash)
+	if err := p.getJSON(key, &inv); err != nil {
+		return err
+	}
+	b := p.db.NewBatch()
+	b.Delete(key, nil)
+	b.Delete(expiryKey(time.UnixMilli(inv.Expires), key), nil)
+	wait, err := p.apply(b)
+	if err != nil {
+		return err
+	}
+	return wait()
+}
+
 func (p *Pebble) CreateAccount(a Account, d Device, k Keys, invitation *[32]byte, now time.Time) error {
 	wait, err := p.createAccount(a, d, k, invitation, now)
 	if err != nil {
@@ -55,11 +88,13 @@ func (p *Pebble) createAccount(a Account, d Device, k Keys, invitation *[32]byte
 			b.Set(invitationKey(*invitation), mustJSON(inv), nil)
 		}
 	}
-	switch held, err := p.get(accountKey(a.Username)); {
-	case err != nil:
-		return nil, err
-	case held != nil:
-		return nil, ErrUsernameTaken
+	for _, key := range [][]byte{accountKey(a.Username), goneName(a.Username)} {
+		switch held, err := p.get(key); {
+		case err != nil:
+			return nil, err
+		case held != nil:
+			return nil, ErrUsernameTaken
+		}
 	}
 	b.Set(accountKey(a.Username), a.ID[:], nil)
 	b.Set(keyOf(kindDevice, d.Address), mustJSON(deviceRecord{d.RegistrationID, d.IdentityKey[:]}), nil)
@@ -117,6 +152,9 @@ func (p *Pebble) SetDeliveryToken(account UUID, hash [32]byte) error {
 		return nil
 	}
 	if err != nil && !errors.Is(err, ErrNotFound) {
+		return err
+	}
+	if _, err := p.Device(Address{account, 1}); err != nil { // deleted, perhaps a moment ago
 		return err
 	}
 	b := p.db.NewBatch()

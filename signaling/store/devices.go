@@ -34,29 +34,39 @@ func (p *Pebble) AddDevice(d Device, k Keys, held, list DeviceList) error {
 }
 
 func (p *Pebble) RemoveDevice(a Address, held, list DeviceList) error {
-	return p.changeList(a, held, list, func(b *pebble.Batch) error {
-		prefix := keyOf(kindEnvelope, a)
-		err := p.each(prefix, prefix, func(key, value []byte) (bool, error) {
-			e, err := parseEnvelope(a, value)
-			if err != nil {
-				return false, err
-			}
-			b.Delete(key, nil)
-			// A device that is given this address later counts places from 1 again: an entry left in the index would erase its envelopes.
-			return true, b.Delete(expiryKey(e.Expires, key), nil)
-		})
+	return p.changeList(a, held, list, func(b *pebble.Batch) error { return p.eraseDevice(b, a) })
+}
+
+// eraseDevice adds to a batch what takes a device out of the store. The caller holds the device's lock.
+func (p *Pebble) eraseDevice(b *pebble.Batch, a Address) error {
+	prefix := keyOf(kindEnvelope, a)
+	err := p.each(prefix, prefix, func(key, value []byte) (bool, error) {
+		e, err := parseEnvelope(a, value)
 		if err != nil {
-			return err
+			return false, err
 		}
-		for _, kind := range []byte{kindOneTime, kindSeen} {
-			prefix := keyOf(kind, a)
-			b.DeleteRange(prefix, upperBound(prefix), nil)
-		}
-		for _, kind := range []byte{kindDevice, kindKeyState, kindHead} {
-			b.Delete(keyOf(kind, a), nil)
-		}
-		return b.Set(keyOf(kindRemoved, a), []byte(rand.Text()), nil) // of no other removal: see scrubRemoved
+		b.Delete(key, nil)
+		// A device that is given this address later counts places from 1 again: an entry left in the
+		// index would erase its envelopes.
+		return true, b.Delete(expiryKey(e.Expires, key), nil)
 	})
+	if err != nil {
+		return err
+	}
+	for _, kind := range []byte{kindOneTime, kindSeen} {
+		prefix := keyOf(kind, a)
+		b.DeleteRange(prefix, upperBound(prefix), nil)
+	}
+	for _, kind := range []byte{kindDevice, kindKeyState, kindHead} {
+		b.Delete(keyOf(kind, a), nil)
+	}
+	return markRemoved(b, a)
+}
+
+// markRemoved lets the next Scrub look for what is left in the files. The mark is that of no other
+// removal: see forgetRemoved.
+func markRemoved(b *pebble.Batch, a Address) error {
+	return b.Set(keyOf(kindRemoved, a), []byte(rand.Text()), nil)
 }
 
 func (p *Pebble) RenewList(account UUID, held, list DeviceList) error {
@@ -73,6 +83,9 @@ func (p *Pebble) changeList(a Address, held, list DeviceList, change func(*pebbl
 	}
 	if !bytes.Equal(now.List, held.List) {
 		return ErrListChanged
+	}
+	if _, err := p.Device(Address{a.Account, 1}); err != nil { // deleted, perhaps a moment ago
+		return err
 	}
 	b := p.db.NewBatch()
 	b.Set(listKey(a.Account), mustJSON(list), nil)
@@ -104,7 +117,13 @@ func (p *Pebble) removed() (marks map[Address]string, err error) {
 // looks only where they were; to rewrite everybody's keys would take long.
 func (p *Pebble) scrubRemoved(ctx context.Context, marks map[Address]string) error {
 	for a, mark := range marks {
-		for _, prefix := range [][]byte{keyOf(kindDevice, a), keyOf(kindKeyState, a), keyOf(kindOneTime, a), keyOf(kindSeen, a), listKey(a.Account)} {
+		prefixes := [][]byte{
+			keyOf(kindDevice, a), keyOf(kindKeyState, a), keyOf(kindOneTime, a), keyOf(kindSeen, a), listKey(a.Account),
+		}
+		if a.Device == 0 { // the account
+			prefixes = [][]byte{{kindAccount}, conditionsKey(a.Account), tokenKey(a.Account), listKey(a.Account)}
+		}
+		for _, prefix := range prefixes {
 			if err := p.db.Compact(ctx, prefix, upperBound(prefix), false); err != nil {
 				return err
 			}

@@ -11,7 +11,9 @@ import (
 // Keys in the engine. Numbers are big endian, so that the engine's order is theirs. address = account [16] || device [1].
 //
 //	a username                     → account [16]
+//	c account [16]                 → conditions as JSON; none for an account like any other
 //	d address                      → Device as JSON
+//	g hash [32]                    → nothing: the name, or the id, of an account that was deleted
 //	i hash [32]                    → invitation as JSON
 //	k address                      → keyState as JSON
 //	l account [16]                 → device list as JSON; none as long as device 1 has been alone
@@ -19,7 +21,7 @@ import (
 //	h address                      → mailbox head: last place [8], then for each sender with something in the mailbox from [16] count [4]
 //	                                 bytes [8]; stays when the mailbox is empty
 //	m address place [8]            → from [16] id [16] accepted [8] expires [8] body
-//	r address                      → a device was removed, and its bytes are still in the files
+//	r address                      → a device was removed, and its bytes are still in the files; device 0: the account was
 //	s address mark [16]            → seen: place [8], 0 when not (or no longer) in the mailbox
 //	t account [16]                 → SHA-256 of its delivery token [32]
 //	x expires [8] key              → what to delete then: a key of kind i, m or s
@@ -28,7 +30,9 @@ import (
 // sender either: the engine keeps bounds of keys in its manifest, which Scrub does not rewrite.
 const (
 	kindAccount    = 'a'
+	kindConditions = 'c'
 	kindDevice     = 'd'
+	kindGone       = 'g'
 	kindInvitation = 'i'
 	kindKeyState   = 'k'
 	kindOneTime    = 'o'
@@ -55,6 +59,19 @@ func accountKey(username string) []byte { return append([]byte{kindAccount}, use
 func invitationKey(hash [32]byte) []byte { return append([]byte{kindInvitation}, hash[:]...) }
 
 func tokenKey(account UUID) []byte { return append([]byte{kindToken}, account[:]...) }
+
+func conditionsKey(account UUID) []byte { return append([]byte{kindConditions}, account[:]...) }
+
+// goneName and goneID are where a deleted account has left its hashes. That of the name hides it
+// from who happens to read it, not from who guesses names.
+func goneName(username string) []byte { return goneKey("Sotto deleted name v1\x00", []byte(username)) }
+
+func goneID(account UUID) []byte { return goneKey("Sotto deleted account v1\x00", account[:]) }
+
+func goneKey(label string, what []byte) []byte {
+	hash := sha256.Sum256(append([]byte(label), what...))
+	return append([]byte{kindGone}, hash[:]...)
+}
 
 func listKey(account UUID) []byte { return append([]byte{kindList}, account[:]...) }
 

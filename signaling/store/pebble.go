@@ -104,7 +104,7 @@ func (p *Pebble) Close() error {
 
 // device locks a device's part of the store.
 func (p *Pebble) device(a Address) (unlock func()) {
-	m := &p.stripes[maphash.Comparable(p.seed, a)%uint64(len(p.stripes))]
+	m := &p.stripes[p.stripe(a)]
 	m.Lock()
 	return m.Unlock
 }
@@ -130,6 +130,10 @@ func (p *Pebble) getJSON(key []byte, into any) error {
 	if v == nil {
 		return ErrNotFound
 	}
+	return parseJSON(v, into)
+}
+
+func parseJSON(v []byte, into any) error {
 	if json.Unmarshal(v, into) != nil {
 		return errDamaged
 	}

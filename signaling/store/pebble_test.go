@@ -157,10 +157,10 @@ func TestSameTokenWritesNothing(t *testing.T) {
 	dir := t.TempDir()
 	p := open(t, dir)
 	defer p.Close()
-	account, _ := storetest.NewDevice("alice")
+	alice := storetest.Create(t, p, "alice", store.Keys{})
 	size := func(hash [32]byte) (bytes int64) {
 		t.Helper()
-		if err := p.SetDeliveryToken(account.ID, hash); err != nil {
+		if err := p.SetDeliveryToken(alice.Address.Account, hash); err != nil {
 			t.Fatal(err)
 		}
 		filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {

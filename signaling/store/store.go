@@ -49,6 +49,39 @@ type Device struct {
 	IdentityKey    [33]byte
 }
 
+// Conditions are what an operator has set for an account. The zero value is for all others.
+type Conditions struct {
+	Disabled bool   `json:",omitempty"`
+	Mailbox  Limits `json:",omitzero"` // of each device; a zero field stands for the server's
+}
+
+// A Standing is an account as its operator sees it.
+type Standing struct {
+	Account
+	Conditions
+	Devices int
+	Waiting Waiting
+}
+
+// Waiting is what is in mailboxes.
+type Waiting struct {
+	Envelopes int
+	Bytes     int64 // of bodies
+}
+
+// Totals are of the whole store. A mailbox without envelopes does not count.
+type Totals struct {
+	Accounts, Disabled, Devices, Mailboxes, Invitations int
+	Waiting                                             Waiting
+}
+
+// An Invitation is known by its token's hash.
+type Invitation struct {
+	Hash    [32]byte
+	Uses    int // left
+	Expires time.Time
+}
+
 // A DeviceList is what device 1 has signed. It is opaque; the zero value stands for none.
 type DeviceList struct {
 	List      []byte
@@ -119,9 +152,41 @@ type Store interface {
 	// CheckInvitation returns ErrBadInvitation unless a registration with the token could use it now.
 	CheckInvitation(hash [32]byte, now time.Time) error
 
+	// Invitations are those that can be used now, in the order of their hashes.
+	Invitations(now time.Time) ([]Invitation, error)
+
+	// RemoveInvitation returns ErrNotFound if there is none.
+	RemoveInvitation(hash [32]byte) error
+
 	// CreateAccount makes an account with its device 1, and uses up one use of the invitation unless that is nil: all of it or
-	// nothing. Errors: ErrBadInvitation, ErrUsernameTaken.
+	// nothing. Errors: ErrBadInvitation, ErrUsernameTaken, also for the name of a deleted account.
 	CreateAccount(a Account, d Device, k Keys, invitation *[32]byte, now time.Time) error
+
+	// DeleteAccount erases an account with its devices, keys and mailboxes, all of it or nothing, and
+	// keeps hashes of its name and id, so that neither is given again. Error: ErrNotFound if the name
+	// is not that account's.
+	DeleteAccount(Account) error
+
+	// Deleted says whether there was an account of this id.
+	Deleted(UUID) (bool, error)
+
+	// Conditions returns the zero value for an account like any other, as for no account.
+	Conditions(UUID) (Conditions, error)
+
+	// SetConditions returns ErrNotFound if there is no such account.
+	SetConditions(account UUID, change func(*Conditions)) error
+
+	// Standings returns up to limit accounts whose names come after the one given, in order.
+	Standings(after string, limit int) ([]Standing, error)
+	Standing(Account) (Standing, error)
+	Totals() (Totals, error)
+
+	// Disk is what the store takes, and what is free where it is.
+	Disk() (used, free int64, err error)
+
+	// Backup makes a copy of the store in a directory that must not exist, while the store is in use.
+	// What was durable before the call is in it.
+	Backup(dir string) error
 
 	// AccountByName and Device return ErrNotFound when there is none.
 	AccountByName(username string) (Account, error)
@@ -145,6 +210,7 @@ type Store interface {
 	RenewList(account UUID, held, list DeviceList) error
 
 	// SetDeliveryToken keeps the hash of an account's delivery token in place of the one before, and writes nothing if it is that one.
+	// Error: ErrNotFound if there is no such account.
 	SetDeliveryToken(account UUID, hash [32]byte) error
 
 	// DeliveryToken returns ErrNotFound for an account without one, as for no account.
