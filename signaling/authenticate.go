@@ -1,6 +1,7 @@
 package signaling
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -120,12 +121,10 @@ func (s *Server) authenticate(conn *websocket.Conn, place *waiting, server strin
 	if err := s.hub.add(l); err != nil {
 		return nil, nil, err
 	}
-	// Who removes a device ends the link that the hub has. One that came too late to be ended sees here that the device is gone.
-	switch now, err := s.store.Device(device.Address); {
-	case errors.Is(err, store.ErrNotFound), err == nil && now.IdentityKey != device.IdentityKey:
-		l.end(errRemoved, websocket.ClosePolicyViolation)
-	case err != nil:
-		l.end(s.asFailure(err), websocket.CloseInternalServerErr)
+	// Who removes a device, or disables or deletes an account, ends the link that the hub has. One that
+	// came too late to be ended sees so here.
+	if err := s.mayHaveLink(device); err != nil {
+		l.end(s.asFailure(err), websocket.ClosePolicyViolation)
 	}
 	return l, &wire.Welcome{
 		ServerTime:   uint64(s.now().UnixMilli()),
@@ -156,6 +155,11 @@ func (s *Server) checkAuthentication(a *wire.Authenticate, server string, nonce 
 	if err != nil && !unknown {
 		return device, err
 	}
+	// Whether there was an account is told without a proof, for nothing is left to prove it by: who
+	// knows its id may know that it is gone.
+	if gone, err := s.store.Deleted(address.Account); gone || err != nil {
+		return device, cmp.Or(err, error(errDeleted))
+	}
 	if unknown {
 		device.IdentityKey = nobody
 	}
@@ -163,7 +167,7 @@ func (s *Server) checkAuthentication(a *wire.Authenticate, server string, nonce 
 	if !verify(device.IdentityKey, signed, a.GetSignature()) || unknown {
 		return device, errSignature
 	}
-	return device, nil
+	return device, s.mayHaveLink(device)
 }
 
 // refuse tells a stranger why its link ends. What it did not send us an error for is its own doing.

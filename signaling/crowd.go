@@ -69,6 +69,13 @@ func (c *crowd) full(from source) (near, wide bool) {
 	return c.crowded(from)
 }
 
+// size is how many there are.
+func (c *crowd) size() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.total
+}
+
 // leave undoes one enter.
 func (c *crowd) leave(from source) {
 	c.mu.Lock()

@@ -149,7 +149,7 @@ func (l *link) spill(until time.Time) {
 		if h.isSettled() {
 			continue
 		}
-		wait, err := l.server.store.Put(h.envelope, l.server.mailboxLimits())
+		wait, err := l.server.put(h.envelope)
 		if err != nil {
 			h.settle(pathStored, func() error { return err })
 			continue // acknowledged later, it is marked as delivered

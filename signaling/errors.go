@@ -33,6 +33,10 @@ func rateLimited(wait time.Duration) *failure {
 	return &failure{code: wire.Error_RATE_LIMITED, message: sentence, retryAfter: wait}
 }
 
+func forbidden(message string) *failure {
+	return &failure{code: wire.Error_FORBIDDEN, message: message}
+}
+
 func unavailable(message string, retryAfter time.Duration) *failure {
 	return &failure{code: wire.Error_UNAVAILABLE, message: message, retryAfter: retryAfter}
 }
@@ -54,7 +58,10 @@ var (
 	errStopping      = unavailable("The server is stopping. Try again in a moment.", 2*time.Second)
 	errStore         = unavailable("The server cannot reach its store. Try again later.", 10*time.Second)
 	errRemoved       = &failure{code: wire.Error_UNAUTHENTICATED, message: "This device was removed from its account."}
+	errDisabled      = unauthenticated(wire.Error_ACCOUNT_DISABLED, "Whoever runs the server has disabled this account.")
+	errDeleted       = unauthenticated(wire.Error_ACCOUNT_DELETED, "This account was deleted.")
 	errPrimary       = &failure{code: wire.Error_FORBIDDEN, message: "Only the account's first device adds and removes devices."}
+	errFirstDeletes  = forbidden("Only the account's first device deletes the account.")
 	errDevices       = &failure{code: wire.Error_FORBIDDEN, message: "The account has as many devices as it can. Remove one first."}
 	errListChanged   = &failure{code: wire.Error_CONFLICT, message: "The account's devices have changed meanwhile. Try again."}
 	errListSignature = &failure{code: wire.Error_UNAUTHENTICATED, message: "The device list is not signed by the account's first device for this server."}

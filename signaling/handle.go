@@ -70,6 +70,8 @@ func (l *link) answer(frame *wire.ClientFrame) (*wire.ServerFrame, error) {
 		return l.declineLinking(body.DeclineLinking)
 	case *wire.ClientFrame_RemoveDevice:
 		return l.removeDevice(body.RemoveDevice)
+	case *wire.ClientFrame_DeleteAccount:
+		return l.deleteAccount(body.DeleteAccount)
 	}
 	return nil, errMalformed // send_sealed among them: it would come from somebody
 }
@@ -190,6 +192,22 @@ func (l *link) setDeliveryToken(m *wire.SetDeliveryToken) (*wire.ServerFrame, er
 	}
 	return done(s.store.SetDeliveryToken(account, [32]byte(m.Hash)))
 }
+
+// deleteAccount erases the device's own account. Its link ends behind the answer.
+func (l *link) deleteAccount(m *wire.DeleteAccount) (*wire.ServerFrame, error) {
+	s := l.server
+	if l.device.Address.Device != 1 {
+		return nil, errFirstDeletes
+	}
+	account := store.Account{ID: l.device.Address.Account, Username: m.GetUsername()}
+	err := s.deleteAccount(account)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, errOtherName
+	}
+	return done(err)
+}
+
+var errOtherName = badRequest("The account has another user name.")
 
 func done(err error) (*wire.ServerFrame, error) {
 	if err != nil {

@@ -151,6 +151,15 @@ func (k *meetings) decline(account store.UUID, at slot) {
 	}
 }
 
+// forget closes the slot of an account, if it has one.
+func (k *meetings) forget(account store.UUID) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if l := k.byAccount[account]; l != nil {
+		k.close(l)
+	}
+}
+
 func (k *meetings) sweep(now time.Time) {
 	k.mu.Lock()
 	defer k.mu.Unlock()

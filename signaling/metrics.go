@@ -62,7 +62,21 @@ func newMetrics() *metrics {
 	}
 	m.registry.MustRegister(m.links, m.pending, m.anonymous, m.registrations, m.accepted, m.refusedTokens, m.delivered, m.expired, m.bundles, m.errors,
 		m.sendSeconds, m.scrubSeconds)
+	m.zero()
 	return m
+}
+
+// zero shows counters before they have counted: a query finds 0, not nothing.
+func (m *metrics) zero() {
+	for _, sender := range []string{"named", "nameless"} {
+		m.accepted.WithLabelValues(pathStraight, sender)
+		m.accepted.WithLabelValues(pathStored, sender)
+	}
+	m.bundles.WithLabelValues("one_time")
+	m.bundles.WithLabelValues("last_resort")
+	for _, code := range wire.Error_Code_name {
+		m.errors.WithLabelValues(code)
+	}
 }
 
 func (m *metrics) sent(path string, named bool, since time.Time) {

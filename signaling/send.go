@@ -102,7 +102,7 @@ func (s *Server) route(e store.Envelope) (wait func() (path string, err error), 
 			}
 		}
 	}
-	durable, err := s.store.Put(e, s.mailboxLimits())
+	durable, err := s.put(e)
 	if err != nil {
 		return nil, err
 	}
@@ -112,7 +112,17 @@ func (s *Server) route(e store.Envelope) (wait func() (path string, err error), 
 	return func() (string, error) { return pathStored, durable() }, nil
 }
 
-func (s *Server) mailboxLimits() store.Limits {
+// put stores an envelope, unless the mailbox is as full as it may be.
+func (s *Server) put(e store.Envelope) (wait func() error, err error) {
+	c, err := s.store.Conditions(e.To.Account)
+	if err != nil {
+		return nil, err
+	}
+	return s.store.Put(e, s.limitsOf(c))
+}
+
+// limitsOf are the server's, where the operator has set no others for the account.
+func (s *Server) limitsOf(c store.Conditions) store.Limits {
 	l := s.cfg.Limits
-	return store.Limits{Count: l.Mailbox, Bytes: l.MailboxBytes}
+	return store.Limits{Count: or(c.Mailbox.Count, l.Mailbox), Bytes: or(c.Mailbox.Bytes, l.MailboxBytes)}
 }

@@ -29,6 +29,7 @@ type Server struct {
 	metrics *metrics
 	hub     *hub
 	now     func() time.Time
+	started time.Time
 	timing  timing
 
 	registrations sourceLimiter
@@ -123,6 +124,7 @@ func newServer(cfg Config, db store.Store, keys *issuer, t timing) *Server {
 		metrics:       m,
 		hub:           newHub(cfg.Limits.Links, m.links),
 		now:           time.Now,
+		started:       time.Now(),
 		timing:        t,
 		registrations: newSourceLimiter(cfg.Limits.Registrations),
 		attempts:      newSourceLimiter(cfg.Limits.Attempts),
@@ -152,6 +154,7 @@ func newServer(cfg Config, db store.Store, keys *issuer, t timing) *Server {
 		WriteBufferPool: &sync.Pool{},
 		CheckOrigin:     s.originAllowed,
 	}
+	m.registry.MustRegister(&census{server: s})
 	if cfg.Relay != nil {
 		s.relaySecret.Store(&cfg.Relay.Secret)
 		s.relayURLs.Store(&cfg.Relay.URLs)
