@@ -198,8 +198,13 @@ var errProtocol = errors.New("the server does not speak this protocol: check its
 
 // refusalOf makes an error of a server's refusal.
 func refusalOf(e *wire.Error) error {
-	if e.Reason == wire.Error_OTHER_CHANNEL {
+	switch e.Reason {
+	case wire.Error_OTHER_CHANNEL:
 		return ErrTLSEnded
+	case wire.Error_ACCOUNT_DISABLED:
+		return ErrAccountDisabled
+	case wire.Error_ACCOUNT_DELETED:
+		return ErrAccountDeleted
 	}
 	switch e.Code {
 	case wire.Error_REPLACED:

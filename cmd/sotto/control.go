@@ -12,18 +12,64 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"syscall"
 	"time"
+
+	"sotto/signaling"
 )
 
-// A running server is asked for invitations through a socket in its data directory: whoever may write there may invite.
-// It speaks HTTP, POST /invitations?uses=N&ttl=D, and is answered by an invitation as JSON.
+// A running server is operated through a socket in its data directory: by the user that it runs as,
+// and root. It speaks HTTP and answers with JSON, one object a line:
+//
+//	POST   /invitations?uses=N&ttl=D    GET /invitations    DELETE /invitations?id=ID
+//	GET    /accounts                    DELETE /accounts?name=NAME
+//	POST   /accounts/disable?name=NAME, /accounts/enable?name=NAME
+//	POST   /accounts/quota?name=NAME&envelopes=N&bytes=N
+//	GET    /state
+//	POST   /backup?directory=DIR
 
 type invitation struct {
-	Event   string    `json:"event"`
-	Token   string    `json:"token"`
+	Event   string    `json:"event"` // "invitation"
+	Token   string    `json:"token,omitempty"`
+	ID      string    `json:"id,omitempty"`
 	Uses    int       `json:"uses"`
 	Expires time.Time `json:"expires"`
+}
+
+type accountState struct {
+	Event        string `json:"event"` // "account"
+	Username     string `json:"username"`
+	Disabled     bool   `json:"disabled"`
+	Devices      int    `json:"devices"`
+	Waiting      int    `json:"waiting"` // envelopes
+	WaitingBytes int64  `json:"waiting_bytes"`
+	Quota        int    `json:"quota"` // envelopes for each device
+	QuotaBytes   int64  `json:"quota_bytes"`
+	QuotaOwn     bool   `json:"quota_own"` // and not the server's
+}
+
+type serverState struct {
+	Event           string `json:"event"` // "state"
+	Version         string `json:"version"`
+	Uptime          int64  `json:"uptime"` // seconds
+	Accounts        int    `json:"accounts"`
+	Disabled        int    `json:"disabled"`
+	Devices         int    `json:"devices"`
+	Invitations     int    `json:"invitations"`
+	Mailboxes       int    `json:"mailboxes"` // with something in them
+	Waiting         int    `json:"waiting"`   // envelopes
+	WaitingBytes    int64  `json:"waiting_bytes"`
+	Links           int    `json:"links"`
+	Anonymous       int    `json:"anonymous"`
+	Unauthenticated int    `json:"unauthenticated"`
+	StoreBytes      int64  `json:"store_bytes"`
+	FreeBytes       int64  `json:"free_bytes"`
+}
+
+type doneLine struct {
+	Event string `json:"event"`
 }
 
 type inviter func(ttl time.Duration, uses int) (token string, err error)
@@ -33,14 +79,15 @@ func invite(newInvitation inviter, ttl time.Duration, uses int) (invitation, err
 	if err != nil {
 		return invitation{}, err
 	}
-	return invitation{"invitation", token, uses, time.Now().Add(ttl).Truncate(time.Second)}, nil
+	expires := time.Now().Add(ttl).Truncate(time.Second)
+	return invitation{Event: "invitation", Token: token, Uses: uses, Expires: expires}, nil
 }
 
 func controlSocket(dataDirectory string) string { return filepath.Join(dataDirectory, "control.sock") }
 
 // serveControl answers on the socket until the returned function is called. The data directory is locked by the store, so a
 // socket that is still there was left by a server that died.
-func serveControl(dataDirectory string, newInvitation inviter) (stop func(), err error) {
+func serveControl(dataDirectory string, s *signaling.Server) (stop func(), err error) {
 	file := controlSocket(dataDirectory)
 	if err := os.Remove(file); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
@@ -53,53 +100,205 @@ func serveControl(dataDirectory string, newInvitation inviter) (stop func(), err
 		listener.Close()
 		return nil, err
 	}
-	mux := http.NewServeMux()
-	mux.HandleFunc("POST /invitations", func(w http.ResponseWriter, r *http.Request) {
-		var uses int
-		_, badUses := fmt.Sscan(r.FormValue("uses"), &uses)
-		ttl, badTTL := time.ParseDuration(r.FormValue("ttl"))
-		if badUses != nil || badTTL != nil || uses < 1 || ttl <= 0 {
-			http.Error(w, "uses must be a number from 1 and ttl a duration, for instance 24h", http.StatusBadRequest)
-			return
-		}
-		made, err := invite(newInvitation, ttl, uses)
-		if err != nil {
-			http.Error(w, err.Error(), http.StatusInternalServerError)
-			return
-		}
-		json.NewEncoder(w).Encode(made)
-	})
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
-	go server.Serve(listener)
+	server := &http.Server{Handler: controlHandler(dataDirectory, s), ReadHeaderTimeout: 5 * time.Second}
+	go server.Serve(ownUsers{listener})
 	return func() { server.Close() }, nil
 }
 
-// askForInvitation is the other end of the socket.
-func askForInvitation(ctx context.Context, dataDirectory string, ttl time.Duration, uses int) (invitation, error) {
+// ownUsers lets in who may operate the server, whatever has become of the socket's mode.
+type ownUsers struct{ net.Listener }
+
+func (l ownUsers) Accept() (net.Conn, error) {
+	for {
+		conn, err := l.Listener.Accept()
+		if err != nil || mayOperate(conn) {
+			return conn, err
+		}
+		conn.Close()
+	}
+}
+
+// controlHandler answers requests. What cannot be done is a sentence, with the status 400.
+func controlHandler(data string, s *signaling.Server) http.Handler {
+	mux := http.NewServeMux()
+	handle := func(pattern string, do func(q url.Values, say func(any)) error) {
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+			lines := json.NewEncoder(w)
+			if err := do(r.URL.Query(), func(line any) { _ = lines.Encode(line) }); err != nil {
+				http.Error(w, err.Error(), http.StatusBadRequest)
+			}
+		})
+	}
+	byName := func(pattern, event string, do func(name string) error) {
+		handle(pattern, func(q url.Values, say func(any)) error {
+			err := do(q.Get("name"))
+			if err == nil {
+				say(doneLine{event})
+			}
+			return err
+		})
+	}
+	handle("POST /invitations", func(q url.Values, say func(any)) error {
+		uses, badUses := strconv.Atoi(q.Get("uses"))
+		ttl, badTTL := time.ParseDuration(q.Get("ttl"))
+		if badUses != nil || badTTL != nil || uses < 1 || ttl <= 0 {
+			return errors.New("uses must be a number from 1 and ttl a duration, for instance 24h")
+		}
+		made, err := invite(s.NewInvitation, ttl, uses)
+		if err == nil {
+			say(made)
+		}
+		return err
+	})
+	handle("GET /invitations", func(_ url.Values, say func(any)) error { return listInvitations(s, say) })
+	handle("DELETE /invitations", func(q url.Values, say func(any)) error {
+		err := s.RevokeInvitation(q.Get("id"))
+		if err == nil {
+			say(doneLine{"invitation_revoked"})
+		}
+		return err
+	})
+	handle("GET /accounts", func(_ url.Values, say func(any)) error { return listAccounts(s, say) })
+	byName("DELETE /accounts", "account_deleted", s.DeleteAccount)
+	byName("POST /accounts/disable", "account_disabled", s.DisableAccount)
+	byName("POST /accounts/enable", "account_enabled", s.EnableAccount)
+	handle("POST /accounts/quota", func(q url.Values, say func(any)) error { return setQuota(s, q, say) })
+	handle("GET /state", func(_ url.Values, say func(any)) error {
+		state, err := stateOf(s)
+		if err == nil {
+			say(state)
+		}
+		return err
+	})
+	handle("POST /backup", func(q url.Values, say func(any)) error {
+		made, err := backup(s, data, q.Get("directory"))
+		if err == nil {
+			say(made)
+		}
+		return err
+	})
+	return mux
+}
+
+func listInvitations(s *signaling.Server, say func(any)) error {
+	list, err := s.Invitations()
+	for _, i := range list {
+		say(invitation{Event: "invitation", ID: i.ID, Uses: i.Uses, Expires: i.Expires})
+	}
+	return err
+}
+
+// listAccounts goes in steps: a slow reader holds nothing of the store.
+func listAccounts(s *signaling.Server, say func(any)) error {
+	const step = 1000
+	for after := ""; ; {
+		list, err := s.Accounts(after, step)
+		if err != nil {
+			return err
+		}
+		for _, a := range list {
+			say(lineOf(a))
+			after = a.Name
+		}
+		if len(list) < step {
+			return nil
+		}
+	}
+}
+
+func lineOf(a signaling.AccountState) accountState {
+	return accountState{
+		Event: "account", Username: a.Name, Disabled: a.Disabled, Devices: a.Devices,
+		Waiting: a.Waiting.Envelopes, WaitingBytes: a.Waiting.Bytes,
+		Quota: a.Mailbox.Envelopes, QuotaBytes: a.Mailbox.Bytes, QuotaOwn: a.Mailbox.Own,
+	}
+}
+
+// setQuota changes it if numbers are given, and shows it.
+func setQuota(s *signaling.Server, q url.Values, say func(any)) error {
+	name := q.Get("name")
+	if q.Has("envelopes") {
+		envelopes, badEnvelopes := strconv.Atoi(q.Get("envelopes"))
+		bytes, badBytes := strconv.ParseInt(q.Get("bytes"), 10, 64)
+		if err := errors.Join(badEnvelopes, badBytes); err != nil {
+			return err
+		}
+		if err := s.SetMailboxQuota(name, envelopes, bytes); err != nil {
+			return err
+		}
+	}
+	a, err := s.Account(name)
+	if err == nil {
+		say(lineOf(a))
+	}
+	return err
+}
+
+func stateOf(s *signaling.Server) (serverState, error) {
+	now, err := s.State()
+	t := now.Totals
+	return serverState{
+		Event: "state", Version: built().Version, Uptime: int64(now.Uptime / time.Second),
+		Accounts: t.Accounts, Disabled: t.Disabled, Devices: t.Devices, Invitations: t.Invitations,
+		Mailboxes: t.Mailboxes, Waiting: t.Waiting.Envelopes, WaitingBytes: t.Waiting.Bytes,
+		Links: now.Links, Anonymous: now.Anonymous, Unauthenticated: now.Unauthenticated,
+		StoreBytes: now.StoreBytes, FreeBytes: now.FreeBytes,
+	}, err
+}
+
+// askServer is the other end of the socket. take gets each line of the answer.
+func askServer(ctx context.Context, dataDirectory, method, path string, q url.Values, take func(line []byte) error) error {
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", controlSocket(dataDirectory))
 	}
 	transport := &http.Transport{DialContext: dial}
 	defer transport.CloseIdleConnections()
-	query := url.Values{"uses": {fmt.Sprint(uses)}, "ttl": {ttl.String()}}
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://control/invitations?"+query.Encode(), nil)
+	request, err := http.NewRequestWithContext(ctx, method, "http://control"+path+"?"+q.Encode(), nil)
 	if err != nil {
-		return invitation{}, err
+		return err
 	}
-	response, err := (&http.Client{Transport: transport, Timeout: 10 * time.Second}).Do(request)
+	response, err := (&http.Client{Transport: transport}).Do(request)
 	if err != nil {
-		return invitation{}, controlError(err, dataDirectory)
+		return controlError(err, dataDirectory)
 	}
 	defer response.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(response.Body, 64<<10))
-	if err != nil {
-		return invitation{}, err
-	}
 	if response.StatusCode != http.StatusOK {
-		return invitation{}, errors.New(string(body))
+		return refusedByServer(response)
 	}
-	var made invitation
-	return made, json.Unmarshal(body, &made)
+	for lines := json.NewDecoder(response.Body); ; {
+		var line json.RawMessage
+		switch err := lines.Decode(&line); {
+		case errors.Is(err, io.EOF):
+			return nil
+		case err != nil:
+			return controlError(err, dataDirectory)
+		}
+		if err := take(line); err != nil {
+			return err
+		}
+	}
+}
+
+// refusedByServer makes an error of the server's sentence. An older server does not know the path.
+func refusedByServer(response *http.Response) error {
+	said, err := io.ReadAll(io.LimitReader(response.Body, 64<<10))
+	switch {
+	case err != nil:
+		return err
+	case response.StatusCode == http.StatusNotFound || response.StatusCode == http.StatusMethodNotAllowed:
+		return errors.New("the server that runs is older than this program and does not know that: restart it")
+	}
+	return errors.New(strings.TrimSpace(string(said)))
+}
+
+func askForInvitation(ctx context.Context, dataDirectory string, ttl time.Duration, uses int) (made invitation, err error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	q := url.Values{"uses": {fmt.Sprint(uses)}, "ttl": {ttl.String()}}
+	err = askServer(ctx, dataDirectory, http.MethodPost, "/invitations", q, func(line []byte) error {
+		return json.Unmarshal(line, &made)
+	})
+	return made, err
 }
 
 // controlError tells a server that is not there from one that cannot be asked.
@@ -108,8 +307,9 @@ func controlError(err error, dataDirectory string) error {
 	case errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED): // a server that died leaves its socket
 		return fmt.Errorf("no server is running on %s; start it with: sotto serve --data %[1]s", dataDirectory)
 	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("only the user that the server runs as may invite, and root: %s is not open to you", controlSocket(dataDirectory))
+		return fmt.Errorf("only the user that the server runs as may operate it, and root: %s is not open to you", controlSocket(dataDirectory))
 	}
 	// What package http says of a connection that ends early names a protocol that nobody asked for.
-	return fmt.Errorf("the server on %s cannot be asked for an invitation: it does not answer; try again, or look into its log", dataDirectory)
+	return fmt.Errorf("the server on %s cannot be asked: it does not answer; it may run as another user; "+
+		"try again, or look into its log", dataDirectory)
 }

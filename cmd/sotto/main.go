@@ -1,7 +1,7 @@
 // Sotto is private messages and calls in one binary: the server, the relay and a client for the terminal.
 //
 //	sotto demo                                  the whole system in one process, a real call, a report
-//	sotto serve, turn, invite                   run a server, or the relay alone
+//	sotto serve, turn, invite, admin            run a server, or the relay alone
 //	sotto register, link, devices               an account and its devices
 //	sotto contacts, safety                      whom it trusts
 //	sotto send, listen, call                    messages and calls
@@ -53,7 +53,7 @@ type command struct {
 func commands() []*command {
 	return []*command{
 		demoCommand(),
-		serveCommand(), inviteCommand(), turnCommand(),
+		serveCommand(), inviteCommand(), adminCommand(), turnCommand(),
 		registerCommand(), linkCommand(), devicesCommand(), contactsCommand(), safetyCommand(),
 		sendCommand(), listenCommand(), callCommand(),
 		versionCommand(),

@@ -161,7 +161,7 @@ func serve(ctx context.Context, out *output, f serveFlags, cmd *command) (err er
 		return err
 	}
 	undo.add(server.Shutdown)
-	stopControl, err := serveControl(data, server.NewInvitation)
+	stopControl, err := serveControl(data, server)
 	if err != nil {
 		return err
 	}
