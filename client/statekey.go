@@ -26,6 +26,7 @@ import (
 
 const (
 	masterFile  = "master"
+	keyFile     = "key" // of the zero Key
 	masterMagic = "sotto state v1\n"
 
 	methodKeyFile    = 1
@@ -130,7 +131,7 @@ func (p argonParameters) stretch(passphrase []byte) ([]byte, error) {
 
 func (k Key) file(dir string) string {
 	if k.path == "" {
-		return filepath.Join(dir, "key")
+		return filepath.Join(dir, keyFile)
 	}
 	return k.path
 }

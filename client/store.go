@@ -46,6 +46,7 @@ type store struct {
 
 	mu     sync.RWMutex
 	names  map[string]struct{}
+	doomed bool  // close erases it
 	failed error // set when the directory is no longer what memory says: nothing more is done
 }
 
@@ -208,7 +209,35 @@ func (s *store) close() error {
 	s.failed = errClosed
 	clear(s.nameKey)
 	clear(s.recordKey)
+	if s.doomed {
+		return s.erase()
+	}
 	return s.lock.Close()
+}
+
+// eraseAtClose has close remove what the store keeps.
+func (s *store) eraseAtClose() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.doomed = true
+}
+
+// erase removes the account from its directory: first, durably, what opens the records. The directory
+// goes too if nothing else is in it.
+func (s *store) erase() error {
+	d := osDisk(s.dir)
+	err := errors.Join(d.remove(masterFile), d.remove(keyFile), d.sync())
+	files, e := s.d.list()
+	err = errors.Join(err, e)
+	for _, file := range files {
+		err = errors.Join(err, s.d.remove(file))
+	}
+	err = errors.Join(err, d.remove("state"), s.lock.Close(), d.remove("lock"))
+	if err != nil {
+		return fmt.Errorf("the account is deleted, but not all of it can be removed from %s: %w", s.dir, err)
+	}
+	_ = os.Remove(s.dir)
+	return nil
 }
 
 // A tx is a transaction under way. It sees what it changed.

@@ -2,7 +2,7 @@
 //
 //	sotto demo                                  the whole system in one process, a real call, a report
 //	sotto serve, turn, invite, admin            run a server, or the relay alone
-//	sotto register, link, devices               an account and its devices
+//	sotto register, link, devices, unregister   an account and its devices
 //	sotto contacts, safety                      whom it trusts
 //	sotto send, listen, call                    messages and calls
 //
@@ -54,7 +54,7 @@ func commands() []*command {
 	return []*command{
 		demoCommand(),
 		serveCommand(), inviteCommand(), adminCommand(), turnCommand(),
-		registerCommand(), linkCommand(), devicesCommand(), contactsCommand(), safetyCommand(),
+		registerCommand(), unregisterCommand(), linkCommand(), devicesCommand(), contactsCommand(), safetyCommand(),
 		sendCommand(), listenCommand(), callCommand(),
 		versionCommand(),
 	}

@@ -1,0 +1,67 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/pflag"
+
+	"sotto/client"
+)
+
+func unregisterCommand() *command {
+	var f clientFlags
+	var yes bool
+	return &command{
+		name:    "unregister",
+		summary: "Delete your account, on the server and here",
+		help: `
+Deletes the account at its server, with all that waits there for it, and then its keys, contacts and messages on this device.
+Nobody can take its name again, you included. Only the account's first device can do it; the others hear of it when they
+connect, and there this command removes what is left.
+
+Contacts are not told: what they send is refused. To remove a device and keep the account, see "sotto devices".
+
+Examples:
+  sotto unregister --as alice          asks for the name
+  sotto unregister --as bot --yes      for scripts
+`,
+		flags: func(flags *pflag.FlagSet) {
+			f.define(flags)
+			flags.BoolVar(&yes, "yes", false, "delete without asking")
+		},
+		run: func(ctx context.Context, out *output, args []string) error {
+			if err := exactly(0, args, "no argument (the account is named by --as)"); err != nil {
+				return err
+			}
+			directory, err := f.account.find()
+			if err != nil {
+				return err
+			}
+			c, err := f.open(out, mediaFlags{})
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			username, server := c.Username(), c.Server()
+			question := "This deletes your account at " + server + " and all that this device keeps of it; nobody can take its name again."
+			if err := confirmByName(out, yes, username, question); err != nil {
+				return err
+			}
+			if err := connect(ctx, out, c); err != nil && !errors.Is(err, client.ErrAccountDeleted) {
+				return err
+			}
+			ctx, cancel := context.WithTimeout(ctx, patience)
+			defer cancel()
+			if err := c.DeleteAccount(ctx); err != nil {
+				return err
+			}
+			_ = os.Remove(filepath.Join(directory, rememberedCA))
+			_ = os.Remove(directory) // if nothing else is in it
+			return out.say(map[string]string{"event": "unregistered", "username": username, "server": server},
+				"the account of %s at %s is deleted, and its keys here are erased", username, server)
+		},
+	}
+}
