@@ -9,14 +9,12 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
-	"golang.org/x/term"
 
 	"sotto/internal/visible"
 )
@@ -94,7 +92,7 @@ func (a *admin) run(ctx context.Context, args []string) error {
 		return a.account(ctx, http.MethodPost, "/accounts/enable", args[2], "%s is enabled")
 	case what == "accounts delete" && len(args) == 3:
 		question := "This erases the account with all that waits for it; nobody can take its name again."
-		if err := confirmByName(a.out, a.yes, args[2], question); err != nil {
+		if err := confirmByName(ctx, a.out, a.yes, args[2], question); err != nil {
 			return err
 		}
 		return a.account(ctx, http.MethodDelete, "/accounts", args[2], "%s is deleted")
@@ -247,15 +245,15 @@ func (a *admin) backup(ctx context.Context, directory string) error {
 }
 
 // confirmByName lets somebody type the name of what is to go.
-func confirmByName(out *output, yes bool, name, question string) error {
+func confirmByName(ctx context.Context, out *output, yes bool, name, question string) error {
 	if yes {
 		return nil
 	}
-	if out.json || !term.IsTerminal(int(os.Stdin.Fd())) {
+	if out.json || !out.from.asks() {
 		return usagef("there is no terminal to ask on: give --yes to delete without asking")
 	}
 	out.prompt("%s\nType %s to go on: ", question, name)
-	answer, _ := bufio.NewReader(io.LimitReader(os.Stdin, 4096)).ReadString('\n')
+	answer, _ := bufio.NewReader(io.LimitReader(out.from.input(ctx), 4096)).ReadString('\n')
 	if strings.TrimSpace(answer) != name {
 		return errors.New("that is another name: nothing was deleted")
 	}

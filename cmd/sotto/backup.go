@@ -48,6 +48,10 @@ func backup(s *signaling.Server, data, directory string) (backupLine, error) {
 	if err := os.Rename(half, directory); err != nil {
 		return made, err
 	}
+	if parent, err := os.Open(filepath.Dir(directory)); err == nil { // so that it survives a power cut
+		_ = parent.Sync()
+		parent.Close()
+	}
 	return made, nil
 }
 

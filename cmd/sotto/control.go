@@ -85,9 +85,9 @@ func invite(newInvitation inviter, ttl time.Duration, uses int) (invitation, err
 
 func controlSocket(dataDirectory string) string { return filepath.Join(dataDirectory, "control.sock") }
 
-// serveControl answers on the socket until the returned function is called. The data directory is locked by the store, so a
+// serveControl answers on the socket until the returned function is called, which waits for what is being answered. The data directory is locked by the store, so a
 // socket that is still there was left by a server that died.
-func serveControl(dataDirectory string, s *signaling.Server) (stop func(), err error) {
+func serveControl(dataDirectory string, s *signaling.Server) (stop func(context.Context) error, err error) {
 	file := controlSocket(dataDirectory)
 	if err := os.Remove(file); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
@@ -102,7 +102,12 @@ func serveControl(dataDirectory string, s *signaling.Server) (stop func(), err e
 	}
 	server := &http.Server{Handler: controlHandler(dataDirectory, s), ReadHeaderTimeout: 5 * time.Second}
 	go server.Serve(ownUsers{listener})
-	return func() { server.Close() }, nil
+	return func(ctx context.Context) error {
+		if server.Shutdown(ctx) != nil {
+			_ = server.Close()
+		}
+		return nil
+	}, nil
 }
 
 // ownUsers lets in who may operate the server, whatever has become of the socket's mode.

@@ -165,7 +165,7 @@ func serve(ctx context.Context, out *output, f serveFlags, cmd *command) (err er
 	if err != nil {
 		return err
 	}
-	undo.add(func(context.Context) error { stopControl(); return nil })
+	undo.add(stopControl)
 
 	failed := make(chan error, 2)
 	go func() { failed <- listener.Serve(server.Handler()) }()

@@ -101,18 +101,19 @@ func (h *holder) serve(ctx context.Context, conn *net.UnixConn) {
 	json.NewEncoder(conn).Encode(answer{Exit: &exit})
 }
 
-// sameUser asks the kernel whose process is at the other end.
 func sameUser(conn *net.UnixConn) bool {
+	user, err := userOf(conn)
+	return err == nil && user == os.Geteuid()
+}
+
+// userOf asks the kernel whose process is at the other end.
+func userOf(conn *net.UnixConn) (user int, err error) {
 	raw, err := conn.SyscallConn()
 	if err != nil {
-		return false
+		return 0, err
 	}
-	same := false
-	err = raw.Control(func(fd uintptr) {
-		user, err := peerUser(int(fd))
-		same = err == nil && user == os.Geteuid()
-	})
-	return err == nil && same
+	failed := raw.Control(func(fd uintptr) { user, err = peerUser(int(fd)) })
+	return user, errors.Join(failed, err)
 }
 
 // handOver runs a command in the process that shares the account. The error is errNoHolder if there

@@ -40,14 +40,19 @@ Examples:
 			if err != nil {
 				return err
 			}
-			c, err := f.open(out, mediaFlags{})
+			options, err := f.options(out, directory, false)
 			if err != nil {
 				return err
 			}
+			opened, err := client.Open(directory, options) // not that of another process, which goes on with it
+			if err != nil {
+				return err
+			}
+			c := &session{Client: opened, directory: directory, events: opened.Events()}
 			defer c.Close()
 			username, server := c.Username(), c.Server()
 			question := "This deletes your account at " + server + " and all that this device keeps of it; nobody can take its name again."
-			if err := confirmByName(out, yes, username, question); err != nil {
+			if err := confirmByName(ctx, out, yes, username, question); err != nil {
 				return err
 			}
 			if err := connect(ctx, out, c); err != nil && !errors.Is(err, client.ErrAccountDeleted) {
@@ -58,8 +63,9 @@ Examples:
 			if err := c.DeleteAccount(ctx); err != nil {
 				return err
 			}
-			_ = os.Remove(filepath.Join(directory, rememberedCA))
-			_ = os.Remove(directory) // if nothing else is in it
+			for _, name := range []string{rememberedCA, "socket", ""} { // at last the directory, if it is empty
+				_ = os.Remove(filepath.Join(directory, name))
+			}
 			return out.say(map[string]string{"event": "unregistered", "username": username, "server": server},
 				"the account of %s at %s is deleted, and its keys here are erased", username, server)
 		},
