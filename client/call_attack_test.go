@@ -10,6 +10,7 @@ import (
 
 	"sotto/client/callflow"
 	"sotto/e2ee/callkey"
+	"sotto/media"
 	"sotto/wire"
 )
 
@@ -277,5 +278,103 @@ func TestMessagesOfAThirdPartyAreIgnored(t *testing.T) {
 	alice.takes(stranger, &wire.CallMessage{CallId: id[:], Body: &wire.CallMessage_Accept{Accept: &wire.Accept{}}})
 	if caller.End() != NotEnded || caller.mic.opened.Load() {
 		t.Error("the third party had an effect")
+	}
+}
+
+// legWith is the leg of a person's call with the other end.
+func (p *person) legWith(t testing.TB, call *Call) (l *leg) {
+	t.Helper()
+	p.calls.do(func() error {
+		for _, l = range p.calls.table[callflow.CallID(call.ID())].legs {
+		}
+		return nil
+	})
+	if l == nil {
+		t.Fatal("the call has no leg")
+	}
+	return l
+}
+
+// At the end of a call its keys are gone, at both ends.
+func TestKeysAreErasedAtTheEnd(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	alice, bob := friends(t, w)
+	caller, callee := ring(t, alice, bob, CallOptions{})
+	if err := callee.Accept(patience(t), callee.media()); err != nil {
+		t.Fatal(err)
+	}
+	awaitEvent[Connected](t, caller)
+	awaitEvent[Connected](t, callee)
+	legs := []*leg{alice.legWith(t, caller.Call), bob.legWith(t, callee.Call)}
+	if err := caller.Hangup(); err != nil {
+		t.Fatal(err)
+	}
+	awaitEnd(t, callee, Normal)
+	awaitEnd(t, caller, Normal)
+	alice.Close() // what is closed beside the calls' loop is waited for
+	bob.Close()
+	for _, l := range legs {
+		_, _, err1 := l.keys.Send.NextSRTP()
+		_, _, err2 := l.keys.Receive.NextSRTP()
+		if err1 == nil || err2 == nil {
+			t.Error("the keys of a call that is over are there")
+		}
+	}
+}
+
+const (
+	hostCandidate  = "1 1 udp 2130706431 127.0.0.1 50000 typ host"
+	relayCandidate = "2 1 udp 16777215 127.0.0.2 50001 typ relay raddr 0.0.0.0 rport 9"
+)
+
+// What a peer sends before it can be used is kept up to a limit.
+func TestEarlyCandidatesAreBounded(t *testing.T) {
+	t.Parallel()
+	l := newLeg(&ongoing{peer: &contact{Accepted: true}}, peerDevice{})
+	for range 2 * maxEarly {
+		l.addCandidates(callflow.Candidates{List: []string{hostCandidate, relayCandidate}})
+	}
+	if len(l.early) != maxEarly {
+		t.Errorf("%d candidates wait, want %d", len(l.early), maxEarly)
+	}
+}
+
+// Before the local user has accepted a stranger's call this device sends to the relay they name,
+// and to no other address of theirs.
+func TestStrangersCandidatesWait(t *testing.T) {
+	t.Parallel()
+	session, err := media.NewSession(media.Config{Loopback: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer session.Close()
+	o := &ongoing{peer: &contact{}}
+	l := newLeg(o, peerDevice{id: firstDevice})
+	l.session, o.legs = session, map[uint8]*leg{firstDevice: l}
+	list := []string{hostCandidate, relayCandidate, hostCandidate}
+	l.addCandidates(callflow.Candidates{List: list})
+	if len(l.early) != 2 || l.early[0].text != hostCandidate || l.early[1].text != hostCandidate {
+		t.Errorf("%+v wait", l.early)
+	}
+	o.allow()
+	if len(l.early) != 0 {
+		t.Errorf("%+v wait after the accept", l.early)
+	}
+}
+
+// Of a relay-only call no candidate but a relay's leaves, whatever the media session finds.
+func TestOnlyRelaysLeaveARelayOnlyCall(t *testing.T) {
+	t.Parallel()
+	alice := newWorld(t).register("alice")
+	for relayOnly, want := range map[bool]int{true: 1, false: 2} {
+		l := newLeg(&ongoing{peer: &contact{}, relayOnly: relayOnly}, peerDevice{})
+		l.onCandidate(alice.calls, 0, hostCandidate)
+		l.onCandidate(alice.calls, 0, relayCandidate)
+		l.mu.Lock()
+		if found := l.found[0]; len(found) != want || found[len(found)-1] != relayCandidate {
+			t.Errorf("relay-only %v: %q leave", relayOnly, found)
+		}
+		l.mu.Unlock()
 	}
 }

@@ -2,11 +2,13 @@ package client
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/uuid"
+	"google.golang.org/protobuf/proto"
 
 	"sotto/e2ee/ratchet"
 	"sotto/signaling"
@@ -289,4 +291,176 @@ func TestCallUnderAnotherKey(t *testing.T) {
 		t.Fatal(err)
 	}
 	alice.misses(t, call.ID())
+}
+
+// What there is with a contact belongs to their identity key: when another is pinned the sessions,
+// the delivery token, the list of devices and that they were compared are gone, on disk too.
+func TestPinningForgetsTheOldKey(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	alice, bob := friends(t, w)
+	phone := w.link(bob)
+	phone.start(t)
+	alice.knows(t, "bob", 2)
+	alice.send(t, "bob", "to both")
+	phone.hears(t, "to both")
+	bob.hears(t, "to both")
+	if err := alice.VerifyNumber(patience(t), "bob", alice.number(t, "bob")); err != nil {
+		t.Fatal(err)
+	}
+	if err := bob.RemoveDevice(patience(t), 2); err != nil { // another epoch was heard of
+		t.Fatal(err)
+	}
+	alice.knows(t, "bob", 1)
+	if p := alice.knownAs(bob); p.Token == nil || p.Epoch == 0 || p.Heard == 0 || !p.Verified {
+		t.Fatalf("there is nothing to forget: %+v", p)
+	}
+	another := ratchet.GenerateKeyPair().Public()
+	alice.mu.Lock()
+	err := alice.identityAppeared(alice.named("bob"), another)
+	alice.mu.Unlock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := alice.AcceptIdentity(patience(t), "bob", alice.number(t, "bob")); err != nil {
+		t.Fatal(err)
+	}
+	for _, when := range []string{"in memory", "on disk"} {
+		p := alice.knownAs(bob)
+		if p.Token != nil || p.Verified || p.Epoch != 0 || p.Heard != 0 ||
+			p.List != nil || p.Signature != nil || p.listed != nil {
+			t.Errorf("%s: %+v", when, p)
+		}
+		devices := p.devices()
+		if len(devices) != 1 || string(devices[0].identity) != string(another.Bytes()) {
+			t.Errorf("%s: devices %+v", when, devices)
+		}
+		sessions := alice.store.list(recordSession + bob.Account().String())
+		if len(sessions) != 0 {
+			t.Errorf("%s: sessions %v", when, sessions)
+		}
+		alice.reopen(t, w)
+	}
+}
+
+// While another key than the pinned one waits for the user, nothing is begun with the contact and
+// nothing leaves for them: neither by who acts nor by what runs by itself.
+func TestNothingGoesToAnUnacceptedKey(t *testing.T) {
+	t.Parallel()
+	alice, bob := apart(t)
+	alice.mu.Lock()
+	err := alice.identityAppeared(alice.named("bob"), ratchet.GenerateKeyPair().Public())
+	p := alice.named("bob")
+	alice.mu.Unlock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, do := range map[string]func() error{
+		"adding":  func() error { _, err := alice.AddContact(patience(t), "bob"); return err },
+		"sending": func() error { _, err := alice.Send(patience(t), "bob", "hello"); return err },
+		"posting": func() error { return alice.post(p, alice.newContent(), outgoing{}) },
+		"answering": func() error {
+			return alice.sendTo(bob.Account(), firstDevice, alice.newContent(), outgoing{})
+		},
+	} {
+		var changed *IdentityChangedError
+		if err := do(); !errors.As(err, &changed) || changed.Username != "bob" {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if n := len(alice.outbox.entries); n != 0 {
+		t.Errorf("%d envelopes leave", n)
+	}
+}
+
+// What strangers' servers, or a contact's thief, can have held back is bounded; what comes then is
+// reported as lost.
+func TestHeldIsBounded(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	alice, bob := anotherBob(t, w)
+	alice.reopen(t, w)
+	forged := func() *wire.Envelope { return bob.forged(t, alice, bob.identity, "held") }
+	for range 2 {
+		if err := alice.take(t.Context(), forged()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	held := alice.store.list(recordHeld)
+	if len(held) != 2 {
+		t.Fatalf("%d are held", len(held))
+	}
+	err := alice.store.update(func(tx *tx) error {
+		for i := range maxHeld - 3 {
+			tx.put(fmt.Sprintf("%s%020d", recordHeld, 1000+i), []byte("one more"))
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 { // of which one has room
+		if err := alice.take(t.Context(), forged()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := len(alice.store.list(recordHeld)); n != maxHeld {
+		t.Fatalf("%d are held, want %d", n, maxHeld)
+	}
+	for range 2 {
+		expect[Undecryptable](t, alice)
+	}
+}
+
+// A server that answers a look-up with this very account, or with another name, is not believed.
+func TestLookUpsThatAnswerSomethingElse(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	s := spied(t, w)
+	alice := w.online("alice")
+	w.register("bob")
+	for name, change := range map[string]func(*wire.Account){
+		"this account":  func(a *wire.Account) { a.Account = alice.account.Account[:] },
+		"another name":  func(a *wire.Account) { a.Username = "carol" },
+		"half a number": func(a *wire.Account) { a.Account = a.Account[:8] },
+	} {
+		s.do(func() {
+			s.alter = func(f *wire.ServerFrame) *wire.ServerFrame {
+				if a := f.GetAccount(); a != nil {
+					change(a)
+				}
+				return f
+			}
+		})
+		if id, err := alice.lookUp(patience(t), "bob"); err != errProtocol {
+			t.Errorf("%s: %v, %v", name, id, err)
+		}
+	}
+}
+
+// Bundles are taken of the account that was asked for, and of devices that there can be.
+func TestBundlesOfAnotherAccount(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	alice, bob := w.online("alice"), w.online("bob")
+	good, err := alice.fetchBundles(patience(t), bob.Account(), firstDevice)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bundles, err := parseBundles(bob.Account(), good)
+	if err != nil || bundles[firstDevice] == nil {
+		t.Fatalf("%v, %v", bundles, err)
+	}
+	for name, change := range map[string]func(*wire.Bundle){
+		"another account":   func(b *wire.Bundle) { b.Account = alice.account.Account[:] },
+		"no account":        func(b *wire.Bundle) { b.Account = nil },
+		"no device":         func(b *wire.Bundle) { b.Device = 0 },
+		"a device too high": func(b *wire.Bundle) { b.Device = wire.MaxDeviceID + 1 },
+	} {
+		reply := proto.CloneOf(good)
+		change(reply.Bundles[0])
+		if _, err := parseBundles(bob.Account(), reply); err != errProtocol {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 }

@@ -486,3 +486,78 @@ func TestDevicesAgreeOnTheToken(t *testing.T) {
 		phone.eventually(t, "the same token", func() bool { return bytes.Equal(after, phone.sealing.Token) })
 	}
 }
+
+// Only the first device says what the account's token is; to it any other may propose one.
+func TestTheFirstDeviceOwnsTheToken(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	alice := w.online("alice")
+	phone := w.link(alice)
+	for _, test := range []struct {
+		at   *person
+		from uint8
+		size int
+		want bool
+	}{
+		{phone, firstDevice, wire.DeliveryTokenSize, true},
+		{phone, 3, wire.DeliveryTokenSize, false},
+		{alice, 2, wire.DeliveryTokenSize, true},
+		{alice, 2, wire.DeliveryTokenSize - 1, false},
+	} {
+		test.at.mu.Lock()
+		taken := test.at.adopted(test.from, randomBytes(test.size))
+		test.at.mu.Unlock()
+		if (taken != nil) != test.want {
+			t.Errorf("device %d takes one of %d bytes from device %d: %v",
+				test.at.account.Device, test.size, test.from, taken != nil)
+		}
+	}
+}
+
+// What was signed may be at the server, and with it at anybody's: the next list has a higher epoch,
+// and gives no id again, though this device never took the one before.
+func TestNothingIsSignedTwice(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	alice := w.register("alice")
+	alice.mu.Lock()
+	list := alice.nextList(alice.ownContact())
+	list.LastId = 2
+	key := ratchet.GenerateKeyPair().Public().Bytes()
+	list.Devices = append(list.Devices, &wire.DeviceList_Device{Id: 2, IdentityKey: key})
+	_, err := alice.signList(list)
+	alice.mu.Unlock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // the second time after a restart
+		next := alice.nextList(alice.ownContact())
+		if next.Epoch != list.Epoch+1 || next.LastId != 2 || len(next.Devices) != 1 {
+			t.Errorf("after %v comes %v", list, next)
+		}
+		alice.reopen(t, w)
+	}
+}
+
+// A list that is older than what the contact's first device has said is not taken, though newer
+// than the one that is known.
+func TestAListOlderThanHeardOf(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	alice, bob := friends(t, w)
+	p := *bob.knownAs(alice)
+	p.Heard = 3
+	for epoch, want := range map[uint32]error{1: errListOlder, 2: errListOlder, 3: nil, 4: nil} {
+		list, err := proto.Marshal(&wire.DeviceList{
+			Account: p.Account[:], Epoch: epoch, LastId: 1,
+			Devices: []*wire.DeviceList_Device{{Id: firstDevice, IdentityKey: p.Identity}},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		v, err := bob.verifyList(&p, alice.signed(t, list))
+		if err != want || (v != nil) != (want == nil) {
+			t.Errorf("epoch %d: %v", epoch, err)
+		}
+	}
+}

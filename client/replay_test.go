@@ -146,3 +146,43 @@ func TestGivingUpIsForOneContact(t *testing.T) {
 		t.Error("texts to somebody else were erased")
 	}
 }
+
+// The server gives keys of another identity for who asked to have something sent anew: the user
+// hears that it changed, and nothing is sent.
+func TestNotAnewUnderAnotherKey(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	s := spied(t, w)
+	alice, bob := friends(t, w)
+	settled(t, alice, bob)
+	another := ratchet.GenerateKeyPair().Public().Bytes()
+	s.do(func() {
+		s.seen = nil
+		s.alter = func(f *wire.ServerFrame) *wire.ServerFrame {
+			for _, b := range f.GetBundles().GetBundles() {
+				b.IdentityKey = another
+			}
+			return f
+		}
+	})
+	alice.mu.Lock()
+	alice.retries.mending[bob.first()] = &mending{Reset: true}
+	alice.mu.Unlock()
+	if err := alice.mend(patience(t), bob.first()); err != nil {
+		t.Fatal(err)
+	}
+	if e := expect[IdentityChanged](t, alice); e.Contact.Username != "bob" {
+		t.Errorf("%+v", e)
+	}
+	alice.mu.Lock()
+	if n := len(alice.retries.mending) + len(alice.outbox.entries); n != 0 {
+		t.Errorf("%d things are left to do", n)
+	}
+	if string(alice.named("bob").Appeared) != string(another) {
+		t.Error("the key that appeared is not kept for the user to compare")
+	}
+	alice.mu.Unlock()
+	if identified, sealed := s.sends(); identified+sealed > 0 {
+		t.Error("something was sent")
+	}
+}

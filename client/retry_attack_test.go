@@ -58,7 +58,16 @@ func TestForgedRetryRequests(t *testing.T) {
 	unsealed := proto.CloneOf(inner)
 	unsealed.Sender, unsealed.SenderDevice = bob.account.Account[:], firstDevice
 
-	before := alice.records(t)
+	ignored := func(name string, e *wire.Envelope) {
+		t.Helper()
+		before := alice.records(t)
+		if err := alice.take(t.Context(), e); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if after := alice.records(t); !bytes.Equal(before, after) {
+			t.Errorf("%s: something was done", name)
+		}
+	}
 	for name, e := range map[string]*wire.Envelope{
 		"not sealed":                    unsealed,
 		"altered":                       altered,
@@ -73,12 +82,29 @@ func TestForgedRetryRequests(t *testing.T) {
 		"nothing":                       bobs(nil),
 		"of a session's own encryption": bobs([]byte{0x44}),
 	} {
-		if err := alice.take(t.Context(), e); err != nil {
-			t.Fatalf("%s: %v", name, err)
+		ignored(name, e)
+	}
+
+	// The server certifies what it likes: whose key has not listed the device asks in vain.
+	root, issuer := testIssuer(t)
+	trust := func(root []byte) {
+		t.Helper()
+		if err := alice.changeSealing(func(s *sealing) { s.Root = root }); err != nil {
+			t.Fatal(err)
 		}
-		if after := alice.records(t); !bytes.Equal(before, after) || len(alice.retries.mending) > 0 {
-			t.Errorf("%s: something was done", name)
-		}
+	}
+	trusted := alice.sealing.Root
+	trust(root[:])
+	for name, certificate := range map[string]*sealedwire.SenderCertificate{
+		"another key":       certify(t, issuer, bob.Account(), firstDevice, otherKey, tomorrow),
+		"another device":    certify(t, issuer, bob.Account(), 2, otherKey, tomorrow),
+		"somebody's device": certify(t, issuer, mallory.Account(), 2, otherKey, tomorrow),
+	} {
+		ignored("certified by the server: "+name, sealedAgain(otherKey, certificate))
+	}
+	trust(trusted)
+	if len(alice.retries.mending) > 0 {
+		t.Error("something is to be sent anew")
 	}
 
 	// The request itself, and then the same again and again: under its id, under another, and after alice has sent anew.
@@ -94,7 +120,8 @@ func TestForgedRetryRequests(t *testing.T) {
 	if len(alice.store.list(recordMending)) != 1 {
 		t.Fatal("the request was not taken")
 	}
-	take(request)
+	ignored("the same again", request)
+	ignored("the same under another id", again)
 	alice.start(t)
 	if r := expect[SessionReset](t, alice); r.Resent != 1 {
 		t.Errorf("%+v", r)

@@ -188,3 +188,24 @@ func TestBlock(t *testing.T) {
 		t.Error("what is not there was changed")
 	}
 }
+
+// The delivery token goes to those whom the user has accepted: who only calls does not get it, not
+// even with what this device answers.
+func TestStrangersLearnNoToken(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	alice, bob := w.online("alice"), w.online("bob")
+	caller, callee := ring(t, alice, bob, CallOptions{})
+	if err := callee.Decline(); err != nil {
+		t.Fatal(err)
+	}
+	awaitEnd(t, caller, Declined)
+	if alice.knownAs(bob).Token != nil {
+		t.Error("who was declined has the token")
+	}
+	bob.send(t, "alice", "now you may")
+	alice.hears(t, "now you may")
+	if alice.knownAs(bob).Token == nil {
+		t.Error("an accepted contact does not get it")
+	}
+}
