@@ -27,6 +27,9 @@ func testCallOutlivesItsCredential(t *testing.T, plane string) {
 	if code := codeOf(late.request(stun.MethodAllocate, udpTransport)); code != 401 {
 		t.Errorf("a new allocation with the expired credential: code %d", code)
 	}
+	if code := codeOf(alice.request(stun.MethodAllocate, udpTransport)); code != 401 {
+		t.Errorf("another allocation on the same 5-tuple: code %d", code)
+	}
 	// The same name with a forged expiry is another username: it proves nothing.
 	forger := *alice
 	forger.username = "9" + alice.username

@@ -49,6 +49,7 @@ var behaviours = []behaviour{
 	// Lifetimes.
 	{"ends under traffic", testEndsUnderTraffic, carries},
 	{"permissions expire", testPermissionsExpire, carries},
+	{"permissions hold both ways", testPermissionsBothWays, watches},
 	{"channel rebinding", testChannelRebinding, carries},
 	{"call outlives its credential", testCallOutlivesItsCredential, watches},
 	{"pion client refreshes after expiry", testPionClientRefreshesAfterExpiry, carries},

@@ -210,6 +210,10 @@ func testLoopbackIsThisMachine(t *testing.T, plane string) {
 		if code := codeOf(alice.request(stun.MethodChannelBind, channelAttr(0x4000), peerAttr(at))); code != 403 {
 			t.Errorf("%s: ChannelBind: code %d", bound, code)
 		}
+		behind := alice.request(stun.MethodCreatePermission, peer("127.0.0.2:9"), peerAttr(at))
+		if code := codeOf(behind); code != 403 {
+			t.Errorf("%s: CreatePermission behind another peer: code %d", bound, code)
+		}
 		// As if a permission had slipped through.
 		dropped := testutil.ToFloat64(s.metrics.droppedPeer)
 		for _, r := range relaysOf(s) {
@@ -272,6 +276,50 @@ func testPermissionsExpire(t *testing.T, plane string) {
 	if !hears() {
 		t.Error("the renewed permission does not open it")
 	}
+}
+
+// testPermissionsBothWays: without a permission nothing passes, in either direction, by Send and
+// Data indications as on a channel (RFC 8656 sections 11.2, 11.4, 12.5 and 12.6).
+func testPermissionsBothWays(t *testing.T, plane string) {
+	c := &clock{}
+	s := startRelay(t, plane, func(cfg *Config) { cfg.tune.now = c.now })
+	alice, other := newRawClient(t, s, "alice"), listenOn(t, "127.0.0.2")
+	relayed := relayedAddr(t, alice.mustSucceed(stun.MethodAllocate, udpTransport))
+	at := addrPort(other.LocalAddr())
+	ways := map[string]func(){
+		"Send": func() { send(alice, at, "data") },
+		"data": func() { _, _ = alice.conn.Write([]byte{0x40, 0, 0, 4, 'd', 'a', 't', 'a'}) },
+		"back": func() { _, _ = other.WriteToUDPAddrPort([]byte("data"), relayed) },
+	}
+	m := s.metrics
+	passed := func() float64 {
+		return testutil.ToFloat64(m.toPeer) + testutil.ToFloat64(m.fromPeer)
+	}
+	check := func(when string, passes bool, names ...string) {
+		t.Helper()
+		for _, name := range names {
+			before, dropped := passed(), testutil.ToFloat64(m.droppedPermission)
+			ways[name]()
+			if passes || name == "back" {
+				eventually(t, name+" is dealt with", func() bool {
+					return passed() > before || testutil.ToFloat64(m.droppedPermission) > dropped
+				})
+			}
+			alice.mustSucceed(stun.MethodRefresh) // is behind what alice has sent
+			if got := passed() > before; got != passes {
+				t.Errorf("%s: %s passes: %v", when, name, got)
+			}
+		}
+	}
+	check("before any permission", false, "Send", "back")
+	alice.mustSucceed(stun.MethodCreatePermission, peerAttr(at))
+	check("with a permission", true, "Send", "back")
+	c.advance(s.cfg.tune.permission + time.Second)
+	check("when it is over", false, "Send", "back")
+	alice.mustSucceed(stun.MethodChannelBind, channelAttr(0x4000), peerAttr(at))
+	check("with a channel", true, "Send", "data", "back")
+	c.advance(s.cfg.tune.permission + time.Second)
+	check("when the channel's permission is over", false, "Send", "data", "back")
 }
 
 // testPermissionsAreBounded: one allocation cannot make the relay remember without end.

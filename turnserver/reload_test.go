@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/pion/stun/v4"
+
+	"sotto/turncred"
 )
 
 // testReload: what an operator changes holds for the next request and the next packet, and the rest is named.
@@ -59,6 +61,16 @@ func testReload(t *testing.T, plane string) {
 	if err := s.Reload(cfg); err == nil || errors.Is(err, ErrNeedsRestart) || again() != 486 {
 		t.Errorf("with a short secret: %v", err)
 	}
+	cfg.MaxPerUser, cfg.Secrets = 9, [][]byte{[]byte("the secret that replaces it")}
+	if err := s.Reload(cfg); !errors.Is(err, ErrNeedsRestart) {
+		t.Errorf("with another secret: %v", err)
+	}
+	if code := again(); code != 401 {
+		t.Errorf("the secret that is gone: code %d", code)
+	}
+	carol := newRawClient(t, s, "carol")
+	carol.username, carol.password = turncred.Mint(cfg.Secrets[0], "carol", time.Minute, s.now())
+	carol.mustSucceed(stun.MethodAllocate, udpTransport)
 	cfg.MaxPerUser, cfg.Secrets = -1, nil
 	if err := s.Reload(cfg); err == nil || errors.Is(err, ErrNeedsRestart) {
 		t.Errorf("with a negative bound: %v", err)

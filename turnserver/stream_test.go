@@ -209,6 +209,29 @@ func TestLongFramesAreSkipped(t *testing.T) {
 	c.mustSucceed(stun.MethodRefresh)
 }
 
+// TestHalfAMessageClosesTheConnection: a client without an allocation has seconds for the rest of
+// any message, not only of its first.
+func TestHalfAMessageClosesTheConnection(t *testing.T) {
+	s := startRelay(t, planeAuto, func(c *Config) {
+		overStreams(t, c)
+		c.tune.restOfFrame = 250 * time.Millisecond
+	})
+	conn, err := net.Dial("tcp4", s.Addrs().TCP[0].String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	c := &rawClient{t: t, conn: conn}
+	if code := codeOf(c.ask(stun.BindingRequest)); code != 0 {
+		t.Fatalf("Binding: code %d", code)
+	}
+	_, _ = conn.Write([]byte{0x00, 0x01, 0x00})
+	_ = conn.SetReadDeadline(time.Now().Add(30 * time.Second))
+	if _, err := conn.Read(make([]byte, 64)); err == nil || isTimeout(err) {
+		t.Errorf("the connection is open: %v", err)
+	}
+}
+
 // TestAnOutageEndsNoCall: a client over TCP is away for longer than a message may take otherwise,
 // with half a message on the way and more waiting for it than buffers hold.
 func TestAnOutageEndsNoCall(t *testing.T) {

@@ -133,6 +133,13 @@ func testAnswers(t *testing.T, plane string) {
 			t.Errorf("%s: code %d, want 400", name, code)
 		}
 	}
+	elsewhere := []stun.Setter{
+		stun.NewType(refresh, stun.ClassRequest), stun.NewUsername(c.username),
+		stun.NewRealm("elsewhere"), c.nonce, key,
+	}
+	if code := codeOf(c.ask(elsewhere...)); code != 401 {
+		t.Errorf("another realm: code %d, want 401", code)
+	}
 	if code := codeOf(c.ask(stun.BindingRequest, attr(0x7f00, 1))); code != 420 {
 		t.Errorf("Binding with an attribute that must be understood: code %d, want 420", code)
 	}
