@@ -307,6 +307,8 @@ func TestOriginAndName(t *testing.T) {
 		{"a program", http.Header{}, http.StatusSwitchingProtocols},
 		{"an allowed page", http.Header{"Origin": {"https://chat.example"}}, http.StatusSwitchingProtocols},
 		{"another page", http.Header{"Origin": {"https://evil.example"}}, http.StatusForbidden},
+		{"two pages", http.Header{"Origin": {"https://chat.example", "https://a.example"}},
+			http.StatusForbidden},
 		{"no origin (sandboxed page)", http.Header{"Origin": {"null"}}, http.StatusForbidden},
 		{"another server name", http.Header{"Host": {"other.example"}}, http.StatusBadRequest},
 	} {

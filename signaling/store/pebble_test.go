@@ -110,6 +110,46 @@ func TestErasedBytesLeaveTheFiles(t *testing.T) {
 	}
 }
 
+// TestErasedBytesLeaveManyFiles: the same where envelopes fill files of their own, which hold
+// nothing else that Scrub rewrites.
+func TestErasedBytesLeaveManyFiles(t *testing.T) {
+	dir := t.TempDir()
+	p := open(t, dir)
+	defer p.Close()
+	now := time.Now()
+	alice, _ := storetest.NewDevice("alice")
+	bob := storetest.Create(t, p, "bob", store.Keys{})
+	limits := store.Limits{Count: 1 << 20, Bytes: 1 << 40}
+	var erased []store.Envelope
+	for i := range 800 { // 48 MB
+		e := storetest.NewEnvelope(bob.Address, alice.ID, 60_000, now, time.Hour)
+		wait, err := p.Put(e, limits)
+		if err == nil && i%100 == 0 {
+			err = wait()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i%20 == 7 {
+			erased = append(erased, e)
+		}
+	}
+	if err := p.Scrub(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range erased {
+		if err := p.Erase(e.To, e.From, e.ID); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := p.Scrub(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if n := found(t, dir, erased); n != 0 {
+		t.Errorf("%d of %d erased envelopes are still in the files", n, len(erased))
+	}
+}
+
 // TestDeliveredSendersLeaveTheFiles: once all of a sender's envelopes are erased and scrubbed, no file of the store names the sender.
 func TestDeliveredSendersLeaveTheFiles(t *testing.T) {
 	dir := t.TempDir()
@@ -216,6 +256,41 @@ func TestMarksGoAtTheHorizon(t *testing.T) {
 	}
 	if left := storetest.Read(t, p, bob.Address, now); len(left) != 0 {
 		t.Errorf("%d left", len(left))
+	}
+}
+
+// TestMarksOutliveWhatExpires: an envelope that expired in the mailbox is known until the horizon:
+// sent once more, it is not stored as a new one.
+func TestMarksOutliveWhatExpires(t *testing.T) {
+	p := open(t, t.TempDir())
+	defer p.Close()
+	now := time.Now()
+	alice, _ := storetest.NewDevice("alice")
+	bob := storetest.Create(t, p, "bob", store.Keys{})
+	brief := storetest.NewEnvelope(bob.Address, alice.ID, 10, now, time.Minute)
+	limits := store.Limits{Count: 1000, Bytes: 1 << 20}
+	if err := storetest.Put(p, brief, limits); err != nil {
+		t.Fatal(err)
+	}
+	for _, after := range []time.Duration{2 * time.Minute, store.Horizon - time.Minute} {
+		if _, err := p.Sweep(context.Background(), now.Add(after)); err != nil {
+			t.Fatal(err)
+		}
+		if seen, err := p.Seen(brief); err != nil || !seen {
+			t.Errorf("after %v: seen %v, %v", after, seen, err)
+		}
+	}
+	if err := storetest.Put(p, brief, limits); err != nil {
+		t.Fatal(err)
+	}
+	if left := storetest.Read(t, p, bob.Address, now); len(left) != 0 {
+		t.Errorf("%d are in the mailbox again", len(left))
+	}
+	if _, err := p.Sweep(context.Background(), now.Add(store.Horizon+time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	if seen, err := p.Seen(brief); err != nil || seen {
+		t.Errorf("after the horizon: seen %v, %v", seen, err)
 	}
 }
 

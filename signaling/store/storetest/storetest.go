@@ -140,6 +140,10 @@ func invitations(t *testing.T, s store.Store, reopen func() store.Store) {
 	_, err := s.AccountByName("carol")
 	want(t, err, store.ErrNotFound)
 
+	none := [32]byte{3}
+	want(t, s.AddInvitation(none, 0, now.Add(time.Hour)), nil)
+	want(t, s.CheckInvitation(none, now), store.ErrBadInvitation)
+
 	old := [32]byte{2}
 	want(t, s.AddInvitation(old, 1, now.Add(time.Minute)), nil)
 	if _, err := s.Sweep(context.Background(), now.Add(2*time.Minute)); err != nil {
