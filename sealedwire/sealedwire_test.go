@@ -8,9 +8,12 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
+
+	"google.golang.org/protobuf/encoding/protowire"
 
 	"sotto/internal/protofield"
 )
@@ -306,6 +309,20 @@ func TestMultiRefused(t *testing.T) {
 	}
 	if _, err := ParseMulti(b); err != nil {
 		t.Errorf("untouched: %v", err)
+	}
+}
+
+// A short message that claims many recipients has no memory made for them.
+func TestClaimedRecipientsCostNothing(t *testing.T) {
+	claims := append(protowire.AppendVarint([]byte{sentVersion}, 1<<20), make([]byte, 1000)...)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	if _, err := ParseMulti(claims); !errors.Is(err, ErrMalformed) {
+		t.Error(err)
+	}
+	runtime.ReadMemStats(&after)
+	if made := after.TotalAlloc - before.TotalAlloc; made > 1<<20 {
+		t.Errorf("%d bytes were made for a message of %d", made, len(claims))
 	}
 }
 

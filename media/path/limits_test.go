@@ -3,6 +3,7 @@ package path
 import (
 	"fmt"
 	"net"
+	"net/netip"
 	"testing"
 	"time"
 )
@@ -94,5 +95,87 @@ func TestLearntAddressesAreLimited(t *testing.T) {
 	p.Accepted()
 	if n := count(); n != 2*(maxRemoteCandidates-maxRingCandidates) {
 		t.Errorf("%d more after it", n)
+	}
+}
+
+// However many candidates the peer sends, also after the accept, no more than a call needs are
+// taken.
+func TestRemoteCandidatesAreLimited(t *testing.T) {
+	cfg := Config{Loopback: true, OnState: func(State, error) {}, Handle: func(Kind, []byte) {}}
+	p, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	for i := range 3 * maxRemoteCandidates {
+		if i == maxRingCandidates+1 {
+			p.Accepted()
+		}
+		candidate := fmt.Sprintf("%d 1 udp 2130706431 127.0.0.1 %d typ host", i+1, i+1)
+		err := p.AddRemoteCandidate(candidate)
+		if (err == nil) != (i < maxRemoteCandidates) {
+			t.Fatalf("candidate %d: %v", i+1, err)
+		}
+	}
+}
+
+// A path fails once, and not after its user has closed it.
+func TestFailedOnce(t *testing.T) {
+	for closed, want := range map[bool]int{false: 1, true: 0} {
+		var states []State
+		p, err := New(Config{
+			Loopback: true, Handle: func(Kind, []byte) {},
+			OnState: func(s State, _ error) { states = append(states, s) },
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if closed {
+			p.Close()
+		}
+		for range 3 {
+			p.fail(ErrConsentExpired)
+		}
+		if len(states) != want {
+			t.Errorf("closed %v: told %v", closed, states)
+		}
+		p.Close()
+	}
+}
+
+// Of which addresses of this device candidates may be made, and which servers are asked for more.
+func TestWhatAPathMayUse(t *testing.T) {
+	avoided, other := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
+	loopback := netip.MustParseAddr("127.0.0.1")
+	for _, c := range []struct {
+		cfg  Config
+		a    netip.Addr
+		want bool
+	}{
+		{Config{Avoid: []netip.Addr{avoided}}, avoided, false},
+		{Config{Avoid: []netip.Addr{avoided}}, other, true},
+		{Config{}, avoided, true},
+		{Config{Loopback: true}, loopback, true},
+		{Config{Loopback: true}, other, false},
+	} {
+		if got := c.cfg.mayUse(c.a); got != c.want {
+			t.Errorf("avoiding %v, loopback %v: %v may be used: %v",
+				c.cfg.Avoid, c.cfg.Loopback, c.a, got)
+		}
+	}
+	var relays []Relay
+	for _, url := range []string{
+		"turn:203.0.114.1:3478?transport=udp", "turn:203.0.114.1:3478?transport=tcp",
+		"turns:203.0.114.1:5349",
+	} {
+		relays = append(relays, Relay{URL: url, Username: "user", Password: "password"})
+	}
+	d := newRelayDialer(Config{Relays: relays}, nil)
+	defer d.stop()
+	if asked := d.reflexive(false); len(asked) != 1 || asked[0].Port != 3478 || len(d.relays) != 3 {
+		t.Errorf("%v are asked for this device's public address", asked)
+	}
+	if asked := d.reflexive(true); len(asked) != 0 {
+		t.Errorf("a relay-only path asks %v", asked)
 	}
 }

@@ -298,6 +298,23 @@ func TestNobodyPulls(t *testing.T) {
 	}
 }
 
+// However late packets come, or however much a peer says they do, nobody waits for longer than the
+// ceiling.
+func TestTheDelayHasACeiling(t *testing.T) {
+	b, now := newBuffer(t), time.Unix(1e9, 0)
+	for n := range 400 {
+		late := time.Duration(n%2) * jump * 9 / 10
+		at := now.Add(time.Duration(n)*frameTime + late)
+		b.Push(uint16(n), uint32(n*frameSamples), voice()[n], at)
+		if target := b.Stats().Target; target > ceiling {
+			t.Fatalf("after %d packets the target is %v", n+1, target)
+		}
+	}
+	if target := b.Stats().Target; target != ceiling {
+		t.Errorf("the target is %v, want the ceiling", target)
+	}
+}
+
 func TestDuplicatesReorderingAndOthers(t *testing.T) {
 	b, now := newBuffer(t), time.Unix(1e9, 0)
 	push := func(n int, payload []byte) bool {
@@ -308,13 +325,15 @@ func TestDuplicatesReorderingAndOthers(t *testing.T) {
 		t.Error("sound before the first packet")
 	}
 	v := voice()
+	tooLong := append([]byte{1 << 3}, make([]byte, opus.MaxPacket)...) // of 20 ms
 	for _, step := range []struct {
 		n       int
 		payload []byte
 		want    bool
 	}{
 		{10, v[10], true}, {12, v[12], true}, {11, v[11], true}, {11, v[11], false}, {9, v[9], false},
-		{13, nil, false}, {13, []byte{3 << 3, 1}, false}, {13, make([]byte, 1276), false}, {13, v[13], true},
+		{13, nil, false}, {13, []byte{3 << 3, 1}, false}, {13, make([]byte, 1276), false},
+		{13, tooLong, false}, {13, v[13], true},
 	} {
 		if got := push(step.n, step.payload); got != step.want {
 			t.Errorf("packet %d of %d bytes: taken %v", step.n, len(step.payload), got)
@@ -323,7 +342,8 @@ func TestDuplicatesReorderingAndOthers(t *testing.T) {
 	for i := range 4 {
 		b.Pull(pcm, now.Add(floor+time.Duration(i)*frameTime))
 	}
-	if s := b.Stats(); s.Played != 4 || s.Duplicate != 1 || s.Late != 1 || s.Refused != 3 || s.Concealed != 0 {
+	s := b.Stats()
+	if s.Played != 4 || s.Duplicate != 1 || s.Late != 1 || s.Refused != 4 || s.Concealed != 0 {
 		t.Errorf("%+v", s)
 	}
 	// A sender that starts over with old numbers is followed after a second.

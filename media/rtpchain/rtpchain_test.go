@@ -70,6 +70,20 @@ func TestTracker(t *testing.T) {
 			t.Error("an announced packet is fresh when it comes")
 		}
 	})
+	t.Run("an announcement of more than can be missing is none", func(t *testing.T) {
+		var tr tracker
+		receive(&tr, 0, 1, 2)
+		for _, count := range []uint32{maxMissing + 2, 1 << 20, 1<<32 - 1} {
+			tr.announced(count, at(0))
+			due(t, &tr, 10)
+		}
+		if tr.expected() != 2 {
+			t.Errorf("%d packets are expected", tr.expected())
+		}
+		if extended, fresh := tr.received(3, at(20)); extended != 3 || !fresh {
+			t.Errorf("the next packet is number %d, fresh %v", extended, fresh)
+		}
+	})
 	t.Run("a peer that starts elsewhere", func(t *testing.T) {
 		var tr tracker
 		receive(&tr, 0, 40000)
@@ -128,6 +142,10 @@ func TestRepeatedRequestsGetFreshNumbers(t *testing.T) {
 		now = now.Add(resendSpacing)
 	}
 	r.answer(&rtcp.TransportLayerNack{MediaSSRC: 10, Nacks: []rtcp.NackPair{{PacketID: 8}}})
+	// Number 1031 shares the place of number 7 in the history.
+	r.answer(&rtcp.TransportLayerNack{
+		MediaSSRC: 10, Nacks: []rtcp.NackPair{{PacketID: 7 + historySize}},
+	})
 	r.answer(&rtcp.TransportLayerNack{MediaSSRC: 99, Nacks: []rtcp.NackPair{{PacketID: 7}}})
 	if len(sent) != 4 || count.Load() != 3 {
 		t.Fatalf("%d packets sent, %d counted", len(sent), count.Load())
@@ -195,6 +213,54 @@ func TestRetransmissionsHaveABudget(t *testing.T) {
 	ask()
 	if again != 0 {
 		t.Errorf("%d bytes were sent again though nothing may be", again)
+	}
+}
+
+// What does not belong to a stream that was agreed on is not delivered: neither another payload
+// type under its SSRC, nor a retransmission of another type or too short to be one.
+func TestOnlyWhatWasAgreedIsDelivered(t *testing.T) {
+	c, err := New(Config{
+		RoundTrip: func() time.Duration { return time.Millisecond }, OnKeyFrame: func(uint32) {},
+		WriteRTP:  func(*rtp.Header, []byte) error { return nil },
+		WriteRTCP: func([]byte) error { return nil },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	delivered := 0
+	c.AddRemote(video, func(Packet) { delivered++ })
+	original := []byte{0, 2, 'x'} // the number of the packet that was lost, and its payload
+	for _, p := range []struct {
+		name    string
+		ssrc    uint32
+		kind    uint8
+		number  uint16
+		payload []byte
+		want    int // deliveries
+	}{
+		{"the first", 10, 96, 1, []byte("x"), 1},
+		{"the retransmission's type", 10, 97, 3, []byte("x"), 0},
+		{"another type", 10, 0, 3, []byte("x"), 0},
+		{"another SSRC", 12, 96, 3, []byte("x"), 0},
+		{"the third", 10, 96, 3, []byte("x"), 1},
+		{"a retransmission of the media's type", 11, 96, 1, original, 0},
+		{"a retransmission of another type", 11, 98, 2, original, 0},
+		{"a retransmission of nothing", 11, 97, 3, original[:1], 0},
+		{"the second, again", 11, 97, 4, original, 1},
+	} {
+		header := rtp.Header{
+			Version: 2, SSRC: p.ssrc, PayloadType: p.kind, SequenceNumber: p.number,
+		}
+		b, err := (&rtp.Packet{Header: header, Payload: p.payload}).Marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		before := delivered
+		err = c.HandleRTP(b, time.Unix(1000, 0))
+		if (err == nil) != (p.want == 1) || delivered-before != p.want {
+			t.Errorf("%s: delivered %d times, %v", p.name, delivered-before, err)
+		}
 	}
 }
 

@@ -115,6 +115,24 @@ func TestUnheardEpochs(t *testing.T) {
 	}
 }
 
+// The keys of epochs that were passed unheard are erased: what is left of those epochs does not
+// open.
+func TestPassedEpochsAreErased(t *testing.T) {
+	sealer, opener, _ := rekeying(t)
+	var sealed [][]byte
+	for i := range 5 {
+		sealed = append(sealed, sealAt(t, sealer, uint16(i+1), time.Duration(i)*time.Second))
+	}
+	for _, c := range []struct {
+		epoch int
+		opens bool
+	}{{0, true}, {3, true}, {1, false}, {2, false}, {4, true}} {
+		if _, err := opener.RTP(sealed[c.epoch], begin.Add(time.Second)); (err == nil) != c.opens {
+			t.Errorf("a packet of epoch %d: %v", c.epoch, err)
+		}
+	}
+}
+
 // Forged packets of every MKI derive each key of the epochs ahead once, change nothing, and what the peer sends opens afterwards.
 func TestForgedEpochs(t *testing.T) {
 	sealer, opener, source := rekeying(t)
