@@ -37,6 +37,7 @@ const (
 	checkInterval     = 20 * time.Millisecond
 	maxChecks         = 400 // per pair, by the caller: with trickling, checks start before the peer knows us, and go on for 8 s
 	relayWait         = 200 * time.Millisecond
+	lateAfter         = time.Second // see announceHeld
 	stunGatherTimeout = 3 * time.Second
 	keepalive         = 2 * time.Second // also refreshes consent; RFC 7675 section 5.1 asks for at most 5 s
 )
@@ -128,7 +129,11 @@ type Path struct {
 	waiting []ice.Candidate // those of them that wait for Accepted
 	failed  bool
 	closing bool
-	info    Info // the last there was
+	info    Info     // the last there was
+	held    []string // this end's candidates that are not announced yet
+	late    bool     // none are held any more
+
+	dead []netip.Prefix // see deadEnds
 }
 
 // New makes the agent; nothing is sent yet.
@@ -157,6 +162,9 @@ func New(cfg Config) (*Path, error) {
 		return nil, ErrNoRelay
 	}
 	p := &Path{cfg: cfg, relays: relays, ready: make(chan struct{}), closed: make(chan struct{})}
+	if cfg.Net == nil && !cfg.Loopback && !cfg.RelayOnly {
+		p.dead = findDeadEnds(machine, relays)
+	}
 	options := agentOptions(cfg, &network{Net: machine, use: cfg.mayUse, mayReach: relays.mayReach}, relays)
 	var err error
 	p.agent, err = ice.NewAgentWithOptions(append(options, ice.WithRemoteIPFilter(p.mayCheck))...)
@@ -252,7 +260,10 @@ func (p *Path) Accepted() {
 }
 
 // mayCheck is asked by the agent for each new address, announced or learnt. It must not lock: the agent's loop waits.
-func (p *Path) mayCheck(net.IP) bool {
+func (p *Path) mayCheck(ip net.IP) bool {
+	if a, ok := netip.AddrFromSlice(ip); ok && p.leadsNowhere(a.Unmap()) {
+		return false
+	}
 	limit := int32(maxRingCandidates)
 	if p.accepted.Load() {
 		limit = maxRemoteCandidates

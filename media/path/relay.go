@@ -307,12 +307,14 @@ type relayConn struct {
 	local  *net.TCPAddr
 	silent *time.Timer // until the first answer
 
-	mu        sync.Mutex
-	request   [stun.TransactionIDSize]byte // of the last Allocate request
-	signed    bool                         // it had credentials
-	allocated bool
-	givenUp   bool
-	answered  bool // giveUp's answer was read
+	mu          sync.Mutex
+	permissions permissions
+	woken       bool                         // the read deadline may be over
+	request     [stun.TransactionIDSize]byte // of the last Allocate request
+	signed      bool                         // it had credentials
+	allocated   bool
+	givenUp     bool
+	answered    bool // giveUp's answer was read
 }
 
 func (c *relayConn) LocalAddr() net.Addr { return c.local }
@@ -338,8 +340,13 @@ func (c *relayConn) giveUp() {
 
 func (c *relayConn) Read(b []byte) (int, error) {
 	for {
+		if n := c.answer(b); n > 0 {
+			return n, nil
+		}
 		n, err := c.read(b)
 		switch {
+		case err != nil && timedOut(err):
+			continue // there is an answer of ours
 		case err != nil && c.frames == nil && passes(err):
 			continue // an ICMP error: the relay may be starting again
 		case err != nil:
@@ -400,6 +407,11 @@ func (c *relayConn) observe(b []byte) bool {
 	if m.Decode() != nil {
 		return false
 	}
+	if m.Type.Method == stun.MethodCreatePermission {
+		c.mu.Lock()
+		c.permissions.learn(m)
+		c.mu.Unlock()
+	}
 	if m.Type.Method != stun.MethodAllocate {
 		return true
 	}
@@ -439,12 +451,16 @@ func (c *relayConn) refusal(b []byte, err error) (int, error) {
 }
 
 func (c *relayConn) Write(b []byte) (int, error) {
-	if len(b) >= 20 && b[0] == 0 && b[1] == 3 { // an Allocate request
+	if len(b) >= 20 && b[0] == 0 && (b[1] == byte(stun.MethodAllocate) || b[1] == byte(stun.MethodCreatePermission)) { // requests
 		m := &stun.Message{Raw: b}
-		if m.Decode() == nil {
+		switch {
+		case m.Decode() != nil:
+		case m.Type.Method == stun.MethodAllocate:
 			c.mu.Lock()
 			c.request, c.signed = m.TransactionID, m.Contains(stun.AttrMessageIntegrity)
 			c.mu.Unlock()
+		case !c.askPermission(m):
+			return len(b), nil
 		}
 	}
 	n, err := c.Conn.Write(b)

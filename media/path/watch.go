@@ -2,6 +2,7 @@ package path
 
 import (
 	"net"
+	"net/netip"
 	"strconv"
 	"time"
 
@@ -15,7 +16,8 @@ func (p *Path) subscribe() error {
 			return
 		}
 		if s := marshalCandidate(c); s != "" {
-			p.cfg.OnCandidate(s)
+			address, _ := netip.ParseAddr(c.Address())
+			p.announce(s, c.Type() == ice.CandidateTypeHost && p.atDeadEnd(address))
 		}
 	})
 	if err != nil {
@@ -56,10 +58,14 @@ func (p *Path) watch(conn *ice.Conn) {
 	defer p.done.Done()
 	ticker := time.NewTicker(time.Millisecond)
 	defer ticker.Stop()
+	late := time.NewTimer(lateAfter)
+	defer late.Stop()
 	for started, ready := time.Now(), false; !ready; {
 		select {
 		case <-p.closed:
 			return
+		case <-late.C:
+			p.announceHeld()
 		case now := <-ticker.C:
 			if now.Sub(started) > 2*time.Second {
 				ticker.Reset(20 * time.Millisecond)
