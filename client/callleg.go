@@ -90,7 +90,7 @@ func newLeg(o *ongoing, d peerDevice) *leg {
 func (s *calls) readOffer(from *contact, event callflow.Received, offer []byte) (*ongoing, callflow.Offer) {
 	parsed, description, err := parseOffer(offer)
 	sent := fromTimestamp(parsed.GetTimestamp())
-	age := s.c.now().Sub(sent)
+	age := s.c.clock.age(sent, time.Now())
 	if err == nil && age.Abs() > callflow.MaxOfferAge {
 		s.c.log.Info("an offer was too old to ring")
 		return nil, callflow.Offer{Age: age}

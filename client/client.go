@@ -24,7 +24,7 @@ type Client struct {
 	store    *store
 	log      *slog.Logger
 	timing   timing
-	clock    atomic.Int64  // the server's clock minus ours
+	clock    clock
 	linkedAt atomic.Uint64 // when the link came up last, as Content.timestamp
 	epoch    atomic.Uint32 // of this account's device list
 	link     linkState

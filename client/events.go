@@ -110,8 +110,9 @@ func (m *MissedCall) Done() error { return m.done() }
 
 // LinkUp says that the server is connected.
 type LinkUp struct {
-	// ClockDoubt is by how much the server's clock is ahead of this device's, if that is more than is believed. Calls between devices
-	// whose clocks disagree by more than a minute do not ring: one of the clocks must be set.
+	// ClockDoubt is by how much the server's clock is ahead of this device's, if that is more than a
+	// minute and was not told before. It is followed for five minutes only. Calls between devices
+	// whose clocks disagree may not ring: one of the clocks must be set.
 	ClockDoubt time.Duration
 }
 

@@ -172,10 +172,9 @@ func (c *Client) serveLink(ctx context.Context) error {
 	}
 	defer l.end(errLinkDown)
 
-	correction, doubt := clockCorrection(fromTimestamp(l.welcome.ServerTime), time.Now())
-	c.clock.Store(int64(correction))
+	doubt := c.clock.follow(fromTimestamp(l.welcome.ServerTime), time.Now())
 	if doubt != 0 {
-		c.log.Warn("the clocks of server and device disagree: one of them must be set", "difference", doubt)
+		c.log.Warn("the clocks of server and device disagree: one of them must be set", "ahead", doubt)
 	}
 	c.linkedAt.Store(timestamp(c.now()))
 	c.newServer()
@@ -192,21 +191,3 @@ func (c *Client) serveLink(ctx context.Context) error {
 	c.events.offer(LinkUp{ClockDoubt: doubt})
 	return l.receive(ctx)
 }
-
-const maxClockCorrection = 10 * time.Minute
-
-// noClock is later than the time that devices without a battery wake up with, and earlier than any true one.
-var noClock = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-
-// clockCorrection says how far to follow the server's clock: some minutes, or all the way if this device has no time of its own. A
-// server that is believed without a bound could set the time back and let an offer ring that it had withheld for days.
-func clockCorrection(server, local time.Time) (correction, doubt time.Duration) {
-	difference := server.Sub(local)
-	if difference.Abs() <= maxClockCorrection || local.Before(noClock) {
-		return difference, 0
-	}
-	return 0, difference
-}
-
-// now is the time by which senders and receivers of content agree.
-func (c *Client) now() time.Time { return time.Now().Add(time.Duration(c.clock.Load())) }

@@ -75,9 +75,20 @@ func until(ctx context.Context, limit time.Duration, c *session, awaited func(cl
 	}
 }
 
+type clockLine struct {
+	Event string  `json:"event"` // "clock_doubt"
+	Ahead float64 `json:"server_ahead_seconds"`
+}
+
 func warnOfClock(out *output, up client.LinkUp) {
-	if up.ClockDoubt != 0 {
-		out.progress(linkLine{Event: "clock_doubt"},
-			"the clocks of this device and the server differ by %s: calls may not ring before the wrong one is set", up.ClockDoubt.Abs().Round(time.Minute))
+	if up.ClockDoubt == 0 {
+		return
 	}
+	direction := "ahead of"
+	if up.ClockDoubt < 0 {
+		direction = "behind"
+	}
+	out.progress(clockLine{"clock_doubt", up.ClockDoubt.Seconds()},
+		"the server's clock is %s %s this device's: one of them must be set, or calls may not ring",
+		up.ClockDoubt.Abs().Round(time.Second), direction)
 }
