@@ -148,7 +148,7 @@ func (f *demoFlags) load(config *demo.Config) error {
 	return nil
 }
 
-func openMedia[R any](given []string, i int, shipped string, open func(string, io.ReadSeeker) (R, error)) (R, error) {
+func openMedia[R any](given []string, i int, shipped string, open func(string, io.Reader) (R, error)) (R, error) {
 	var none R
 	name, read := shipped, sample.Files.ReadFile
 	if len(given) > 0 {

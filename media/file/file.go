@@ -4,12 +4,14 @@
 //	writes  the same: WAV and Ogg/Opus of 48 kHz mono, IVF with VP8
 //	makes   a tone, raw samples of another program, an endless loop of any of these
 //
-// What a file holds is told by its content, not by its name, and what is wrong with it by an error that says what to do. Readers hold
-// a bounded part of the file, whatever it says about itself. A recording that was cut short, because the program was killed, is
+// What a file holds is told by its content, not by its name, and what is wrong with it by an error
+// that says what to do; damage in its middle by OnDamage, as reading goes on behind it. Readers hold
+// a bounded part of the file, whatever it says about itself, and streams as well as files. A recording that was cut short, because the program was killed, is
 // readable up to there; recordings are private files, readable by their owner alone.
 package file
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
@@ -22,8 +24,7 @@ import (
 
 // Audio is a sound file being read. It is a media.AudioSource; the last frame is filled up with silence.
 type Audio struct {
-	name   string
-	file   io.ReadSeeker
+	input
 	source resample.Source // at 48 kHz
 
 	ahead [media.FrameSamples]int16 // the next frame, so that a file that cannot be read is found when it is opened
@@ -45,16 +46,22 @@ func OpenAudio(path string) (*Audio, error) {
 	return a, nil
 }
 
-// NewAudio reads a WAV or Ogg/Opus file that is already open, or in memory. The name is for error messages.
-func NewAudio(name string, f io.ReadSeeker) (*Audio, error) {
-	a := &Audio{name: name, file: f}
+// NewAudio reads WAV or Ogg/Opus from a file that is already open, from memory or from a stream. What
+// is an io.Seeker can be rewound. The name is for error messages.
+func NewAudio(name string, r io.Reader) (*Audio, error) {
+	a := &Audio{input: input{name: name, Reader: r}}
 	return a, a.Rewind()
 }
 
 // Rewind goes back to the beginning.
 func (a *Audio) Rewind() error {
 	a.err = nil
-	start, err := beginning(a.name, a.file)
+	if err := a.rewind(); err != nil {
+		return err
+	}
+	size := a.size()
+	r := bufio.NewReaderSize(&a.input, readAhead)
+	start, err := a.beginning(r)
 	if err != nil {
 		return err
 	}
@@ -63,11 +70,11 @@ func (a *Audio) Rewind() error {
 	switch {
 	case bytes.HasPrefix(start, []byte("RIFF")), bytes.HasPrefix(start, []byte("RF64")):
 		var wav *wavReader
-		if wav, err = newWAVReader(a.file); err == nil {
+		if wav, err = newWAVReader(r, size, a.damaged); err == nil {
 			source, rate = wav, wav.rate
 		}
 	case bytes.HasPrefix(start, []byte("OggS")):
-		source, err = newOggReader(a.file)
+		source, err = newOggReader(r, a.damaged)
 	default:
 		return fmt.Errorf("%s is %s, not WAV or Ogg/Opus: %s", a.name, guess(start), convertAudio(a.name))
 	}
@@ -84,6 +91,9 @@ func (a *Audio) Rewind() error {
 	}
 	return nil
 }
+
+// readAhead holds the longest page of Ogg, and 0.3 s of the largest WAV.
+const readAhead = 1 << 17
 
 // load reads the next frame.
 func (a *Audio) load() {
@@ -110,7 +120,7 @@ func (a *Audio) ReadFrame(pcm []int16) error {
 }
 
 // Close closes the file underneath.
-func (a *Audio) Close() error { return closeFile(a.file) }
+func (a *Audio) Close() error { return closeFile(a.Reader) }
 
 func (a *Audio) explain(err error) error {
 	var codec wrongCodec
@@ -159,25 +169,6 @@ func open(path string) (*os.File, error) {
 		return nil, err
 	}
 	return f, nil
-}
-
-// beginning returns what the file begins with, and goes back to its start.
-func beginning(name string, f io.ReadSeeker) ([]byte, error) {
-	if _, err := f.Seek(0, io.SeekStart); err != nil {
-		return nil, explain(name, err)
-	}
-	start := make([]byte, 12)
-	n, err := io.ReadFull(f, start)
-	switch {
-	case err == io.EOF:
-		return nil, fmt.Errorf("%s is empty", name)
-	case err != nil && err != io.ErrUnexpectedEOF:
-		return nil, fmt.Errorf("media file: %w", err)
-	}
-	if _, err := f.Seek(0, io.SeekStart); err != nil {
-		return nil, explain(name, err)
-	}
-	return start[:n], nil
 }
 
 // guess names what a file that begins so is likely to be.

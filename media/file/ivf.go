@@ -26,9 +26,9 @@ const (
 type Video struct {
 	Width, Height int // of the first frame
 
-	name     string
-	file     io.ReadSeeker
+	input
 	r        *bufio.Reader
+	at       int64  // bytes read of it
 	num, den uint64 // seconds for one unit of time
 	first    uint64 // time of the first frame: a file that was cut out of a call begins anywhere
 	begun    bool
@@ -50,22 +50,26 @@ func OpenVideo(path string) (*Video, error) {
 	return v, nil
 }
 
-// NewVideo reads an IVF file that is already open, or in memory. The name is for error messages.
-func NewVideo(name string, f io.ReadSeeker) (*Video, error) {
-	v := &Video{name: name, file: f}
+// NewVideo reads IVF from a file that is already open, from memory or from a stream. What is an
+// io.Seeker can be rewound. The name is for error messages.
+func NewVideo(name string, r io.Reader) (*Video, error) {
+	v := &Video{input: input{name: name, Reader: r}}
 	return v, v.Rewind()
 }
 
 // Rewind goes back to the beginning.
 func (v *Video) Rewind() error {
-	start, err := beginning(v.name, v.file)
+	if err := v.rewind(); err != nil {
+		return err
+	}
+	v.r = bufio.NewReaderSize(&v.input, 1<<16)
+	start, err := v.beginning(v.r)
 	if err != nil {
 		return err
 	}
 	if !bytes.HasPrefix(start, []byte("DKIF")) {
 		return fmt.Errorf("%s is %s, not IVF: %s", v.name, guess(start), convertVideo(v.name))
 	}
-	v.r = bufio.NewReaderSize(v.file, 1<<16)
 	var head [ivfHeaderLen]byte
 	if _, err := io.ReadFull(v.r, head[:]); err != nil {
 		return explain(v.name, err)
@@ -81,7 +85,8 @@ func (v *Video) Rewind() error {
 	if _, err := v.r.Discard(int(length) - ivfHeaderLen); err != nil {
 		return explain(v.name, err)
 	}
-	v.begun = false
+	v.err = nil
+	v.begun, v.at, v.ahead = false, int64(length), media.VideoFrame{}
 	v.load()
 	switch {
 	case v.err == io.EOF:
@@ -109,16 +114,49 @@ func (v *Video) ReadFrame() (media.VideoFrame, error) {
 }
 
 // Close closes the file underneath.
-func (v *Video) Close() error { return closeFile(v.file) }
+func (v *Video) Close() error { return closeFile(v.Reader) }
 
-// load reads the next frame, or the error in its place.
+// load reads the next frame, or the error in its place. A frame that is damaged is left out, with
+// those that build on it. Where a length is wrong nobody knows where the next frame begins: the
+// pictures end.
 func (v *Video) load() {
+	for broken := false; ; {
+		before, started := v.at, v.begun
+		frame, err := v.frame()
+		switch {
+		case err == nil && (!broken || frame.Key):
+			v.ahead = frame
+			return
+		case err == nil:
+		case err == io.EOF || !started:
+			v.err = err
+			return
+		case err == errFrame:
+			if !broken {
+				v.damaged(before, v.ahead.PTS, err.Error(), false)
+			}
+			broken = true
+		default:
+			v.damaged(before, v.ahead.PTS, err.Error(), true)
+			v.err = io.EOF
+			return
+		}
+	}
+}
+
+// errFrame is of one frame only.
+var errFrame = fmt.Errorf("%w: no picture", errDamaged)
+
+func (v *Video) frame() (frame media.VideoFrame, err error) {
 	var head [ivfFrameLen]byte
 	length := uint32(0)
 	for length == 0 { // an encoder dropped the frame: the picture before stands
-		if _, v.err = io.ReadFull(v.r, head[:]); v.err != nil {
-			return
+		if _, err := io.ReadFull(v.r, head[:]); err == io.ErrUnexpectedEOF {
+			return frame, errTruncated
+		} else if err != nil {
+			return frame, err
 		}
+		v.at += ivfFrameLen
 		length = binary.LittleEndian.Uint32(head[:])
 	}
 	at := binary.LittleEndian.Uint64(head[4:])
@@ -126,24 +164,24 @@ func (v *Video) load() {
 		v.begun, v.first = true, at
 	}
 	at -= min(at, v.first)
-	if length > largestFrame {
-		v.err = errDamaged
-		return
+	pts := float64(at) * float64(v.num) / float64(v.den) * float64(time.Second)
+	if length > largestFrame || pts > float64(1000*time.Hour) {
+		return frame, errDamaged
 	}
 	// The buffer grows with what is there, not with what the file promises.
 	var data bytes.Buffer
-	if n, err := io.CopyN(&data, v.r, int64(length)); n < int64(length) {
-		if v.err = err; err == io.EOF {
-			v.err = io.ErrUnexpectedEOF
-		}
-		return
+	n, err := io.CopyN(&data, v.r, int64(length))
+	v.at += n
+	switch {
+	case err == io.EOF:
+		return frame, errTruncated
+	case err != nil:
+		return frame, err
+	case !frameTag(data.Bytes()):
+		return frame, errFrame
 	}
-	pts := float64(at) * float64(v.num) / float64(v.den) * float64(time.Second)
-	if pts > float64(1000*time.Hour) || !frameTag(data.Bytes()) {
-		v.err = errDamaged
-		return
-	}
-	v.ahead = media.VideoFrame{Data: data.Bytes(), PTS: time.Duration(pts + 0.5), Key: data.Bytes()[0]&1 == 0}
+	key := data.Bytes()[0]&1 == 0
+	return media.VideoFrame{Data: data.Bytes(), PTS: time.Duration(pts + 0.5), Key: key}, nil
 }
 
 // frameTag checks what every VP8 frame begins with: three bytes that tell the length of its first partition, and on key frames a

@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"time"
 
 	"sotto/media"
 )
@@ -41,20 +42,17 @@ type wavReader struct {
 	channels int
 	width    int                  // bytes of a sample
 	sample   func(b []byte) int32 // one, of 16 bits
-	left     int64                // bytes of sound still to come
-	open     bool                 // nobody knows how many: up to the end of the file
+	weights  []int32              // of the channels, of 1<<16 together
+	from, to int64                // where the sound begins and is said to end, in bytes
+	at       int64                // where it is read
+	open     bool                 // nobody knows where it ends: with the file
+	damaged  func(offset int64, at time.Duration, what string, ends bool)
 	buffer   []byte
 }
 
-func newWAVReader(f io.ReadSeeker) (*wavReader, error) {
-	size, err := f.Seek(0, io.SeekEnd)
-	if err != nil {
-		return nil, err
-	}
-	if _, err := f.Seek(0, io.SeekStart); err != nil {
-		return nil, err
-	}
-	w := &wavReader{r: bufio.NewReaderSize(f, 1<<15)}
+// newWAVReader reads up to the sound. The size is that of the file, less than 0 if it is a stream.
+func newWAVReader(r *bufio.Reader, size int64, damaged func(int64, time.Duration, string, bool)) (*wavReader, error) {
+	w := &wavReader{r: r, damaged: damaged}
 	var riff [12]byte
 	if _, err := io.ReadFull(w.r, riff[:]); err != nil {
 		return nil, err
@@ -82,12 +80,12 @@ func newWAVReader(f io.ReadSeeker) (*wavReader, error) {
 			case length == 0 && w.chunkFollows():
 				empty = true // the sound is in another chunk, or nowhere
 				continue
-			case length == unknownSize, length == 0, at+length > size && length >= pipedSize, at+length > size && at+length-size <= headerCounted:
+			case length == unknownSize, length == 0, length >= pipedSize && (size < 0 || at+length > size):
 				w.open = true
-			case at+length > size:
+			case size >= 0 && at+length-size > headerCounted:
 				return nil, fmt.Errorf("%w: %d of %d bytes of sound are there", errTruncated, size-at, length)
 			}
-			w.left = length
+			w.from, w.at, w.to = at, at, at+length
 			return w, nil
 		case name == "data" || name == "fmt ":
 			return nil, errDamaged
@@ -108,8 +106,10 @@ func (w *wavReader) format(length int64) error {
 	}
 	kind, channels := binary.LittleEndian.Uint16(chunk), binary.LittleEndian.Uint16(chunk[2:])
 	rate, bits := binary.LittleEndian.Uint32(chunk[4:]), binary.LittleEndian.Uint16(chunk[14:])
+	mask := uint32(0)
 	if kind == waveExtensible && length >= 26 {
 		kind = binary.LittleEndian.Uint16(chunk[24:]) // the beginning of its GUID
+		mask = binary.LittleEndian.Uint32(chunk[20:])
 	}
 	sample, known := samples[wavForm{kind, bits}]
 	switch {
@@ -123,6 +123,7 @@ func (w *wavReader) format(length int64) error {
 		return wrongCodec(fmt.Sprintf("sound of %d Hz", rate))
 	}
 	w.rate, w.channels, w.width, w.sample = int(rate), int(channels), int(bits/8), sample
+	w.weights = downmix(w.channels, mask)
 	return nil
 }
 
@@ -180,7 +181,7 @@ func (w *wavReader) Read(pcm []int16) (int, error) {
 	frame := w.width * w.channels
 	want := len(pcm) * frame
 	if !w.open {
-		want = int(min(int64(want), w.left/int64(frame)*int64(frame)))
+		want = int(min(int64(want), (w.to-w.at)/int64(frame)*int64(frame)))
 	}
 	if want == 0 {
 		return 0, io.EOF
@@ -189,17 +190,21 @@ func (w *wavReader) Read(pcm []int16) (int, error) {
 		w.buffer = make([]byte, want)
 	}
 	n, err := io.ReadFull(w.r, w.buffer[:want])
-	w.left -= int64(n)
-	if err == io.ErrUnexpectedEOF {
-		err = io.EOF // of an open recording; the sizes of others were checked
+	w.at += int64(n)
+	if err == io.ErrUnexpectedEOF || err == io.EOF {
+		err = io.EOF
+		if !w.open {
+			read := time.Duration(float64(w.at-w.from) / float64(frame*w.rate) * float64(time.Second))
+			w.damaged(w.at, read, fmt.Sprintf("lacks its last %d bytes", w.to-w.at), true)
+		}
 	}
 	got := n / frame
 	for i := range got {
-		sum := int32(0)
-		for c := range w.channels {
-			sum += w.sample(w.buffer[i*frame+c*w.width:])
+		sum := int64(0)
+		for c, weight := range w.weights {
+			sum += int64(weight) * int64(w.sample(w.buffer[i*frame+c*w.width:]))
 		}
-		pcm[i] = int16(sum / int32(w.channels))
+		pcm[i] = int16(sum / fullWeight)
 	}
 	return got, err
 }
