@@ -125,6 +125,13 @@ type DeviceFailed struct {
 	Err    error
 }
 
+// SourceEnded says that something the call sends from has no more: a file is over, a program has
+// closed its pipe. After sound, silence is sent, until Call.SetMicrophone; pictures stand still, until
+// Call.ShowVideo or Call.ShareScreen.
+type SourceEnded struct {
+	Device string // "microphone", "camera" or "screen"
+}
+
 // Ended is the last event of a call.
 type Ended struct {
 	Reason EndReason
@@ -144,6 +151,7 @@ func (Held) callEvent()               {}
 func (Resumed) callEvent()            {}
 func (QualityChanged) callEvent()     {}
 func (DeviceFailed) callEvent()       {}
+func (SourceEnded) callEvent()        {}
 func (Ended) callEvent()              {}
 
 const callEventBuffer = 64
@@ -301,7 +309,7 @@ func (call *Call) SetMicrophone(source media.AudioSource) error {
 		closeUnused(source)
 		return err
 	}
-	return session.SetMicrophone(source)
+	return session.SetMicrophone(call.unending(source))
 }
 
 // SetLowData keeps what this end sends to 300 kb/s in all, or ends that.

@@ -106,6 +106,7 @@ func (s *calls) begin(o *ongoing, d devices) {
 	}
 	session := o.chosen.session
 	err := d.err
+	d.microphone = o.call.unending(d.microphone)
 	if err == nil {
 		session.SetMuted(!o.flow.Microphone)
 		session.SetHeld(!o.flow.Play)
@@ -179,6 +180,52 @@ func (s *calls) onDeviceFailed(l *leg, device string, err error) {
 	if o := s.table[l.at.Call]; o != nil && o.chosen == l {
 		s.lostDevice(o, device, err)
 	}
+}
+
+// An unending source goes on with silence: the network would see that there is nothing more to hear.
+type unending struct {
+	media.AudioSource
+	ended func() // once
+}
+
+func (call *Call) unending(source media.AudioSource) media.AudioSource {
+	if source == nil {
+		return nil
+	}
+	return &unending{source, func() { call.calls.onSourceEnded(call, "microphone") }}
+}
+
+func (u *unending) ReadFrame(pcm []int16) error {
+	if u.ended == nil {
+		clear(pcm)
+		return nil
+	}
+	err := u.AudioSource.ReadFrame(pcm)
+	if errors.Is(err, io.EOF) {
+		clear(pcm)
+		u.ended()
+		u.ended, err = nil, nil
+	}
+	return err
+}
+
+// Close closes what is wrapped.
+func (u *unending) Close() error {
+	if closer, ok := u.AudioSource.(io.Closer); ok {
+		return closer.Close()
+	}
+	return nil
+}
+
+// onSourceEnded tells the program that a file is over, if the call is not.
+func (s *calls) onSourceEnded(call *Call, device string) {
+	s.box.post(func() {
+		for _, o := range s.table {
+			if o.call == call {
+				call.emit(SourceEnded{device})
+			}
+		}
+	})
 }
 
 // lostDevice tells the user that the call goes on without a device, and the other end if it showed pictures.

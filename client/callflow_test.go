@@ -242,7 +242,7 @@ func TestMissedCall(t *testing.T) {
 	})
 	bob.reopen(t, w)
 	bob.start(t)
-	missed := expect[*MissedCall](t, bob)
+	missed := expect[MissedCall](t, bob)
 	if missed.ID != call.ID() || missed.From.Username != "alice" || !missed.Video || missed.At.Before(began) || missed.At.After(time.Now()) {
 		t.Errorf("missed %+v", missed)
 	}
@@ -250,15 +250,15 @@ func TestMissedCall(t *testing.T) {
 	caller, callee := ring(t, alice, bob, CallOptions{})
 	caller.Hangup()
 	awaitEnd(t, callee, Cancelled)
-	if missed := expect[*MissedCall](t, bob); missed.ID != caller.ID() {
+	if missed := expect[MissedCall](t, bob); missed.ID != caller.ID() {
 		t.Errorf("missed %+v", missed)
 	}
 	alice.send(t, "bob", "after the missed call")
 	for e := range bob.Events() {
-		if _, again := e.(*MissedCall); again {
+		if _, again := e.(MissedCall); again {
 			t.Fatal("a missed call was told twice")
 		}
-		if m, ok := e.(*Message); ok && m.Text == "after the missed call" {
+		if m, ok := e.(Message); ok && m.Text == "after the missed call" {
 			break
 		}
 	}

@@ -255,6 +255,7 @@ func (l *leg) makeSession(s *calls, controlling bool) (err error) {
 		LocalRelays:      s.c.serverIsLocal(),
 		OnRelayFailed:    func(url string, why error) { s.box.post(func() { s.relayFailed(l, url, why) }) },
 		OnEvent:          func(event media.Event) { s.box.post(func() { s.onMedia(l, event) }) },
+		OnSourceEnded:    func(device string) { s.onSourceEnded(l.o.call, device) },
 		OnDeviceFailed:   func(device string, err error) { s.box.post(func() { s.onDeviceFailed(l, device, err) }) },
 	})
 	return err

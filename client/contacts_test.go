@@ -225,7 +225,7 @@ func TestLookUpsUsedUp(t *testing.T) {
 	}
 	carol.send(t, "alice", "from carol")
 	switch e := (<-alice.Events()).(type) {
-	case *Message:
+	case Message:
 		if e.From.Username != "" || e.From.Account != carol.Account() {
 			t.Errorf("from %+v", e.From)
 		}
@@ -271,7 +271,7 @@ func TestCallUnderAnotherKey(t *testing.T) {
 		select {
 		case e := <-alice.Events():
 			switch e := e.(type) {
-			case IncomingCall, *MissedCall:
+			case IncomingCall, MissedCall:
 				t.Fatalf("%T", e)
 			case IdentityChanged:
 				said = e.Contact.Username == "bob" && e.Contact.Changed

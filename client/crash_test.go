@@ -84,7 +84,7 @@ func TestOutboxSurvivesPowerFailure(t *testing.T) {
 		after.start(t)
 		after.send(t, "bob", "after")
 		heard := 0
-		for m := expect[*Message](t, bob); m.Text != "after"; m = expect[*Message](t, bob) {
+		for m := expect[Message](t, bob); m.Text != "after"; m = expect[Message](t, bob) {
 			heard++
 		}
 		if heard > 1 || err == nil && heard == 0 {

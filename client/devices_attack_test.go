@@ -164,7 +164,7 @@ func TestListWithheld(t *testing.T) {
 	bob.knows(t, "alice", 1)
 	bob.send(t, "alice", "to you")
 	alice.hears(t, "to you")
-	quiet[*Message](t, bob)
+	quiet[Message](t, bob)
 }
 
 // saysAs is a text as the server would bring it, with the sender outside.
@@ -268,9 +268,9 @@ func TestRemovedDeviceTriesEverything(t *testing.T) {
 	if n := s.fetches() - asked; n != 0 {
 		t.Errorf("the server was asked %d times", n)
 	}
-	quiet[*Message](t, bob)
+	quiet[Message](t, bob)
 	quiet[IncomingCall](t, bob)
-	quiet[*MissedCall](t, bob)
+	quiet[MissedCall](t, bob)
 	if phone.WaitConnected(patience(t)) == nil {
 		t.Error("it is connected")
 	}

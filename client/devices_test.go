@@ -222,7 +222,7 @@ func TestRemovedDevice(t *testing.T) {
 	}
 	bob.send(t, "alice", "only to the first")
 	alice.hears(t, "only to the first")
-	quiet[*Message](t, bob)
+	quiet[Message](t, bob)
 	if bob.knownAs(alice).Appeared != nil {
 		t.Error("the account's key is taken for changed")
 	}

@@ -25,7 +25,7 @@ type Message struct {
 }
 
 // Done says that the program has dealt with the message: it is erased from the account directory.
-func (m *Message) Done() error { return m.done() }
+func (m Message) Done() error { return m.done() }
 
 // MessageSent says that the server has taken the message, and keeps it until the recipient's device has it.
 type MessageSent struct {
@@ -106,7 +106,7 @@ type MissedCall struct {
 }
 
 // Done says that the program has dealt with the call, as Message.Done does.
-func (m *MissedCall) Done() error { return m.done() }
+func (m MissedCall) Done() error { return m.done() }
 
 // LinkUp says that the server is connected.
 type LinkUp struct {
@@ -123,7 +123,7 @@ type LinkDown struct {
 	Final bool          // no further attempt: ErrReplaced or ErrUnauthenticated
 }
 
-func (*Message) event()         {}
+func (Message) event()          {}
 func (MessageSent) event()      {}
 func (MessageDelivered) event() {}
 func (MessageFailed) event()    {}
@@ -134,6 +134,6 @@ func (IdentityChanged) event()  {}
 func (NameDisputed) event()     {}
 func (DevicesChanged) event()   {}
 func (IncomingCall) event()     {}
-func (*MissedCall) event()      {}
+func (MissedCall) event()       {}
 func (LinkUp) event()           {}
 func (LinkDown) event()         {}

@@ -58,7 +58,7 @@ func Example() {
 	// Bob listens and answers.
 	go func() {
 		for event := range bob.Events() {
-			if m, ok := event.(*client.Message); ok {
+			if m, ok := event.(client.Message); ok {
 				fmt.Printf("%s: %s\n", m.From, m.Text)
 				check(m.Done())
 				_, err := bob.Send(ctx, m.From.String(), "Hello, "+m.From.String()+"!")
@@ -71,7 +71,7 @@ func Example() {
 	check(err)
 	check(alice.WaitSent(ctx, id))
 	for event := range alice.Events() {
-		if m, ok := event.(*client.Message); ok {
+		if m, ok := event.(client.Message); ok {
 			fmt.Printf("%s: %s\n", m.From, m.Text)
 			check(m.Done())
 			break

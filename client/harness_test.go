@@ -196,9 +196,9 @@ func expect[E Event](t testing.TB, p *person) E {
 }
 
 // hears expects a text and is done with it.
-func (p *person) hears(t testing.TB, text string) *Message {
+func (p *person) hears(t testing.TB, text string) Message {
 	t.Helper()
-	m := expect[*Message](t, p)
+	m := expect[Message](t, p)
 	if m.Text != text {
 		t.Fatalf("%s heard %q, want %q", p.Username(), m.Text, text)
 	}

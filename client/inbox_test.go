@@ -18,7 +18,7 @@ func TestInboxFull(t *testing.T) {
 	bob.inbox.unread = maxUnread - 1
 	bob.mu.Unlock()
 	alice.send(t, "bob", "one")
-	one := expect[*Message](t, bob)
+	one := expect[Message](t, bob)
 	alice.send(t, "bob", "two")
 	bob.link.mu.Lock()
 	l := bob.link.up
@@ -59,7 +59,7 @@ func TestUnreadIsCountedAfterRestart(t *testing.T) {
 	w := newWorld(t)
 	alice, bob := friends(t, w)
 	alice.send(t, "bob", "one")
-	expect[*Message](t, bob)
+	expect[Message](t, bob)
 	bob.reopen(t, w)
 	if bob.inbox.unread != 1 {
 		t.Errorf("%d messages count as unread", bob.inbox.unread)

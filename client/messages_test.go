@@ -64,7 +64,7 @@ func TestUnhandledMessageComesAgainAfterRestart(t *testing.T) {
 	w := newWorld(t)
 	alice, bob := w.online("alice"), w.online("bob")
 	alice.send(t, "bob", "important")
-	expect[*Message](t, bob) // and no Done
+	expect[Message](t, bob) // and no Done
 	bob.reopen(t, w)
 	bob.start(t)
 	bob.hears(t, "important")
@@ -164,7 +164,7 @@ func TestChangedIdentityKey(t *testing.T) {
 	eventually(t, "the message is held back", func() bool { return len(alice.store.list(recordHeld)) == 1 })
 	alice.reopen(t, w)
 	alice.start(t)
-	quiet[*Message](t, alice)
+	quiet[Message](t, alice)
 	if _, err := alice.Send(patience(t), "bob", "hello"); !errors.As(err, &changed) {
 		t.Fatalf("sending: %v", err)
 	}

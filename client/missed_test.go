@@ -23,7 +23,7 @@ func (p *person) missedEnvelope(t testing.TB, to string, id CallID) *wire.Envelo
 // misses expects a missed call and is done with it.
 func (p *person) misses(t testing.TB, id CallID) {
 	t.Helper()
-	m := expect[*MissedCall](t, p)
+	m := expect[MissedCall](t, p)
 	if m.ID != id {
 		t.Fatalf("%s missed %s, want %s", p.Username(), m.ID, id)
 	}
@@ -40,9 +40,9 @@ func (p *person) noneMissed(t testing.TB, until string) {
 		select {
 		case e := <-p.Events():
 			switch e := e.(type) {
-			case *MissedCall:
+			case MissedCall:
 				t.Fatalf("%s was told of %s again", p.Username(), e.ID)
-			case *Message:
+			case Message:
 				if e.Text != until {
 					t.Fatalf("heard %q", e.Text)
 				}
@@ -144,9 +144,9 @@ func next(t *testing.T, p *person) any {
 		select {
 		case e := <-p.Events():
 			switch e := e.(type) {
-			case *Message:
+			case Message:
 				return e.Text
-			case *MissedCall:
+			case MissedCall:
 				return e.ID
 			}
 		case <-ctx.Done():

@@ -29,7 +29,7 @@ func TestReceiptsOfStrangers(t *testing.T) {
 			switch e := e.(type) {
 			case MessageDelivered:
 				t.Fatal("the receipt is an event")
-			case *Message:
+			case Message:
 				if e.Text == "that was a receipt" {
 					return
 				}

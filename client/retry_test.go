@@ -53,7 +53,7 @@ func (p *person) hearsAll(t testing.TB, texts ...string) {
 	t.Helper()
 	left := slices.Clone(texts)
 	for len(left) > 0 {
-		m := expect[*Message](t, p)
+		m := expect[Message](t, p)
 		i := slices.Index(left, m.Text)
 		if i < 0 {
 			t.Fatalf("%s heard %q, and still expects %q", p.Username(), m.Text, left)
@@ -325,7 +325,7 @@ func TestRetryInVain(t *testing.T) {
 	if n := identified + unnamed; n > texts+texts+maxRetries+maxRetries+2*turns {
 		t.Errorf("%d envelopes", n)
 	}
-	quiet[*Message](t, bob)
+	quiet[Message](t, bob)
 }
 
 // The power fails at each step of answering a request. The text arrives once.

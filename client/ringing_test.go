@@ -110,7 +110,7 @@ func TestAllDevicesRing(t *testing.T) {
 		}
 		for n, e := range at {
 			awaitEnd(t, e, Cancelled)
-			missed := expect[*MissedCall](t, []*person{bob, tablet}[n])
+			missed := expect[MissedCall](t, []*person{bob, tablet}[n])
 			if missed.ID != caller.ID() || missed.Done() != nil {
 				t.Errorf("device %d missed %v", n+1, missed)
 			}
@@ -240,7 +240,7 @@ func TestMissedOnEveryDevice(t *testing.T) {
 	awaitEnd(t, at[0], Timeout)
 	tablet.reopened(t, w)
 	for _, p := range []*person{bob, tablet} {
-		if missed := expect[*MissedCall](t, p); missed.ID != caller.ID() || missed.Done() != nil {
+		if missed := expect[MissedCall](t, p); missed.ID != caller.ID() || missed.Done() != nil {
 			t.Errorf("missed %v", missed)
 		}
 	}
@@ -248,7 +248,7 @@ func TestMissedOnEveryDevice(t *testing.T) {
 	for _, p := range []*person{bob, tablet} {
 		for _, e := range p.until(t, "that was all") {
 			switch e.(type) {
-			case *MissedCall, IncomingCall:
+			case MissedCall, IncomingCall:
 				t.Errorf("%T after the call was over", e)
 			}
 		}
@@ -260,7 +260,7 @@ func (p *person) until(t *testing.T, text string) (events []Event) {
 	t.Helper()
 	for {
 		e := expect[Event](t, p)
-		if m, ok := e.(*Message); ok && m.Text == text {
+		if m, ok := e.(Message); ok && m.Text == text {
 			return append(events, e)
 		}
 		events = append(events, e)
@@ -282,7 +282,7 @@ func TestLateDeviceDoesNotRing(t *testing.T) {
 	alice.send(t, "bob", "after it")
 	for _, e := range tablet.until(t, "after it") {
 		switch e.(type) {
-		case *MissedCall, IncomingCall:
+		case MissedCall, IncomingCall:
 			t.Errorf("%T of a call that was taken elsewhere", e)
 		}
 	}

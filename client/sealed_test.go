@@ -351,7 +351,7 @@ func TestRemoveContact(t *testing.T) {
 	carol.hears(t, "hi")
 	expect[MessageDelivered](t, bob)
 	alice.send(t, "bob", "unread")
-	expect[*Message](t, bob)
+	expect[Message](t, bob)
 	before := bob.sealing.Token
 
 	if err := bob.RemoveContact("nobody"); err == nil {

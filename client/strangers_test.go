@@ -172,9 +172,9 @@ func TestBlock(t *testing.T) {
 	awaitEnd(t, &end{Call: call}, Unreachable)
 	bob.reopen(t, w)
 	bob.start(t)
-	quiet[*Message](t, bob)
+	quiet[Message](t, bob)
 	quiet[IncomingCall](t, bob)
-	quiet[*MissedCall](t, bob)
+	quiet[MissedCall](t, bob)
 
 	if err := bob.Unblock("alice"); err != nil {
 		t.Fatal(err)

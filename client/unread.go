@@ -187,9 +187,9 @@ func (c *Client) nextUnshown() Event {
 	c.inbox.unshown = slices.Delete(c.inbox.unshown, next, next+1)
 	done := func() error { return c.dealtWith(entry.record) }
 	if m := entry.Missed; m != nil {
-		return &MissedCall{ID: m.ID, From: from, Video: m.Video, At: entry.SentAt, done: done}
+		return MissedCall{ID: m.ID, From: from, Video: m.Video, At: entry.SentAt, done: done}
 	}
-	return &Message{ID: entry.ID, From: from, Text: entry.Text, SentAt: entry.SentAt, Received: entry.Received, done: done}
+	return Message{ID: entry.ID, From: from, Text: entry.Text, SentAt: entry.SentAt, Received: entry.Received, done: done}
 }
 
 // dealtWith erases a text or missed call from the inbox, once.

@@ -54,6 +54,10 @@ type Config struct {
 	OnRelayFailed   func(url string, why error)               // a relay is of no use; may come again; must return soon; may be nil
 	OnEvent         func(Event)                               // must return soon and not call Close; may be nil
 
+	// OnSourceEnded hears of a source that has no more: a file that is over. It must return
+	// soon and not call Close; may be nil.
+	OnSourceEnded func(device string)
+
 	// OnDeviceFailed hears of a source that failed (a "microphone", the "camera", the shared "screen"; not of one that has no more) and of a
 	// sink ("speaker", "display"): the session goes on without. It must return soon and not call Close; may be nil.
 	OnDeviceFailed func(device string, err error)

@@ -172,8 +172,11 @@ func (s *Session) waitReady() bool {
 // sourceEnded closes a source, beside the goroutine that is to read the next one.
 func (s *Session) sourceEnded(device string, source any, err error) {
 	s.done.Go(func() { closeSource(source) })
-	if !errors.Is(err, io.EOF) {
+	switch {
+	case !errors.Is(err, io.EOF):
 		s.deviceFailed(device, err)
+	case s.cfg.OnSourceEnded != nil && s.ctx.Err() == nil:
+		s.cfg.OnSourceEnded(device)
 	}
 }
 

@@ -46,6 +46,7 @@ Examples:
   sotto call bob --audio tone --for 10s        a tone, for ten seconds
   sotto call bob --audio hello.wav --video clip.ivf --record calls/
       play files (WAV or Ogg/Opus, VP8 in IVF), keep what is heard and seen
+  espeak -s 150 --stdout 'Hello, Bob' | sotto call bob --audio -      play standard input as it comes
   sotto call bob --video clip.ivf --screen slides.ivf --low-data
       share a screen as well, and send at most 300 kb/s
   sotto call bob --agent ./reminder            a program speaks
@@ -70,6 +71,9 @@ Examples:
 			}
 			defer c.Close()
 			c.share(ctx, out, "call")
+			if err := m.openStdin(ctx); err != nil {
+				return err
+			}
 			tracks, err := m.open(args[0])
 			if err != nil {
 				return err

@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -28,6 +28,7 @@ type mediaFlags struct {
 	loop      bool
 	record    string
 	limit     time.Duration
+	stdin     *standardInput // see checkStdin
 
 	relayOnly, variableRate, lowData bool
 
@@ -37,21 +38,20 @@ type mediaFlags struct {
 // typed makes names of files those that this process opens.
 func (m *mediaFlags) typed(from *origin) {
 	m.from = from
-	for _, name := range []*string{&m.video, &m.screen, &m.record} {
-		*name = from.file(*name)
-	}
-	switch m.audio {
-	case "mic", "tone", "none", "-":
-	default:
-		m.audio = from.file(m.audio)
+	for _, name := range []*string{&m.audio, &m.video, &m.screen, &m.record} {
+		word := *name == stdinName && name != &m.record ||
+			name == &m.audio && slices.Contains([]string{"mic", "tone", "none"}, *name)
+		if !word {
+			*name = from.file(*name)
+		}
 	}
 }
 
 func (m *mediaFlags) define(flags *pflag.FlagSet, audio string) {
 	m.audioElse = audio
 	flags.StringVar(&m.agent, "agent", "", "let the program `CMD` speak and listen")
-	flags.StringVar(&m.audio, "audio", audio, "what you say: mic, tone, none, or a `FILE` (WAV, Ogg/Opus)")
-	flags.StringVar(&m.video, "video", "", "what you show: a `FILE` (VP8 in IVF)")
+	flags.StringVar(&m.audio, "audio", audio, "what you say: mic, tone, none, or a `FILE` (WAV, Ogg/Opus; - is standard input)")
+	flags.StringVar(&m.video, "video", "", "what you show: a `FILE` (VP8 in IVF; - is standard input)")
 	flags.StringVar(&m.screen, "screen", "", "what you share as your screen, beside --video: a `FILE` (VP8 in IVF)")
 	flags.BoolVar(&m.loop, "loop", false, "play the files again and again")
 	flags.StringVar(&m.record, "record", "", "keep what you hear (WAV) and see, their screen too (IVF), in `DIR`")
@@ -75,7 +75,16 @@ func (m *mediaFlags) check() error {
 	if m.limit < 0 {
 		return usagef("--for %v is less than nothing", m.limit)
 	}
-	t, err := m.open("nobody")
+	if err := m.checkStdin(); err != nil {
+		return err
+	}
+	files := *m
+	for _, name := range []*string{&files.audio, &files.video, &files.screen} {
+		if *name == stdinName {
+			*name = ""
+		}
+	}
+	t, err := files.open("nobody")
 	if err != nil {
 		return err
 	}
@@ -84,10 +93,15 @@ func (m *mediaFlags) check() error {
 			return fmt.Errorf("cannot record there; choose another directory with --record: %w", err)
 		}
 	}
-	if err := t.Close(); err != nil || m.agent != "" || m.audio != "mic" {
+	if err := t.Close(); err != nil {
 		return err
 	}
-	return device.Check()
+	if m.agent == "" && m.audio == "mic" {
+		if err := device.Check(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // tracks are the open media of one call. Files are open before it begins, so that a missing one is noticed; devices and
@@ -103,6 +117,27 @@ type tracks struct {
 	mu       sync.Mutex
 	closers  []func() error
 	recorded []string
+	damages  []file.Damage // that were not told yet
+}
+
+// toldDamages is how much of a file that is nothing but damage is told of at once.
+const toldDamages = 8
+
+func (t *tracks) damaged(d file.Damage) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.damages) < toldDamages {
+		t.damages = append(t.damages, d)
+	}
+}
+
+// newDamages are those since the last time.
+func (t *tracks) newDamages() []file.Damage {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	found := t.damages
+	t.damages = nil
+	return found
 }
 
 func (m *mediaFlags) open(peer string) (*tracks, error) {
@@ -119,12 +154,13 @@ func (m *mediaFlags) open(peer string) (*tracks, error) {
 	case m.audio == "tone":
 		t.audio = file.Tone(440)
 	default:
-		audio, err := file.OpenAudio(m.audio)
+		audio, err := m.openAudio(m.audio)
 		if err != nil {
 			return nil, err
 		}
+		audio.OnDamage = t.damaged
 		t.closers = append(t.closers, audio.Close)
-		t.audio = thenSilence{audio}
+		t.audio = audio
 		if m.loop {
 			t.audio = file.LoopAudio(audio)
 		}
@@ -144,27 +180,16 @@ func (m *mediaFlags) open(peer string) (*tracks, error) {
 
 // openVideo opens a file, which is closed with the tracks.
 func (t *tracks) openVideo(name string) (media.VideoSource, error) {
-	video, err := file.OpenVideo(name)
+	video, err := t.flags.openVideo(name)
 	if err != nil {
 		return nil, err
 	}
+	video.OnDamage = t.damaged
 	t.closeLater(video.Close)
 	if t.flags.loop {
 		return file.LoopVideo(video), nil
 	}
 	return video, nil
-}
-
-// thenSilence goes on when a file is over: the network would see that there is nothing more to hear.
-type thenSilence struct{ media.AudioSource }
-
-func (t thenSilence) ReadFrame(pcm []int16) error {
-	err := t.AudioSource.ReadFrame(pcm)
-	if errors.Is(err, io.EOF) {
-		clear(pcm)
-		return nil
-	}
-	return err
 }
 
 // options hand the media to the call, which asks for them once it is accepted.

@@ -109,6 +109,9 @@ Examples:
 			}
 			defer c.Close()
 			c.share(ctx, out, "listen")
+			if err := m.openStdin(ctx); err != nil {
+				return err
+			}
 			return l.listen(ctx, out, c)
 		},
 	}
@@ -219,7 +222,7 @@ func (l *listening) write(ctx context.Context, out *output, c *session) (stop fu
 // showEvent prints everything but calls. A message or missed call is erased from the account directory once it is printed.
 func showEvent(out *output, event client.Event) error {
 	switch event := event.(type) {
-	case *client.Message:
+	case client.Message:
 		from := event.From.String()
 		line := messageLine{"message", event.ID.String(), from, event.From.Accepted, event.Text, event.SentAt}
 		err := out.say(line, "%s  %s%s: %s", when(event.SentAt), from, stranger(event.From), visible.Lines(event.Text))
@@ -231,7 +234,7 @@ func showEvent(out *output, event client.Event) error {
 		reason := explain(event.Err)
 		out.say(linkLine{"link_down", reason.Error()}, "the server is not reached: %s; trying again in %s",
 			reason, event.Retry.Round(100*time.Millisecond))
-	case *client.MissedCall:
+	case client.MissedCall:
 		peer := event.From.String()
 		err := out.say(missedLine{"missed_call", event.ID.String(), peer, event.At, event.Video}, "%s  %s%s called, and nobody answered",
 			when(event.At), peer, stranger(event.From))

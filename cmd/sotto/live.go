@@ -47,6 +47,7 @@ func follow(ctx context.Context, out *output, b *board, entry *boardCall, limit 
 			}
 			b.note(entry, event)
 			if ended, ok := event.(client.Ended); ok {
+				d.showDamages()
 				d.summarize(ended)
 				return ended, d.failed
 			}
@@ -56,6 +57,7 @@ func follow(ctx context.Context, out *output, b *board, entry *boardCall, limit 
 			d.show(event)
 		case <-tick.C:
 			d.share()
+			d.showDamages()
 			d.progress()
 		case <-gone:
 			gone = nil
@@ -139,12 +141,47 @@ func (d *display) show(event client.CallEvent) {
 		}
 	case client.PeerState:
 		d.showPeerState(event)
+	case client.SourceEnded:
+		d.say(sourceEndedLine{"source_ended", peer, event.Device}, "%s", endedWords[event.Device])
 	case client.DeviceFailed:
 		if event.Device == "screen" {
 			d.shared, d.tracks.screen = false, nil
 		}
 		d.say(deviceFailedLine{"device_failed", d.entry.peer, event.Device, event.Err.Error()}, "your %s fails, and the call goes on without: %s", event.Device, event.Err)
 	}
+}
+
+type damageLine struct {
+	Event  string  `json:"event"` // "media_damaged"
+	Peer   string  `json:"peer"`
+	File   string  `json:"file"`
+	Error  string  `json:"error"`
+	Offset int64   `json:"offset"` // in bytes
+	At     float64 `json:"at_seconds"`
+	Ends   bool    `json:"ends"` // nothing behind it can be played
+}
+
+// showDamages says where a file could not be played.
+func (d *display) showDamages() {
+	if d.tracks == nil {
+		return
+	}
+	for _, found := range d.tracks.newDamages() {
+		d.say(damageLine{"media_damaged", d.entry.peer, found.Name, found.What, found.Offset, found.At.Seconds(), found.Ends},
+			"%s", found)
+	}
+}
+
+type sourceEndedLine struct {
+	Event  string `json:"event"` // "source_ended"
+	Peer   string `json:"peer"`
+	Device string `json:"device"` // "microphone", "camera" or "screen"
+}
+
+var endedWords = map[string]string{
+	"microphone": "your sound is over; silence is sent",
+	"camera":     "your video is over; its last picture stays",
+	"screen":     "what you share is over; its last picture stays",
 }
 
 type noPathLine struct {

@@ -103,7 +103,7 @@ func (h *holder) spread(own chan<- client.Event) {
 	defer close(own)
 	for event := range h.client.Events() {
 		switch event.(type) {
-		case *client.Message, *client.MissedCall, client.IncomingCall:
+		case client.Message, client.MissedCall, client.IncomingCall:
 		default:
 			h.tell(event)
 		}

@@ -36,7 +36,11 @@ type input struct {
 
 	// OnDamage hears of each place that cannot be read. It is called by ReadFrame; nil drops it.
 	OnDamage func(Damage)
+	found    []Damage // and not told: of what is read ahead
 }
+
+// foundAhead is how many are kept while a file is opened.
+const foundAhead = 8
 
 func (in *input) Read(b []byte) (int, error) {
 	n, err := in.Reader.Read(b)
@@ -45,9 +49,19 @@ func (in *input) Read(b []byte) (int, error) {
 }
 
 func (in *input) damaged(offset int64, at time.Duration, what string, ends bool) {
-	if in.OnDamage != nil {
-		in.OnDamage(Damage{in.name, offset, at, what, ends})
+	if len(in.found) < foundAhead {
+		in.found = append(in.found, Damage{in.name, offset, at, what, ends})
 	}
+}
+
+// tell tells of what was found.
+func (in *input) tell() {
+	for _, d := range in.found {
+		if in.OnDamage != nil {
+			in.OnDamage(d)
+		}
+	}
+	in.found = nil
 }
 
 // rewind goes back to the beginning.

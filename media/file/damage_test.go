@@ -62,6 +62,11 @@ func TestOggGoesOnBehindDamage(t *testing.T) {
 	pages := pagesOf(speech)
 	middle := len(pages) / 2
 	from, to := pages[middle], pages[middle+1]
+	early := bytes.Clone(speech)
+	early[pages[2]+100] ^= 0x55
+	if _, told := heard(t, "speech", early); len(told) != 1 || told[0].Offset != int64(pages[2]) {
+		t.Errorf("damage in the first page of sound: told %v", told)
+	}
 	flipped := bytes.Clone(speech)
 	flipped[from+100] ^= 0x55
 	unmarked := bytes.Clone(speech)

@@ -108,6 +108,7 @@ func (a *Audio) load() {
 
 // ReadFrame fills pcm with the next 20 ms.
 func (a *Audio) ReadFrame(pcm []int16) error {
+	defer a.tell()
 	if a.got == 0 && a.err == io.EOF {
 		return io.EOF
 	}

@@ -102,6 +102,7 @@ func (v *Video) Rewind() error {
 
 // ReadFrame returns the next frame. Its data is the caller's.
 func (v *Video) ReadFrame() (media.VideoFrame, error) {
+	defer v.tell()
 	if v.err == io.EOF {
 		return media.VideoFrame{}, io.EOF
 	}

@@ -93,13 +93,13 @@ func (p *person) message(ctx context.Context, to *person, text string) error {
 		return fmt.Errorf("%s cannot write to %s: %w", p.name, to.name, err)
 	}
 	event, err := await(ctx, to, func(event client.Event) bool {
-		_, arrived := event.(*client.Message)
+		_, arrived := event.(client.Message)
 		return arrived
 	})
 	if err != nil {
 		return fmt.Errorf("%s's message does not arrive: %w", p.name, err)
 	}
-	message := event.(*client.Message)
+	message := event.(client.Message)
 	to.got = message.Text
 	return message.Done()
 }
