@@ -152,7 +152,8 @@ func identify(conn *tls.Conn) (sorted net.Conn, isTURN bool, err error) {
 	return &begun{Conn: conn, first: first[:]}, isTURN, nil
 }
 
-// begun is a connection of which a byte has been read.
+// begun is a connection of which a byte has been read. The HTTP server asks it for the state of TLS,
+// which channel binding needs.
 type begun struct {
 	*tls.Conn
 	first []byte
@@ -167,30 +168,9 @@ func (b *begun) Read(p []byte) (int, error) {
 	return b.Conn.Read(p)
 }
 
-// begunState is where a request finds what its connection's handshake came to, which the HTTP
-// server knows of a tls.Conn only.
-type begunState struct{}
-
-func withState(ctx context.Context, conn net.Conn) context.Context {
-	if b, ok := conn.(*begun); ok {
-		state := b.ConnectionState()
-		return context.WithValue(ctx, begunState{}, &state)
-	}
-	return ctx
-}
-
-func restoreState(handler http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if state, ok := r.Context().Value(begunState{}).(*tls.ConnectionState); ok {
-			r.TLS = state
-		}
-		handler.ServeHTTP(w, r)
-	})
-}
-
 // serveSorted is Serve for a shared port.
 func (l *Listener) serveSorted(handler http.Handler) error {
-	l.server.Handler, l.server.ConnContext = restoreState(handler), withState
+	l.server.Handler = handler
 	l.sorter.start()
 	return l.server.Serve(l.sorter)
 }
