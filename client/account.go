@@ -197,9 +197,9 @@ func postRegistration(ctx context.Context, server *url.URL, config *tls.Config, 
 	none = response.StatusCode >= 300 && response.StatusCode < 500 && response.StatusCode != http.StatusTooManyRequests
 	result, refusal := new(wire.RegistrationResult), new(wire.Error)
 	switch {
-	case response.Header.Get("Content-Type") != "application/x-protobuf" && response.StatusCode >= 500:
+	case !isProtobuf(response) && response.StatusCode >= 500:
 		return nil, none, errInFront(server, response.StatusCode)
-	case response.Header.Get("Content-Type") != "application/x-protobuf":
+	case !isProtobuf(response):
 		return nil, none, fmt.Errorf("%s does not answer as a Sotto server: check the URL", server.Host)
 	case response.StatusCode != http.StatusOK && proto.Unmarshal(answer, refusal) == nil:
 		return nil, none, refusalOf(refusal)

@@ -44,17 +44,18 @@ func post(ctx context.Context, to *url.URL, config *tls.Config, body []byte,
 	}
 	all := append(bytes.Clone(body), tail...)
 	var failed error
-	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(got httptrace.GotConnInfo) {
+	trace := &httptrace.ClientTrace{GotConn: func(got httptrace.GotConnInfo) {
 		connected = true
 		now, err := channelBinding(got.Conn)
 		failed = err
 		copy(all[len(all)-len(now):], now[:]) // nothing of it has been sent
-	}})
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, to.String(), bytes.NewReader(all))
+	}}
+	ctx = httptrace.WithClientTrace(ctx, trace)
+	request, err := http.NewRequestWithContext(ctx, "POST", to.String(), bytes.NewReader(all))
 	if err != nil {
 		return nil, false, err
 	}
-	request.Header.Set("Content-Type", "application/x-protobuf")
+	request.Header.Set("Content-Type", protobufType)
 	response, err := httpClient(config).Do(request)
 	if err == nil && failed != nil {
 		response.Body.Close()
@@ -63,25 +64,32 @@ func post(ctx context.Context, to *url.URL, config *tls.Config, body []byte,
 	return response, connected, err
 }
 
+const protobufType = "application/x-protobuf"
+
+func isProtobuf(r *http.Response) bool { return r.Header.Get("Content-Type") == protobufType }
+
 // httpClient is for one request.
 func httpClient(config *tls.Config) *http.Client {
-	transport := &http.Transport{
-		TLSClientConfig: tlsConfig(config), DisableKeepAlives: true, Proxy: http.ProxyFromEnvironment,
-	}
+	noRedirect := func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	return &http.Client{
-		Transport:     transport,
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		Transport: &http.Transport{
+			TLSClientConfig:   tlsConfig(config),
+			DisableKeepAlives: true,
+			Proxy:             http.ProxyFromEnvironment,
+		},
+		CheckRedirect: noRedirect,
 	}
 }
 
-// tlsConfig demands TLS 1.3, which channel binding needs (RFC 9266 section 4.2), and HTTP/1.1, which
-// a websocket needs.
+// tlsConfig demands TLS 1.3, which channel binding needs (RFC 9266 section 4.2), and HTTP/1.1,
+// which a websocket needs.
 func tlsConfig(given *tls.Config) *tls.Config {
 	config := &tls.Config{}
 	if given != nil {
 		config = given.Clone()
 	}
-	config.MinVersion, config.MaxVersion, config.NextProtos = tls.VersionTLS13, 0, []string{"http/1.1"}
+	config.MinVersion, config.MaxVersion = tls.VersionTLS13, 0
+	config.NextProtos = []string{"http/1.1"}
 	return config
 }
 
@@ -92,19 +100,22 @@ func unreachable(err error) error {
 		err = wrapped.Err
 	}
 	if refusesTLS13(err) {
-		err = fmt.Errorf("%w: it does not speak TLS 1.3, which Sotto needs; if that is a proxy in front "+
-			"of the server, have it pass TCP through", err)
+		err = fmt.Errorf("%w: it does not speak TLS 1.3, which Sotto needs; if that is a proxy in "+
+			"front of the server, have it pass TCP through", err)
 	}
 	return visible.Error(fmt.Errorf("the server cannot be reached: %w", err))
 }
 
 // refusesTLS13 finds what a TLS 1.2 server answers to a ClientHello of ours: protocol_version, or,
 // if it is older than that rule, handshake_failure for want of a common cipher suite (RFC 8446
-// sections 4.1.3, 6.2), or a ServerHello of TLS 1.2. The alerts of crypto/tls have no exported type.
+// sections 4.1.3, 6.2), or a ServerHello of TLS 1.2. The alerts of crypto/tls have no exported
+// type.
 func refusesTLS13(err error) bool {
 	said := err.Error()
 	for _, sign := range []string{
-		"tls: protocol version not supported", "tls: handshake failure", "tls: server selected unsupported protocol version",
+		"tls: protocol version not supported",
+		"tls: handshake failure",
+		"tls: server selected unsupported protocol version",
 	} {
 		if strings.Contains(said, sign) {
 			return true
@@ -115,6 +126,6 @@ func refusesTLS13(err error) bool {
 
 // errInFront is about an answer that no Sotto server gives.
 func errInFront(server *url.URL, status int) error {
-	return fmt.Errorf("something in front of %s answers in its place (HTTP status %d): it does not reach "+
-		"the server, or does not pass TCP through", server.Host, status)
+	return fmt.Errorf("something in front of %s answers in its place (HTTP status %d): "+
+		"it does not reach the server, or does not pass TCP through", server.Host, status)
 }

@@ -47,7 +47,8 @@ func TestDeleteAccount(t *testing.T) {
 
 	for down := expect[LinkDown](t, second); !down.Final; down = expect[LinkDown](t, second) {
 	}
-	if err := second.WaitConnected(patience(t)); !errors.Is(err, ErrAccountDeleted) || !errors.Is(err, ErrUnauthenticated) {
+	err = second.WaitConnected(patience(t))
+	if !errors.Is(err, ErrAccountDeleted) || !errors.Is(err, ErrUnauthenticated) {
 		t.Errorf("the other device: %v", err)
 	}
 	second.reopen(t, w)
@@ -64,7 +65,8 @@ func TestDeleteAccount(t *testing.T) {
 		t.Errorf("its directory: %v", err)
 	}
 
-	if _, err := w.online("carol").Send(patience(t), "alice", "hello"); !errors.Is(err, ErrNoSuchUser) {
+	carol := w.online("carol")
+	if _, err := carol.Send(patience(t), "alice", "hello"); !errors.Is(err, ErrNoSuchUser) {
 		t.Errorf("a stranger writes: %v", err)
 	}
 	id, err := bob.Send(patience(t), "alice", "are you there?")
@@ -80,8 +82,8 @@ func TestDeleteAccount(t *testing.T) {
 	}
 }
 
-// TestDeleteAccountAnswerLost: the link breaks after the server has deleted the account and before it
-// has said so. The next one tells, and the device erases what it has.
+// TestDeleteAccountAnswerLost: the link breaks after the server has deleted the account and before
+// it has said so. The next one tells, and the device erases what it has.
 func TestDeleteAccountAnswerLost(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -17,12 +17,14 @@ var (
 	ErrUnauthenticated = errors.New("the server does not accept this device: the account's first device has removed it, " +
 		"the server does not know the account or goes by another name, or somebody on the way ends the TLS connection")
 	// ErrAccountDisabled and ErrAccountDeleted are kinds of ErrUnauthenticated, which they wrap.
-	ErrAccountDisabled = tell(ErrUnauthenticated, "whoever runs the server has disabled this account: ask them")
-	ErrAccountDeleted  = tell(ErrUnauthenticated, "this account was deleted: nobody can reach it any more, and what is "+
-		"left of it on this device is of no use")
+	ErrAccountDisabled = tell(ErrUnauthenticated,
+		"whoever runs the server has disabled this account: ask them")
+	ErrAccountDeleted = tell(ErrUnauthenticated, "this account was deleted: "+
+		"nobody can reach it any more, and what is left of it on this device is of no use")
 	// ErrTLSEnded says that the server sees another TLS connection than this device.
-	ErrTLSEnded = errors.New("something between this device and the server ends TLS (a reverse proxy, a load balancer, " +
-		"a filter of this network), and nobody can log in through it: have it pass TCP through, or go around it")
+	ErrTLSEnded = errors.New("something between this device and the server ends TLS " +
+		"(a reverse proxy, a load balancer, a filter of this network), and nobody can log in " +
+		"through it: have it pass TCP through, or go around it")
 	// ErrNoSuchUser says that the server knows no account of that name.
 	ErrNoSuchUser = errors.New("no such user on this server")
 	// ErrNoAccount says that a directory holds no account.

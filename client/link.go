@@ -167,9 +167,10 @@ func (c *Client) authenticate(l *link, host string) error {
 		return err
 	}
 	id := c.account.Account
+	signed := wire.AuthenticationToSign(server, nonce, id[:], c.account.Device, binding)
 	err = l.write(&wire.ClientFrame{Body: &wire.ClientFrame_Authenticate{Authenticate: &wire.Authenticate{
 		Account: id[:], Device: uint32(c.account.Device),
-		Signature:      c.identity.Sign(wire.AuthenticationToSign(server, nonce, id[:], c.account.Device, binding)),
+		Signature:      c.identity.Sign(signed),
 		ChannelBinding: binding[:],
 	}}})
 	if err != nil {

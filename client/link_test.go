@@ -157,8 +157,8 @@ func TestManInTheMiddleOfTLS(t *testing.T) {
 	}
 }
 
-// TestRegisteringWhereTLSEnds: the refusal comes before the name and the invitation are used up, and
-// so it is with a new device and its code.
+// TestRegisteringWhereTLSEnds: the refusal comes before the name and the invitation are used up,
+// and so it is with a new device and its code.
 func TestRegisteringWhereTLSEnds(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, func(cfg *signaling.Config) { cfg.OpenRegistration = false })
@@ -193,7 +193,8 @@ func TestRegisteringWhereTLSEnds(t *testing.T) {
 	added := make(chan error, 1)
 	go func() {
 		_, err := p.AddDevice(adding, AddDeviceOptions{
-			Show: func(code string) { codes <- code }, Confirm: func(context.Context, string) bool { return true },
+			Show:    func(code string) { codes <- code },
+			Confirm: func(context.Context, string) bool { return true },
 		})
 		added <- err
 	}()
@@ -219,18 +220,21 @@ func TestServersOfTLS12(t *testing.T) {
 	t.Parallel()
 	roots := x509.NewCertPool()
 	old := httptest.NewUnstartedServer(http.NotFoundHandler())
-	old.TLS = &tls.Config{Certificates: []tls.Certificate{certificate(t, roots)}, MaxVersion: tls.VersionTLS12}
+	own := []tls.Certificate{certificate(t, roots)}
+	old.TLS = &tls.Config{Certificates: own, MaxVersion: tls.VersionTLS12}
 	old.Config.ErrorLog = log.New(io.Discard, "", 0)
 	old.StartTLS()
 	defer old.Close()
-	o := RegisterOptions{Server: old.URL, Username: "alice", Options: Options{TLS: &tls.Config{RootCAs: roots}}}
+	o := RegisterOptions{Server: old.URL, Username: "alice"}
+	o.TLS = &tls.Config{RootCAs: roots}
 	_, err := Register(t.Context(), t.TempDir(), o)
 	if err == nil || !strings.Contains(err.Error(), "TLS 1.3") {
 		t.Errorf("%v", err)
 	}
 	for _, alert := range []byte{40, 70} { // handshake_failure, protocol_version
-		if _, err := Register(t.Context(), t.TempDir(), RegisterOptions{Server: answersAlert(t, alert), Username: "alice"}); err == nil ||
-			!strings.Contains(err.Error(), "TLS 1.3") {
+		o.Server = answersAlert(t, alert)
+		_, err := Register(t.Context(), t.TempDir(), o)
+		if err == nil || !strings.Contains(err.Error(), "TLS 1.3") {
 			t.Errorf("alert %d: %v", alert, err)
 		}
 	}

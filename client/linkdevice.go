@@ -178,9 +178,9 @@ func postLinkRequest(ctx context.Context, server *url.URL, config *tls.Config, b
 	}
 	refusal := new(wire.Error)
 	switch {
-	case response.Header.Get("Content-Type") != "application/x-protobuf" && response.StatusCode >= 500:
+	case !isProtobuf(response) && response.StatusCode >= 500:
 		return nil, errInFront(server, response.StatusCode)
-	case response.Header.Get("Content-Type") != "application/x-protobuf":
+	case !isProtobuf(response):
 		return nil, errProtocol
 	case response.StatusCode == http.StatusOK:
 		return answer, nil

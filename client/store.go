@@ -222,8 +222,8 @@ func (s *store) eraseAtClose() {
 	s.doomed = true
 }
 
-// erase removes the account from its directory: first, durably, what opens the records. The directory
-// goes too if nothing else is in it.
+// erase removes the account from its directory: first, durably, what opens the records. The
+// directory goes too if nothing else is in it.
 func (s *store) erase() error {
 	d := osDisk(s.dir)
 	err := errors.Join(d.remove(masterFile), d.remove(keyFile), d.sync())
@@ -234,7 +234,8 @@ func (s *store) erase() error {
 	}
 	err = errors.Join(err, d.remove("state"), s.lock.Close(), d.remove("lock"))
 	if err != nil {
-		return fmt.Errorf("the account is deleted, but not all of it can be removed from %s: %w", s.dir, err)
+		return fmt.Errorf("the account is deleted, but not all of it can be removed from %s: %w",
+			s.dir, err)
 	}
 	_ = os.Remove(s.dir)
 	return nil

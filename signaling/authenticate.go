@@ -121,8 +121,8 @@ func (s *Server) authenticate(conn *websocket.Conn, place *waiting, server strin
 	if err := s.hub.add(l); err != nil {
 		return nil, nil, err
 	}
-	// Who removes a device, or disables or deletes an account, ends the link that the hub has. One that
-	// came too late to be ended sees so here.
+	// Who removes a device, or disables or deletes an account, ends the link that the hub has. One
+	// that came too late to be ended sees so here.
 	if err := s.mayHaveLink(device); err != nil {
 		l.end(s.asFailure(err), websocket.ClosePolicyViolation)
 	}

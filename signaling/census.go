@@ -39,7 +39,8 @@ var (
 
 func (c *census) Describe(all chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		accountsDesc, devicesDesc, mailboxesDesc, waitingDesc, waitingBytesDesc, storeBytesDesc, freeBytesDesc,
+		accountsDesc, devicesDesc, mailboxesDesc, waitingDesc, waitingBytesDesc,
+		storeBytesDesc, freeBytesDesc,
 	} {
 		all <- d
 	}

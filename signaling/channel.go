@@ -7,6 +7,9 @@ import (
 	"sotto/wire"
 )
 
+var errOtherChannel = unauthenticated(wire.Error_OTHER_CHANNEL,
+	"Something between the device and the server ends TLS. Pass TCP through.")
+
 // sameChannel compares the channel binding that a device sends with that of the connection it came
 // over. They differ if somebody in between ends TLS, and then the device can never log in
 // (wire.AuthenticationToSign): it must hear so before it uses up a name and an invitation. Older

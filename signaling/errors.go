@@ -21,7 +21,9 @@ func (f *failure) Error() string { return f.message }
 
 func (f *failure) wire() *wire.Error {
 	seconds := (f.retryAfter + time.Second - 1) / time.Second
-	return &wire.Error{Code: f.code, Message: f.message, RetryAfter: uint32(seconds), Reason: f.reason}
+	return &wire.Error{
+		Code: f.code, Message: f.message, RetryAfter: uint32(seconds), Reason: f.reason,
+	}
 }
 
 func badRequest(message string) *failure {
@@ -58,10 +60,7 @@ var (
 	errStopping      = unavailable("The server is stopping. Try again in a moment.", 2*time.Second)
 	errStore         = unavailable("The server cannot reach its store. Try again later.", 10*time.Second)
 	errRemoved       = &failure{code: wire.Error_UNAUTHENTICATED, message: "This device was removed from its account."}
-	errDisabled      = unauthenticated(wire.Error_ACCOUNT_DISABLED, "Whoever runs the server has disabled this account.")
-	errDeleted       = unauthenticated(wire.Error_ACCOUNT_DELETED, "This account was deleted.")
 	errPrimary       = &failure{code: wire.Error_FORBIDDEN, message: "Only the account's first device adds and removes devices."}
-	errFirstDeletes  = forbidden("Only the account's first device deletes the account.")
 	errDevices       = &failure{code: wire.Error_FORBIDDEN, message: "The account has as many devices as it can. Remove one first."}
 	errListChanged   = &failure{code: wire.Error_CONFLICT, message: "The account's devices have changed meanwhile. Try again."}
 	errListSignature = &failure{code: wire.Error_UNAUTHENTICATED, message: "The device list is not signed by the account's first device for this server."}
@@ -72,8 +71,6 @@ var (
 	errNoRelay       = &failure{code: wire.Error_NOT_FOUND, message: "This server has no relay."}
 	errAuthTimeout   = &failure{code: wire.Error_UNAUTHENTICATED, message: "The link was not authenticated in time."}
 	errTooManyLinks  = unavailable("The server has too many links. Try again later.", 30*time.Second)
-	errOtherChannel  = unauthenticated(wire.Error_OTHER_CHANNEL,
-		"Something between the device and the server ends TLS. Pass TCP through.")
 	errServerUnknown = &failure{code: wire.Error_BAD_REQUEST, message: "This server is not known by that name."}
 )
 

@@ -207,7 +207,10 @@ func (l *link) deleteAccount(m *wire.DeleteAccount) (*wire.ServerFrame, error) {
 	return done(err)
 }
 
-var errOtherName = badRequest("The account has another user name.")
+var (
+	errFirstDeletes = forbidden("Only the account's first device deletes the account.")
+	errOtherName    = badRequest("The account has another user name.")
+)
 
 func done(err error) (*wire.ServerFrame, error) {
 	if err != nil {

@@ -36,14 +36,16 @@ type ListenConfig struct {
 	ACMEEmail     string // optional contact
 	ACMEDirectory string // another directory URL
 
-	// InsecurePlain allows serving without TLS on an address that is not loopback. Devices' links are then open to the network.
-	// A proxy that ends TLS in front breaks the links' channel binding: let it pass TCP through instead. Behind such a proxy all
-	// devices share its address, and with it every limit that goes by address: ConnectionsPer and those of Limits. See Proxies.
+	// InsecurePlain allows serving without TLS on an address that is not loopback. Devices' links
+	// are then open to the network. A proxy that ends TLS in front breaks the links' channel
+	// binding: let it pass TCP through instead. Behind such a proxy all devices share its address,
+	// and with it every limit that goes by address: ConnectionsPer and those of Limits. See
+	// Proxies.
 	InsecurePlain bool
 
 	// Proxies are the addresses of TCP proxies in front, each of whose connections names its client
-	// by the PROXY protocol, version 1 or 2, and is closed if it does not. Nobody else may be able to
-	// connect from there. From other addresses such a header is no request.
+	// by the PROXY protocol, version 1 or 2, and is closed if it does not. Nobody else may be able
+	// to connect from there. From other addresses such a header is no request.
 	Proxies []netip.Prefix
 
 	// Connections bounds what is open at once, links included: never more than half of the descriptors the process may have, which

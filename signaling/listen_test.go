@@ -210,11 +210,14 @@ func TestProxies(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l.start(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.RemoteAddr) }))
+	l.start(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		io.WriteString(w, r.RemoteAddr)
+	}))
 	// ask says what address the server sees, and keeps the connection open.
 	ask := func(from, header string) string {
 		t.Helper()
-		conn, err := (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}).Dial("tcp4", l.Addr().String())
+		dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
+		conn, err := dialer.Dial("tcp4", l.Addr().String())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -233,13 +236,13 @@ func TestProxies(t *testing.T) {
 		seen, _ := io.ReadAll(response.Body)
 		return string(seen)
 	}
+	const two = "\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c\xc0\x00\x02\x03\xc6\x33\x64\x07\xdc\x04\x01\xbb"
 	const one = "PROXY TCP4 192.0.2.1 198.51.100.7 56324 443\r\n"
 	for _, c := range []struct{ name, from, header, want string }{
 		{"version 1", "127.0.0.1", one, "192.0.2.1:56324"},
-		{"another client of the proxy's", "127.0.0.1", strings.Replace(one, "2.1", "2.2", 1), "192.0.2.2:56324"},
+		{"another of its clients", "127.0.0.1", strings.Replace(one, "2.1", "2.2", 1), "192.0.2.2:56324"},
 		{"the first one once more", "127.0.0.1", one, ""},
-		{"version 2", "127.0.0.1",
-			"\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c\xc0\x00\x02\x03\xc6\x33\x64\x07\xdc\x04\x01\xbb", "192.0.2.3:56324"},
+		{"version 2", "127.0.0.1", two, "192.0.2.3:56324"},
 		{"a proxy that names nobody", "127.0.0.1", "", ""},
 		{"a header from elsewhere", "127.0.0.2", one, ""},
 	} {

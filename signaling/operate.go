@@ -14,15 +14,24 @@ import (
 	"github.com/gorilla/websocket"
 
 	"sotto/signaling/store"
+	"sotto/wire"
 )
 
-// What the operator of a running server does and sees. There is little to see: names, how much waits
-// in mailboxes, and nothing of who writes to whom or when anybody was there.
+// What the operator of a running server does and sees. There is little to see: names, how much
+// waits in mailboxes, and nothing of who writes to whom or when anybody was there.
 
 // Reasons why something could not be done, for programs.
 var (
 	ErrNoAccount    = errors.New("there is no account of that name")
-	ErrNoInvitation = errors.New("there is no such invitation: it may be used up, expired or taken back")
+	ErrNoInvitation = errors.New("there is no such invitation: " +
+		"it may be used up, expired or taken back")
+)
+
+// What devices are told.
+var (
+	errDisabled = unauthenticated(wire.Error_ACCOUNT_DISABLED,
+		"Whoever runs the server has disabled this account.")
+	errDeleted = unauthenticated(wire.Error_ACCOUNT_DELETED, "This account was deleted.")
 )
 
 // AccountState is an account as its operator sees it.
@@ -83,8 +92,8 @@ func (s *Server) accountOf(name string) (store.Account, error) {
 	return a, err
 }
 
-// DisableAccount ends an account's links and refuses its devices until EnableAccount. To others it is
-// like an account whose devices are switched off: what they send waits, and nothing is lost.
+// DisableAccount ends an account's links and refuses its devices until EnableAccount. To others it
+// is like an account whose devices are switched off: what they send waits, and nothing is lost.
 func (s *Server) DisableAccount(name string) error {
 	a, err := s.setConditions(name, func(c *store.Conditions) { c.Disabled = true })
 	if err != nil {
@@ -187,7 +196,7 @@ type InvitationState struct {
 	Expires time.Time
 }
 
-const invitationIDSize = 6 // bytes
+func invitationID(hash [32]byte) string { return hex.EncodeToString(hash[:6]) }
 
 // Invitations lists those that can be used.
 func (s *Server) Invitations() ([]InvitationState, error) {
@@ -197,7 +206,7 @@ func (s *Server) Invitations() ([]InvitationState, error) {
 	}
 	states := make([]InvitationState, len(list))
 	for i, inv := range list {
-		states[i] = InvitationState{hex.EncodeToString(inv.Hash[:invitationIDSize]), inv.Uses, inv.Expires}
+		states[i] = InvitationState{invitationID(inv.Hash), inv.Uses, inv.Expires}
 	}
 	return states, nil
 }
@@ -211,7 +220,7 @@ func (s *Server) RevokeInvitation(which string) error {
 	own := sha256.Sum256([]byte(which))
 	err = ErrNoInvitation
 	for _, inv := range list {
-		if inv.Hash == own || hex.EncodeToString(inv.Hash[:invitationIDSize]) == strings.ToLower(which) {
+		if inv.Hash == own || invitationID(inv.Hash) == strings.ToLower(which) {
 			err = s.store.RemoveInvitation(inv.Hash)
 		}
 	}
@@ -240,8 +249,8 @@ func (s *Server) State() (State, error) {
 	}
 	used, free, err := s.store.Disk()
 	return State{
-		Totals: totals, Links: len(s.hub.all()), Anonymous: s.anonymous.size(), Unauthenticated: s.strangers.size(),
-		StoreBytes: used, FreeBytes: free, Uptime: time.Since(s.started),
+		Totals: totals, StoreBytes: used, FreeBytes: free, Uptime: time.Since(s.started),
+		Links: len(s.hub.all()), Anonymous: s.anonymous.size(), Unauthenticated: s.strangers.size(),
 	}, err
 }
 

@@ -124,5 +124,7 @@ func (s *Server) put(e store.Envelope) (wait func() error, err error) {
 // limitsOf are the server's, where the operator has set no others for the account.
 func (s *Server) limitsOf(c store.Conditions) store.Limits {
 	l := s.cfg.Limits
-	return store.Limits{Count: or(c.Mailbox.Count, l.Mailbox), Bytes: or(c.Mailbox.Bytes, l.MailboxBytes)}
+	return store.Limits{
+		Count: or(c.Mailbox.Count, l.Mailbox), Bytes: or(c.Mailbox.Bytes, l.MailboxBytes),
+	}
 }

@@ -105,7 +105,7 @@ type Error_Reason int32
 
 const (
 	Error_UNSPECIFIED      Error_Reason = 0
-	Error_OTHER_CHANNEL    Error_Reason = 1 // the device's channel binding is not the server's: TLS is ended in between
+	Error_OTHER_CHANNEL    Error_Reason = 1 // the channel bindings differ: TLS is ended in between
 	Error_ACCOUNT_DISABLED Error_Reason = 2 // by whoever runs the server
 	Error_ACCOUNT_DELETED  Error_Reason = 3
 )
@@ -163,7 +163,7 @@ type Registration struct {
 	PreKeys        []byte                 `protobuf:"bytes,5,opt,name=pre_keys,json=preKeys,proto3" json:"pre_keys,omitempty"`                       // serialised PreKeys, kept as bytes because the signature covers them exactly as sent; the first
 	// upload: signed and last-resort keys are mandatory
 	Signature      []byte `protobuf:"bytes,6,opt,name=signature,proto3" json:"signature,omitempty"`                                 // [64] XEdDSA by identity_key, docs/protocol.md "Registration"
-	ChannelBinding []byte `protobuf:"bytes,7,opt,name=channel_binding,json=channelBinding,proto3" json:"channel_binding,omitempty"` // [32] of the connection it comes over, not signed; empty: not compared
+	ChannelBinding []byte `protobuf:"bytes,7,opt,name=channel_binding,json=channelBinding,proto3" json:"channel_binding,omitempty"` // [32] of the connection it comes over; empty: not compared
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -1385,7 +1385,7 @@ type Authenticate struct {
 	Account        []byte                 `protobuf:"bytes,1,opt,name=account,proto3" json:"account,omitempty"`
 	Device         uint32                 `protobuf:"varint,2,opt,name=device,proto3" json:"device,omitempty"`
 	Signature      []byte                 `protobuf:"bytes,3,opt,name=signature,proto3" json:"signature,omitempty"`                                 // [64] XEdDSA by the device's identity key, docs/protocol.md "Authentication"
-	ChannelBinding []byte                 `protobuf:"bytes,4,opt,name=channel_binding,json=channelBinding,proto3" json:"channel_binding,omitempty"` // [32] what the signature covers; empty: a wrong one is not told from a
+	ChannelBinding []byte                 `protobuf:"bytes,4,opt,name=channel_binding,json=channelBinding,proto3" json:"channel_binding,omitempty"` // [32] what the signature covers; empty: not compared by itself
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -2749,7 +2749,8 @@ func (x *RemoveDevice) GetDeviceList() *SignedDeviceList {
 	return nil
 }
 
-// DeleteAccount erases the account, its devices and what waits for them. Its name is not given again.
+// DeleteAccount erases the account, its devices and what waits for them. Its name is not given
+// again.
 type DeleteAccount struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Username      string                 `protobuf:"bytes,1,opt,name=username,proto3" json:"username,omitempty"` // the account's own: nobody deletes one by mistake

@@ -39,19 +39,22 @@ func adminCommand() *command {
 		args:    "WHAT",
 		summary: "Operate a running server: accounts, invitations, state, backup",
 		help: `
-Asks the server that runs on the data directory, as its user or root. The server cannot read messages, and keeps no record of
-who was there when: there are names, and how much waits in mailboxes.
+Asks the server that runs on the data directory, as its user or root. The server cannot read
+messages, and keeps no record of who was there when: there are names, and how much waits in
+mailboxes.
 
   accounts list           every account: its devices, what waits for it, its quota
   accounts disable NAME   end its links and refuse its devices; what others send it waits
   accounts enable NAME    let it in again
   accounts delete NAME    erase it with its keys and mailboxes; nobody can take its name again
-  quota NAME              what may wait for each device of an account; --envelopes, --bytes or --reset change it
+  quota NAME              what may wait for each device of an account; --envelopes, --bytes or
+                          --reset change it
   invitations list        those that can be used, by an id: the server does not know their tokens
   invitations new         make one; --uses, --ttl
   invitations revoke ID   take one back, by its id or its token
   state                   what the server holds and does
-  backup DIR              copy its data, while it runs, to a new directory, which a server can be started on
+  backup DIR              copy its data, while it runs, to a new directory, which a server can be
+                          started on
 
 Examples:
   sotto admin state --data /var/lib/sotto
@@ -62,12 +65,16 @@ Examples:
 `,
 		flags: func(flags *pflag.FlagSet) {
 			a.flags = flags
-			flags.StringVar(&a.data, "data", "", "the server's data `DIR` (default $XDG_DATA_HOME/sotto-server, or ~/.local/share/sotto-server)")
+			flags.StringVar(&a.data, "data", "", "the server's data `DIR` "+
+				"(default $XDG_DATA_HOME/sotto-server, or ~/.local/share/sotto-server)")
 			flags.BoolVar(&a.yes, "yes", false, "delete without asking")
 			flags.IntVar(&a.uses, "uses", 1, "how many accounts a new invitation admits")
-			flags.DurationVar(&a.ttl, "ttl", 7*24*time.Hour, "how long a new invitation is good for")
-			flags.IntVar(&a.envelopes, "envelopes", 0, "how many may wait for each device (0: the server's limit)")
-			flags.Int64Var(&a.bytes, "bytes", 0, "how many `BYTES` of them may wait for each device (0: the server's limit)")
+			flags.DurationVar(&a.ttl, "ttl", 7*24*time.Hour,
+				"how long a new invitation is good for")
+			flags.IntVar(&a.envelopes, "envelopes", 0,
+				"how many may wait for each device (0: the server's limit)")
+			flags.Int64Var(&a.bytes, "bytes", 0,
+				"how many `BYTES` of them may wait for each device (0: the server's limit)")
 			flags.BoolVar(&a.reset, "reset", false, "give an account the server's limits again")
 		},
 		run: func(ctx context.Context, out *output, args []string) error {
@@ -87,11 +94,13 @@ func (a *admin) run(ctx context.Context, args []string) error {
 	case what == "accounts list" && len(args) == 2:
 		return a.listAccounts(ctx)
 	case what == "accounts disable" && len(args) == 3:
-		return a.account(ctx, http.MethodPost, "/accounts/disable", args[2], "%s is disabled: what others send waits")
+		const said = "%s is disabled: what others send waits"
+		return a.account(ctx, http.MethodPost, "/accounts/disable", args[2], said)
 	case what == "accounts enable" && len(args) == 3:
 		return a.account(ctx, http.MethodPost, "/accounts/enable", args[2], "%s is enabled")
 	case what == "accounts delete" && len(args) == 3:
-		question := "This erases the account with all that waits for it; nobody can take its name again."
+		question := "This erases the account with all that waits for it; " +
+			"nobody can take its name again."
 		if err := confirmByName(ctx, a.out, a.yes, args[2], question); err != nil {
 			return err
 		}
@@ -109,11 +118,14 @@ func (a *admin) run(ctx context.Context, args []string) error {
 	case len(args) == 2 && args[0] == "backup":
 		return a.backup(ctx, args[1])
 	}
-	return usagef("%q is nothing that admin does; see \"sotto admin --help\"", strings.Join(args, " "))
+	return usagef("%q is nothing that admin does; see \"sotto admin --help\"",
+		strings.Join(args, " "))
 }
 
 // ask decodes each line of the answer and has it shown.
-func ask[Line any](ctx context.Context, a *admin, method, path string, q url.Values, show func(Line)) error {
+func ask[Line any](
+	ctx context.Context, a *admin, method, path string, q url.Values, show func(Line),
+) error {
 	return askServer(ctx, a.data, method, path, q, func(text []byte) error {
 		var line Line
 		if err := json.Unmarshal(text, &line); err != nil {
@@ -139,7 +151,8 @@ func (a *admin) listAccounts(ctx context.Context) error {
 func accountText(line accountState) visible.Text {
 	notes := []visible.Text{
 		visible.Sprintf("%s", plural(line.Devices, "device")),
-		visible.Sprintf("%s waiting (%s)", plural(line.Waiting, "envelope"), byteSize(line.WaitingBytes)),
+		visible.Sprintf("%s waiting (%s)",
+			plural(line.Waiting, "envelope"), byteSize(line.WaitingBytes)),
 	}
 	if line.QuotaOwn {
 		notes = append(notes, quotaText(line))
@@ -151,7 +164,8 @@ func accountText(line accountState) visible.Text {
 }
 
 func quotaText(line accountState) visible.Text {
-	return visible.Sprintf("quota of %s or %s for each device", plural(line.Quota, "envelope"), byteSize(line.QuotaBytes))
+	return visible.Sprintf("quota of %s or %s for each device",
+		plural(line.Quota, "envelope"), byteSize(line.QuotaBytes))
 }
 
 // account does something to one. The sentence is ours, with the name in it.
@@ -208,29 +222,31 @@ func (a *admin) newInvitation(ctx context.Context) error {
 }
 
 func (a *admin) revoke(ctx context.Context, which string) error {
-	return ask(ctx, a, http.MethodDelete, "/invitations", url.Values{"id": {which}}, func(line doneLine) {
+	q := url.Values{"id": {which}}
+	return ask(ctx, a, http.MethodDelete, "/invitations", q, func(line doneLine) {
 		a.out.say(line, "the invitation is good for nobody any more")
 	})
 }
 
 func (a *admin) state(ctx context.Context) error {
 	return ask(ctx, a, http.MethodGet, "/state", nil, func(s serverState) {
-		for i, row := range []visible.Text{
-			visible.Sprintf("version      %s, up %s", s.Version, time.Duration(s.Uptime)*time.Second),
-			visible.Sprintf("accounts     %d, %d of them disabled; %s; %s", s.Accounts, s.Disabled,
-				plural(s.Devices, "device"), plural(s.Invitations, "invitation")),
-			visible.Sprintf("waiting      %s (%s) in %s", plural(s.Waiting, "envelope"), byteSize(s.WaitingBytes),
-				plural(s.Mailboxes, "mailbox")),
-			visible.Sprintf("links        %d, %d anonymous, %d not yet authenticated", s.Links, s.Anonymous, s.Unauthenticated),
-			visible.Sprintf("disk         %s taken, %s free", byteSize(s.StoreBytes), byteSize(s.FreeBytes)),
-		} {
-			var event any
-			if i == 0 {
-				event = s
-			}
-			a.out.say(event, "%s", row)
-		}
+		a.out.say(s, "%s", visible.Join("\n", stateRows(s)...))
 	})
+}
+
+func stateRows(s serverState) []visible.Text {
+	uptime := time.Duration(s.Uptime) * time.Second
+	return []visible.Text{
+		visible.Sprintf("version      %s, up %s", s.Version, uptime),
+		visible.Sprintf("accounts     %d, %d of them disabled; %s; %s", s.Accounts, s.Disabled,
+			plural(s.Devices, "device"), plural(s.Invitations, "invitation")),
+		visible.Sprintf("waiting      %s (%s) in %s", plural(s.Waiting, "envelope"),
+			byteSize(s.WaitingBytes), plural(s.Mailboxes, "mailbox")),
+		visible.Sprintf("links        %d, %d anonymous, %d not yet authenticated",
+			s.Links, s.Anonymous, s.Unauthenticated),
+		visible.Sprintf("disk         %s taken, %s free",
+			byteSize(s.StoreBytes), byteSize(s.FreeBytes)),
+	}
 }
 
 func (a *admin) backup(ctx context.Context, directory string) error {
@@ -238,9 +254,10 @@ func (a *admin) backup(ctx context.Context, directory string) error {
 	if err != nil {
 		return err
 	}
-	return ask(ctx, a, http.MethodPost, "/backup", url.Values{"directory": {whole}}, func(line backupLine) {
-		a.out.say(line, "%s has it all, %s: it holds private keys, so keep it as you keep the data directory",
-			line.Directory, byteSize(line.Bytes))
+	q := url.Values{"directory": {whole}}
+	return ask(ctx, a, http.MethodPost, "/backup", q, func(line backupLine) {
+		a.out.say(line, "%s has it all, %s: it holds private keys, so keep it as you keep "+
+			"the data directory", line.Directory, byteSize(line.Bytes))
 	})
 }
 

@@ -27,10 +27,11 @@ func backup(s *signaling.Server, data, directory string) (backupLine, error) {
 	if _, err := os.Lstat(directory); !errors.Is(err, fs.ErrNotExist) {
 		return made, fmt.Errorf("%s is there already: name a new directory", directory)
 	}
-	beside, err := os.MkdirTemp(filepath.Dir(directory), filepath.Base(directory)+".partial-*") // of mode 0700
+	parent, name := filepath.Split(directory)
+	beside, err := os.MkdirTemp(parent, name+".partial-*") // of mode 0700
 	if err != nil {
-		return made, fmt.Errorf("%w: the server makes the backup, as the user that it runs as and within what its "+
-			"service may write", err)
+		return made, fmt.Errorf("%w: the server makes the backup, as the user that it runs as "+
+			"and within what its service may write", err)
 	}
 	defer os.RemoveAll(beside)
 	half := filepath.Join(beside, "data")
@@ -48,9 +49,9 @@ func backup(s *signaling.Server, data, directory string) (backupLine, error) {
 	if err := os.Rename(half, directory); err != nil {
 		return made, err
 	}
-	if parent, err := os.Open(filepath.Dir(directory)); err == nil { // so that it survives a power cut
-		_ = parent.Sync()
-		parent.Close()
+	if p, err := os.Open(parent); err == nil { // so that it survives a power cut
+		_ = p.Sync()
+		p.Close()
 	}
 	return made, nil
 }

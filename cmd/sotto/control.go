@@ -85,9 +85,12 @@ func invite(newInvitation inviter, ttl time.Duration, uses int) (invitation, err
 
 func controlSocket(dataDirectory string) string { return filepath.Join(dataDirectory, "control.sock") }
 
-// serveControl answers on the socket until the returned function is called, which waits for what is being answered. The data directory is locked by the store, so a
-// socket that is still there was left by a server that died.
-func serveControl(dataDirectory string, s *signaling.Server) (stop func(context.Context) error, err error) {
+// serveControl answers on the socket until the returned function is called, which waits for what is
+// being answered. The data directory is locked by the store, so a socket that is still there was
+// left by a server that died.
+func serveControl(
+	dataDirectory string, s *signaling.Server,
+) (stop func(context.Context) error, err error) {
 	file := controlSocket(dataDirectory)
 	if err := os.Remove(file); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
@@ -100,7 +103,8 @@ func serveControl(dataDirectory string, s *signaling.Server) (stop func(context.
 		listener.Close()
 		return nil, err
 	}
-	server := &http.Server{Handler: controlHandler(dataDirectory, s), ReadHeaderTimeout: 5 * time.Second}
+	handler := controlHandler(dataDirectory, s)
+	server := &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second}
 	go server.Serve(ownUsers{listener})
 	return func(ctx context.Context) error {
 		if server.Shutdown(ctx) != nil {
@@ -155,7 +159,9 @@ func controlHandler(data string, s *signaling.Server) http.Handler {
 		}
 		return err
 	})
-	handle("GET /invitations", func(_ url.Values, say func(any)) error { return listInvitations(s, say) })
+	handle("GET /invitations", func(_ url.Values, say func(any)) error {
+		return listInvitations(s, say)
+	})
 	handle("DELETE /invitations", func(q url.Values, say func(any)) error {
 		err := s.RevokeInvitation(q.Get("id"))
 		if err == nil {
@@ -167,7 +173,9 @@ func controlHandler(data string, s *signaling.Server) http.Handler {
 	byName("DELETE /accounts", "account_deleted", s.DeleteAccount)
 	byName("POST /accounts/disable", "account_disabled", s.DisableAccount)
 	byName("POST /accounts/enable", "account_enabled", s.EnableAccount)
-	handle("POST /accounts/quota", func(q url.Values, say func(any)) error { return setQuota(s, q, say) })
+	handle("POST /accounts/quota", func(q url.Values, say func(any)) error {
+		return setQuota(s, q, say)
+	})
 	handle("GET /state", func(_ url.Values, say func(any)) error {
 		state, err := stateOf(s)
 		if err == nil {
@@ -252,13 +260,17 @@ func stateOf(s *signaling.Server) (serverState, error) {
 }
 
 // askServer is the other end of the socket. take gets each line of the answer.
-func askServer(ctx context.Context, dataDirectory, method, path string, q url.Values, take func(line []byte) error) error {
+func askServer(
+	ctx context.Context, dataDirectory, method, path string, q url.Values,
+	take func(line []byte) error,
+) error {
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", controlSocket(dataDirectory))
 	}
 	transport := &http.Transport{DialContext: dial}
 	defer transport.CloseIdleConnections()
-	request, err := http.NewRequestWithContext(ctx, method, "http://control"+path+"?"+q.Encode(), nil)
+	to := "http://control" + path + "?" + q.Encode()
+	request, err := http.NewRequestWithContext(ctx, method, to, nil)
 	if err != nil {
 		return err
 	}
@@ -290,20 +302,21 @@ func refusedByServer(response *http.Response) error {
 	switch {
 	case err != nil:
 		return err
-	case response.StatusCode == http.StatusNotFound || response.StatusCode == http.StatusMethodNotAllowed:
-		return errors.New("the server that runs is older than this program and does not know that: restart it")
+	case response.StatusCode != http.StatusBadRequest:
+		return errors.New("the server that runs is older than this program and does not know " +
+			"that: restart it")
 	}
 	return errors.New(strings.TrimSpace(string(said)))
 }
 
-func askForInvitation(ctx context.Context, dataDirectory string, ttl time.Duration, uses int) (made invitation, err error) {
+func askForInvitation(
+	ctx context.Context, dataDirectory string, ttl time.Duration, uses int,
+) (made invitation, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	q := url.Values{"uses": {fmt.Sprint(uses)}, "ttl": {ttl.String()}}
-	err = askServer(ctx, dataDirectory, http.MethodPost, "/invitations", q, func(line []byte) error {
-		return json.Unmarshal(line, &made)
-	})
-	return made, err
+	take := func(line []byte) error { return json.Unmarshal(line, &made) }
+	return made, askServer(ctx, dataDirectory, http.MethodPost, "/invitations", q, take)
 }
 
 // controlError tells a server that is not there from one that cannot be asked.
@@ -312,9 +325,10 @@ func controlError(err error, dataDirectory string) error {
 	case errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED): // a server that died leaves its socket
 		return fmt.Errorf("no server is running on %s; start it with: sotto serve --data %[1]s", dataDirectory)
 	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("only the user that the server runs as may operate it, and root: %s is not open to you", controlSocket(dataDirectory))
+		return fmt.Errorf("only the user that the server runs as may operate it, and root: "+
+			"%s is not open to you", controlSocket(dataDirectory))
 	}
 	// What package http says of a connection that ends early names a protocol that nobody asked for.
-	return fmt.Errorf("the server on %s cannot be asked: it does not answer; it may run as another user; "+
-		"try again, or look into its log", dataDirectory)
+	return fmt.Errorf("the server on %s cannot be asked: it does not answer; it may run as "+
+		"another user; try again, or look into its log", dataDirectory)
 }

@@ -16,7 +16,7 @@ func TestOthersMayNotOperate(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("to be somebody else takes root")
 	}
-	dir, err := os.MkdirTemp("", "sotto") // which others may enter, as they may not t.TempDir's parents
+	dir, err := os.MkdirTemp("", "sotto") // others may not enter t.TempDir's parents
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -47,7 +47,8 @@ func TestOthersMayNotOperate(t *testing.T) {
 	stranger := connectAs(t, file, nobody)
 	defer unix.Close(stranger)
 	patience := unix.NsecToTimeval(int64(30 * time.Second))
-	if err := unix.SetsockoptTimeval(stranger, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &patience); err != nil {
+	err = unix.SetsockoptTimeval(stranger, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &patience)
+	if err != nil {
 		t.Fatal(err)
 	}
 	if n, err := unix.Read(stranger, make([]byte, 1)); n != 0 || err != nil {
@@ -73,7 +74,9 @@ func connectAs(t *testing.T, file string, user int) (fd int) {
 	go func() {
 		runtime.LockOSThread() // and never unlocked: the thread ends with this goroutine
 		var err error
-		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, ^uintptr(0), uintptr(user), ^uintptr(0)); errno != 0 {
+		const same = ^uintptr(0)
+		_, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, same, uintptr(user), same)
+		if errno != 0 {
 			err = errno
 		}
 		if err == nil {

@@ -19,14 +19,16 @@ func TestDashboard(t *testing.T) {
 	ended := make(chan int, 1)
 	go func() {
 		ended <- run(ctx, []string{
-			"serve", "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--data", t.TempDir(), "--drain", "0s",
+			"serve", "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--data", t.TempDir(),
+			"--drain", "0s",
 		}, stdout, io.Discard)
 		stdout.Close()
 	}()
 	var url string
 	lines := bufio.NewScanner(said)
+	sentence := regexp.MustCompile(`metrics and health at (\S+)/metrics`)
 	for url == "" && lines.Scan() {
-		if found := regexp.MustCompile(`metrics and health at (\S+)/metrics`).FindStringSubmatch(lines.Text()); found != nil {
+		if found := sentence.FindStringSubmatch(lines.Text()); found != nil {
 			url = found[1]
 		}
 	}

@@ -19,8 +19,9 @@ import (
 func TestBehindProxies(t *testing.T) {
 	t.Setenv("XDG_DATA_HOME", t.TempDir())
 	cert, key := writeCertificate(t, t.TempDir(), 1)
-	server, stop := start(t, "serve", "--listen", "127.0.0.1:0", "--open", "--no-relay", "--metrics", "off",
-		"--tls-cert", cert, "--tls-key", key, "--name", "localhost", "--proxy-protocol", "127.0.0.1/32")
+	server, stop := start(t, "serve", "--listen", "127.0.0.1:0", "--name", "localhost",
+		"--tls-cert", cert, "--tls-key", key, "--proxy-protocol", "127.0.0.1/32",
+		"--open", "--no-relay", "--metrics", "off")
 	defer stop()
 	port := server.await(t, `server at https://localhost:(\d+),`)
 	command := func(args ...string) (string, int) {
@@ -36,7 +37,8 @@ func TestBehindProxies(t *testing.T) {
 	}
 
 	t.Run("nginx that ends TLS", func(t *testing.T) {
-		own := "ssl_protocols TLSv1.3; ssl_certificate " + cert + "; ssl_certificate_key " + key + ";"
+		own := "ssl_protocols TLSv1.3; ssl_certificate " + cert +
+			"; ssl_certificate_key " + key + ";"
 		front := runNginx(t, `
 stream { server {
 	listen ENDS ssl; `+own+`
@@ -46,12 +48,13 @@ http { server {
 	listen LOST ssl; `+own+`
 	access_log off; location / { proxy_pass https://127.0.0.1:9; }
 } }`)
-		if out, code := register("alice", front["ENDS"]); code != exitFailed || !strings.Contains(out, "ends TLS") {
-			t.Errorf("%d %s", code, out)
-		}
-		lost := "answers in its place (HTTP status 502)"
-		if out, code := register("alice", front["LOST"]); code != exitFailed || !strings.Contains(out, lost) {
-			t.Errorf("and does not reach the server: %d %s", code, out)
+		for name, want := range map[string]string{
+			"ENDS": "ends TLS", "LOST": "answers in its place (HTTP status 502)",
+		} {
+			out, code := register("alice", front[name])
+			if code != exitFailed || !strings.Contains(out, want) {
+				t.Errorf("%s: %d %s", name, code, out)
+			}
 		}
 	})
 	for name, set := range map[string]func(t *testing.T, config string) (front string){
@@ -64,14 +67,16 @@ http { server {
 	} {
 		t.Run(name, func(t *testing.T) {
 			config := fromTheDocument(t, name)
-			config = strings.NewReplacer("calls.example.org", "localhost", "127.0.0.1:8443", "127.0.0.1:"+port).Replace(config)
-			front := set(t, config)
+			ours := strings.NewReplacer(
+				"calls.example.org", "localhost", "127.0.0.1:8443", "127.0.0.1:"+port)
+			front := set(t, ours.Replace(config))
 			for _, user := range []string{name + "-alice", name + "-bob"} {
 				if out, code := register(user, front); code != exitDone {
 					t.Fatalf("%d %s", code, out)
 				}
 			}
-			if out, code := command("send", name+"-bob", "--as", name+"-alice", "hello"); code != exitDone {
+			out, code := command("send", name+"-bob", "--as", name+"-alice", "hello")
+			if code != exitDone {
 				t.Errorf("%d %s", code, out)
 			}
 		})
@@ -132,7 +137,8 @@ func runHAProxy(t *testing.T, config string) (front string) {
 	t.Helper()
 	front = freePort(t)
 	file := filepath.Join(t.TempDir(), "haproxy.cfg")
-	config = "defaults\n    timeout connect 5s\n" + strings.Replace(config, "bind :443", "bind 127.0.0.1:"+front, 1)
+	config = "defaults\n    timeout connect 5s\n" +
+		strings.Replace(config, "bind :443", "bind 127.0.0.1:"+front, 1)
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}

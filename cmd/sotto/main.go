@@ -54,7 +54,8 @@ func commands() []*command {
 	return []*command{
 		demoCommand(),
 		serveCommand(), inviteCommand(), adminCommand(), turnCommand(),
-		registerCommand(), unregisterCommand(), linkCommand(), devicesCommand(), contactsCommand(), safetyCommand(),
+		registerCommand(), unregisterCommand(), linkCommand(), devicesCommand(),
+		contactsCommand(), safetyCommand(),
 		sendCommand(), listenCommand(), callCommand(),
 		versionCommand(),
 	}

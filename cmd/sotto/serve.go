@@ -77,7 +77,8 @@ Examples:
 			flags.StringVar(&f.acmeDirectory, "acme-directory", "", "another ACME directory's `URL`")
 			flags.BoolVar(&f.insecurePlain, "insecure-plain", false, "serve without TLS although --listen is not loopback")
 			flags.StringSliceVar(&f.proxies, "proxy-protocol", nil,
-				"connections to --listen from these ranges (`CIDR`) name their client by the PROXY protocol")
+				"connections to --listen from these ranges (`CIDR`) name their client "+
+					"by the PROXY protocol")
 			flags.BoolVar(&f.noRelay, "no-relay", false, "run no relay: calls work only where devices reach each other")
 			flags.StringSliceVar(&f.relayURLs, "relay-url", nil, "send devices to a relay elsewhere (\"sotto turn\") by its `URL`, and run none here")
 			f.relay.define(flags)
@@ -234,7 +235,7 @@ func (f *serveFlags) bind(data string, certificate *signaling.CertificateFiles, 
 	for _, text := range f.proxies {
 		prefix, err := netip.ParsePrefix(strings.TrimSpace(text))
 		if err != nil {
-			return nil, usagef("--proxy-protocol %q is not a range, for instance 192.0.2.10/32", text)
+			return nil, usagef("--proxy-protocol %q is no range, for instance 192.0.2.10/32", text)
 		}
 		proxies = append(proxies, prefix)
 	}

@@ -18,11 +18,13 @@ func unregisterCommand() *command {
 		name:    "unregister",
 		summary: "Delete your account, on the server and here",
 		help: `
-Deletes the account at its server, with all that waits there for it, and then its keys, contacts and messages on this device.
-Nobody can take its name again, you included. Only the account's first device can do it; the others hear of it when they
-connect, and there this command removes what is left.
+Deletes the account at its server, with all that waits there for it, and then its keys, contacts and
+messages on this device. Nobody can take its name again, you included. Only the account's first
+device can do it; the others hear of it when they connect, and there this command removes what is
+left.
 
-Contacts are not told: what they send is refused. To remove a device and keep the account, see "sotto devices".
+Contacts are not told: what they send is refused. To remove a device and keep the account, see
+"sotto devices".
 
 Examples:
   sotto unregister --as alice          asks for the name
@@ -44,18 +46,21 @@ Examples:
 			if err != nil {
 				return err
 			}
-			opened, err := client.Open(directory, options) // not that of another process, which goes on with it
+			// Not by way of another process, which would go on with it.
+			opened, err := client.Open(directory, options)
 			if err != nil {
 				return err
 			}
 			c := &session{Client: opened, directory: directory, events: opened.Events()}
 			defer c.Close()
 			username, server := c.Username(), c.Server()
-			question := "This deletes your account at " + server + " and all that this device keeps of it; nobody can take its name again."
+			question := "This deletes your account at " + server + " and all that this device " +
+				"keeps of it; nobody can take its name again."
 			if err := confirmByName(ctx, out, yes, username, question); err != nil {
 				return err
 			}
-			if err := connect(ctx, out, c); err != nil && !errors.Is(err, client.ErrAccountDeleted) {
+			err = connect(ctx, out, c)
+			if err != nil && !errors.Is(err, client.ErrAccountDeleted) {
 				return err
 			}
 			ctx, cancel := context.WithTimeout(ctx, patience)
@@ -63,11 +68,15 @@ Examples:
 			if err := c.DeleteAccount(ctx); err != nil {
 				return err
 			}
-			for _, name := range []string{rememberedCA, "socket", ""} { // at last the directory, if it is empty
+			// And at last the directory, if it is empty.
+			for _, name := range []string{rememberedCA, "socket", ""} {
 				_ = os.Remove(filepath.Join(directory, name))
 			}
-			return out.say(map[string]string{"event": "unregistered", "username": username, "server": server},
-				"the account of %s at %s is deleted, and its keys here are erased", username, server)
+			line := map[string]string{
+				"event": "unregistered", "username": username, "server": server,
+			}
+			return out.say(line, "the account of %s at %s is deleted, and its keys here are erased",
+				username, server)
 		},
 	}
 }

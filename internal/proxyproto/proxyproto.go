@@ -68,7 +68,8 @@ const (
 func Listen(l net.Listener, proxies []netip.Prefix) net.Listener {
 	p := &listener{
 		Listener: l, proxies: proxies,
-		accepted: make(chan net.Conn), failed: make(chan error), waiting: make(chan struct{}, maxWaiting),
+		accepted: make(chan net.Conn), failed: make(chan error),
+		waiting: make(chan struct{}, maxWaiting),
 	}
 	p.open, p.close = context.WithCancel(context.Background())
 	p.running.Go(p.accept)

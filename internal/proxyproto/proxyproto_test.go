@@ -14,8 +14,10 @@ const (
 	v1   = "PROXY TCP4 192.0.2.1 198.51.100.7 56324 3478\r\n"
 	v1v6 = "PROXY TCP6 2001:db8::1 2001:db8::7 56324 3478\r\n"
 	v2   = "\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c\xc0\x00\x02\x01\xc6\x33\x64\x07\xdc\x04\x0d\x96"
-	v2v6 = "\r\n\r\n\x00\r\nQUIT\n\x21\x21\x00\x27" + "\x20\x01\x0d\xb8\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x01" +
-		"\x20\x01\x0d\xb8\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x07\xdc\x04\x0d\x96" + "\x04\x00\x00" // and a TLV
+	v2v6 = "\r\n\r\n\x00\r\nQUIT\n\x21\x21\x00\x27" +
+		"\x20\x01\x0d\xb8\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x01" +
+		"\x20\x01\x0d\xb8\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x07" +
+		"\xdc\x04\x0d\x96" + "\x04\x00\x00" // and a TLV
 	local = "\r\n\r\n\x00\r\nQUIT\n\x20\x00\x00\x00"
 )
 
@@ -25,10 +27,16 @@ func TestHeader(t *testing.T) {
 	for _, c := range []struct{ header, client string }{
 		{v1, four}, {v1v6, six}, {v2, four}, {v2v6, six},
 		{"PROXY UNKNOWN\r\n", "none"}, {"PROXY UNKNOWN 1 2 3 4\r\n", "none"}, {local, "none"},
-		{"PROXY TCP4 2001:db8::1 2001:db8::7 1 2\r\n", ""}, {"PROXY TCP6 192.0.2.1 192.0.2.1 1 2\r\n", ""}, {"PROXY TCP4 192.0.2.1 192.0.2.1 1\r\n", ""},
-		{"PROXY TCP4 192.0.2.1 192.0.2.1 65536 1\r\n", ""}, {"PROXY TCP4 192.0.2.1 192.0.2.1 1 1\n", ""}, {"PROXY TCP6 fe80::1%eth0 fe80::1 1 1\r\n", ""},
-		{"PROXY " + string(bytes.Repeat([]byte("x"), 120)) + "\r\n", ""}, {"GET / HTTP/1.1\r\n\r\n", ""},
-		{v2[:12] + "\x22" + v2[13:], ""}, {v2[:15] + "\x0b" + v2[16:], ""}, {v2[:14] + "\xff\xff" + v2[16:], ""}, {v2[:20], ""},
+		{"PROXY TCP4 2001:db8::1 2001:db8::7 1 2\r\n", ""},
+		{"PROXY TCP6 192.0.2.1 192.0.2.1 1 2\r\n", ""},
+		{"PROXY TCP4 192.0.2.1 192.0.2.1 1\r\n", ""},
+		{"PROXY TCP4 192.0.2.1 192.0.2.1 65536 1\r\n", ""},
+		{"PROXY TCP4 192.0.2.1 192.0.2.1 1 1\n", ""},
+		{"PROXY TCP6 fe80::1%eth0 fe80::1 1 1\r\n", ""},
+		{"PROXY " + string(bytes.Repeat([]byte("x"), 120)) + "\r\n", ""},
+		{"GET / HTTP/1.1\r\n\r\n", ""},
+		{v2[:12] + "\x22" + v2[13:], ""}, {v2[:15] + "\x0b" + v2[16:], ""},
+		{v2[:14] + "\xff\xff" + v2[16:], ""}, {v2[:20], ""},
 	} {
 		r := bufio.NewReaderSize(bytes.NewReader([]byte(c.header+"rest")), maxHeader)
 		if c.header == v2[:20] {
@@ -51,14 +59,16 @@ func TestHeader(t *testing.T) {
 	}
 }
 
-// FuzzHeader holds both readers to never taking more than the header, nor naming an address that is none.
+// FuzzHeader holds both readers to never taking more than the header, nor naming an address that is
+// none.
 func FuzzHeader(f *testing.F) {
 	for _, s := range []string{v1, v1v6, v2, v2v6, local, "PROXY UNKNOWN\r\n"} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		client, err := readHeader(bufio.NewReaderSize(bytes.NewReader(b), maxHeader))
-		if err != nil && client.IsValid() || client.IsValid() && (client.Addr().Zone() != "" || client.Addr().Is4In6()) {
+		ip := client.Addr()
+		if client.IsValid() && (err != nil || ip.Zone() != "" || ip.Is4In6()) {
 			t.Fatalf("%v, %v", client, err)
 		}
 	})
@@ -79,7 +89,8 @@ func TestClose(t *testing.T) {
 	if _, err := conn.Write([]byte(v1[:10])); err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(30 * time.Second); len(l.waiting) == 0; time.Sleep(time.Millisecond) {
+	deadline := time.Now().Add(30 * time.Second)
+	for ; len(l.waiting) == 0; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("nobody waits")
 		}

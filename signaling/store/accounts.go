@@ -39,7 +39,8 @@ func (p *Pebble) Invitations(now time.Time) (list []Invitation, err error) {
 			return false, errDamaged
 		}
 		if inv.Uses > 0 && now.UnixMilli() < inv.Expires {
-			list = append(list, Invitation{[32]byte(key[1:]), inv.Uses, time.UnixMilli(inv.Expires)})
+			expires := time.UnixMilli(inv.Expires)
+			list = append(list, Invitation{[32]byte(key[1:]), inv.Uses, expires})
 		}
 		return true, nil
 	})

@@ -37,7 +37,8 @@ func (p *Pebble) RemoveDevice(a Address, held, list DeviceList) error {
 	return p.changeList(a, held, list, func(b *pebble.Batch) error { return p.eraseDevice(b, a) })
 }
 
-// eraseDevice adds to a batch what takes a device out of the store. The caller holds the device's lock.
+// eraseDevice adds to a batch what takes a device out of the store. The caller holds the device's
+// lock.
 func (p *Pebble) eraseDevice(b *pebble.Batch, a Address) error {
 	prefix := keyOf(kindEnvelope, a)
 	err := p.each(prefix, prefix, func(key, value []byte) (bool, error) {
@@ -46,8 +47,8 @@ func (p *Pebble) eraseDevice(b *pebble.Batch, a Address) error {
 			return false, err
 		}
 		b.Delete(key, nil)
-		// A device that is given this address later counts places from 1 again: an entry left in the
-		// index would erase its envelopes.
+		// A device that is given this address later counts places from 1 again: an entry left in
+		// the index would erase its envelopes.
 		return true, b.Delete(expiryKey(e.Expires, key), nil)
 	})
 	if err != nil {
@@ -118,10 +119,13 @@ func (p *Pebble) removed() (marks map[Address]string, err error) {
 func (p *Pebble) scrubRemoved(ctx context.Context, marks map[Address]string) error {
 	for a, mark := range marks {
 		prefixes := [][]byte{
-			keyOf(kindDevice, a), keyOf(kindKeyState, a), keyOf(kindOneTime, a), keyOf(kindSeen, a), listKey(a.Account),
+			keyOf(kindDevice, a), keyOf(kindKeyState, a), keyOf(kindOneTime, a), keyOf(kindSeen, a),
+			listKey(a.Account),
 		}
 		if a.Device == 0 { // the account
-			prefixes = [][]byte{{kindAccount}, conditionsKey(a.Account), tokenKey(a.Account), listKey(a.Account)}
+			prefixes = [][]byte{
+				{kindAccount}, conditionsKey(a.Account), tokenKey(a.Account), listKey(a.Account),
+			}
 		}
 		for _, prefix := range prefixes {
 			if err := p.db.Compact(ctx, prefix, upperBound(prefix), false); err != nil {

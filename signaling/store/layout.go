@@ -21,7 +21,8 @@ import (
 //	h address                      → mailbox head: last place [8], then for each sender with something in the mailbox from [16] count [4]
 //	                                 bytes [8]; stays when the mailbox is empty
 //	m address place [8]            → from [16] id [16] accepted [8] expires [8] body
-//	r address                      → a device was removed, and its bytes are still in the files; device 0: the account was
+//	r address                      → a device was removed, and its bytes are still in the files;
+//	                                 of device 0: the account was deleted
 //	s address mark [16]            → seen: place [8], 0 when not (or no longer) in the mailbox
 //	t account [16]                 → SHA-256 of its delivery token [32]
 //	x expires [8] key              → what to delete then: a key of kind i, m or s
@@ -64,7 +65,9 @@ func conditionsKey(account UUID) []byte { return append([]byte{kindConditions}, 
 
 // goneName and goneID are where a deleted account has left its hashes. That of the name hides it
 // from who happens to read it, not from who guesses names.
-func goneName(username string) []byte { return goneKey("Sotto deleted name v1\x00", []byte(username)) }
+func goneName(username string) []byte {
+	return goneKey("Sotto deleted name v1\x00", []byte(username))
+}
 
 func goneID(account UUID) []byte { return goneKey("Sotto deleted account v1\x00", account[:]) }
 

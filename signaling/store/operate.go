@@ -36,7 +36,9 @@ func (p *Pebble) DeleteAccount(a Account) error {
 			return errors.Join(err, b.Close())
 		}
 	}
-	for _, key := range [][]byte{accountKey(a.Username), conditionsKey(a.ID), tokenKey(a.ID), listKey(a.ID)} {
+	for _, key := range [][]byte{
+		accountKey(a.Username), conditionsKey(a.ID), tokenKey(a.ID), listKey(a.ID),
+	} {
 		b.Delete(key, nil)
 	}
 	b.Set(goneName(a.Username), nil, nil)
@@ -53,8 +55,8 @@ func (p *Pebble) DeleteAccount(a Account) error {
 	return wait()
 }
 
-// account locks an account, whose lock is that of device 0, and its devices. Some of them may share a
-// lock; nobody else holds two.
+// account locks an account, whose lock is that of device 0, and its devices. Some of them may share
+// a lock; nobody else holds two.
 func (p *Pebble) account(account UUID, devices []Device) (unlock func()) {
 	stripes := map[uint64]bool{p.stripe(Address{account, 0}): true}
 	for _, d := range devices {
@@ -95,7 +97,9 @@ func (p *Pebble) SetConditions(account UUID, change func(*Conditions)) error {
 	return wait()
 }
 
-func (p *Pebble) setConditions(account UUID, change func(*Conditions)) (wait func() error, err error) {
+func (p *Pebble) setConditions(
+	account UUID, change func(*Conditions),
+) (wait func() error, err error) {
 	defer p.account(account, nil)()
 	if _, err := p.Device(Address{account, 1}); err != nil {
 		return nil, err
@@ -184,7 +188,9 @@ func (p *Pebble) Totals() (t Totals, err error) {
 		}},
 	} {
 		prefix := []byte{count.kind}
-		e := p.each(prefix, prefix, func(_, value []byte) (bool, error) { return true, count.visit(value) })
+		e := p.each(prefix, prefix, func(_, value []byte) (bool, error) {
+			return true, count.visit(value)
+		})
 		err = cmp.Or(err, e)
 	}
 	return t, err

@@ -19,8 +19,8 @@ import (
 
 // TestDeletedAccountLeavesTheFiles: of an account that was deleted no key, no envelope and no token
 // is in the files after a Scrub. Its name is part of a key: the engine drops the deletion of that
-// from the tables in the background, and bounds of tables from its manifests, of which it keeps two,
-// as it starts.
+// from the tables in the background, and bounds of tables from its manifests, of which it keeps
+// two, as it starts.
 func TestDeletedAccountLeavesTheFiles(t *testing.T) {
 	dir := t.TempDir()
 	p := open(t, dir)
@@ -28,7 +28,8 @@ func TestDeletedAccountLeavesTheFiles(t *testing.T) {
 	random := func() []byte { b := make([]byte, 33); rand.Read(b); return b }
 	account, device := storetest.NewDevice("a-name-that-nothing-else-has")
 	once, token := random(), [32]byte(random())
-	keys := store.Keys{Signed: random(), LastResort: random(), OneTime: []store.OneTimeKey{{ID: 1, Data: once}}}
+	keys := store.Keys{Signed: random(), LastResort: random()}
+	keys.OneTime = []store.OneTimeKey{{ID: 1, Data: once}}
 	now := time.Now()
 	if err := p.CreateAccount(account, device, keys, nil, now); err != nil {
 		t.Fatal(err)
@@ -41,7 +42,8 @@ func TestDeletedAccountLeavesTheFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	traces := map[string][]byte{
-		"name": []byte(account.Username), "one-time key": once, "delivery token": token[:], "envelope": e.Body[:64],
+		"name": []byte(account.Username), "one-time key": once,
+		"delivery token": token[:], "envelope": e.Body[:64],
 		"identity key": []byte(base64.StdEncoding.EncodeToString(device.IdentityKey[:])),
 		"signed key":   []byte(base64.StdEncoding.EncodeToString(keys.Signed)),
 		"last resort":  []byte(base64.StdEncoding.EncodeToString(keys.LastResort)),
@@ -65,7 +67,8 @@ func TestDeletedAccountLeavesTheFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	found := left()
-	for deadline := time.Now().Add(time.Minute); slices.Equal(found, []string{"name"}); found = left() {
+	deadline := time.Now().Add(time.Minute)
+	for ; slices.Equal(found, []string{"name"}); found = left() {
 		if time.Now().After(deadline) {
 			break
 		}

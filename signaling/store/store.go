@@ -162,9 +162,9 @@ type Store interface {
 	// nothing. Errors: ErrBadInvitation, ErrUsernameTaken, also for the name of a deleted account.
 	CreateAccount(a Account, d Device, k Keys, invitation *[32]byte, now time.Time) error
 
-	// DeleteAccount erases an account with its devices, keys and mailboxes, all of it or nothing, and
-	// keeps hashes of its name and id, so that neither is given again. Error: ErrNotFound if the name
-	// is not that account's.
+	// DeleteAccount erases an account with its devices, keys and mailboxes, all of it or nothing,
+	// and keeps hashes of its name and id, so that neither is given again. Error: ErrNotFound if
+	// the name is not that account's.
 	DeleteAccount(Account) error
 
 	// Deleted says whether there was an account of this id.
@@ -184,8 +184,8 @@ type Store interface {
 	// Disk is what the store takes, and what is free where it is.
 	Disk() (used, free int64, err error)
 
-	// Backup makes a copy of the store in a directory that must not exist, while the store is in use.
-	// What was durable before the call is in it.
+	// Backup makes a copy of the store in a directory that must not exist, while the store is in
+	// use. What was durable before the call is in it.
 	Backup(dir string) error
 
 	// AccountByName and Device return ErrNotFound when there is none.

@@ -24,8 +24,11 @@ func deletedAccount(t *testing.T, s store.Store, reopen func() store.Store) {
 	sent := NewEnvelope(bob.Address, account.ID, 10, now, time.Hour)
 	want(t, Put(s, sent, wide), nil)
 
-	want(t, s.DeleteAccount(store.Account{ID: bob.Address.Account, Username: "alice"}), store.ErrNotFound)
-	want(t, s.DeleteAccount(store.Account{ID: account.ID, Username: "nobody"}), store.ErrNotFound)
+	for _, other := range []store.Account{
+		{ID: bob.Address.Account, Username: "alice"}, {ID: account.ID, Username: "nobody"},
+	} {
+		want(t, s.DeleteAccount(other), store.ErrNotFound)
+	}
 	if gone, err := s.Deleted(account.ID); gone || err != nil {
 		t.Errorf("deleted before it was: %v, %v", gone, err)
 	}
@@ -56,9 +59,11 @@ func deletedAccount(t *testing.T, s store.Store, reopen func() store.Store) {
 		want(t, s.CreateAccount(other, device, store.Keys{}, nil, now), store.ErrUsernameTaken)
 
 		// What a link that has not ended yet may still ask for.
-		want(t, Put(s, NewEnvelope(alice.Address, bob.Address.Account, 10, now, time.Hour), wide), store.ErrNotFound)
-		want(t, s.AddDevice(further(alice, 3), store.Keys{}, store.DeviceList{}, listOf("two")), store.ErrNotFound)
-		want(t, s.RenewList(account.ID, store.DeviceList{}, listOf("two")), store.ErrNotFound)
+		none, two := store.DeviceList{}, listOf("two")
+		late := NewEnvelope(alice.Address, bob.Address.Account, 10, now, time.Hour)
+		want(t, Put(s, late, wide), store.ErrNotFound)
+		want(t, s.AddDevice(further(alice, 3), store.Keys{}, none, two), store.ErrNotFound)
+		want(t, s.RenewList(account.ID, none, two), store.ErrNotFound)
 		want(t, s.SetDeliveryToken(account.ID, [32]byte{2}), store.ErrNotFound)
 		want(t, s.SetConditions(account.ID, func(*store.Conditions) {}), store.ErrNotFound)
 		_, err = s.AddKeys(alice.Address, keysOf("late"), 10)
@@ -97,7 +102,8 @@ func conditions(t *testing.T, s store.Store, reopen func() store.Store) {
 	want(t, s.SetConditions(account, func(c *store.Conditions) { *c = store.Conditions{} }), nil)
 	check(store.Conditions{})
 	unknown, _ := NewDevice("carol")
-	want(t, s.SetConditions(unknown.ID, func(c *store.Conditions) { c.Disabled = true }), store.ErrNotFound)
+	disable := func(c *store.Conditions) { c.Disabled = true }
+	want(t, s.SetConditions(unknown.ID, disable), store.ErrNotFound)
 }
 
 // standings: accounts by name in pages, invitations, and the totals of all.
@@ -107,15 +113,19 @@ func standings(t *testing.T, s store.Store, reopen func() store.Store) {
 	second := further(alice, 2)
 	want(t, s.AddDevice(second, store.Keys{}, store.DeviceList{}, listOf("one")), nil)
 	for _, size := range []int{10, 20} {
-		want(t, Put(s, NewEnvelope(alice.Address, bob.Address.Account, size, now, time.Hour), wide), nil)
+		e := NewEnvelope(alice.Address, bob.Address.Account, size, now, time.Hour)
+		want(t, Put(s, e, wide), nil)
 	}
-	want(t, Put(s, NewEnvelope(second.Address, carol.Address.Account, 5, now, time.Hour), wide), nil)
+	to := NewEnvelope(second.Address, carol.Address.Account, 5, now, time.Hour)
+	want(t, Put(s, to, wide), nil)
 	gone := NewEnvelope(bob.Address, alice.Address.Account, 7, now, time.Hour)
 	want(t, Put(s, gone, wide), nil)
 	want(t, s.Erase(gone.To, gone.From, gone.ID), nil)
-	want(t, s.SetConditions(bob.Address.Account, func(c *store.Conditions) { c.Disabled = true }), nil)
+	disable := func(c *store.Conditions) { c.Disabled = true }
+	want(t, s.SetConditions(bob.Address.Account, disable), nil)
 
-	one, two, old := sha256.Sum256([]byte("one")), sha256.Sum256([]byte("two")), sha256.Sum256([]byte("old"))
+	one, two := sha256.Sum256([]byte("one")), sha256.Sum256([]byte("two"))
+	old := sha256.Sum256([]byte("old"))
 	want(t, s.AddInvitation(one, 1, now.Add(time.Hour)), nil)
 	want(t, s.AddInvitation(two, 3, now.Add(2*time.Hour)), nil)
 	want(t, s.AddInvitation(old, 1, now.Add(-time.Hour)), nil)
@@ -136,14 +146,18 @@ func standings(t *testing.T, s store.Store, reopen func() store.Store) {
 		after string
 		limit int
 		want  []store.Standing
-	}{{"", 10, all}, {"", 2, all[:2]}, {"alice", 1, all[1:2]}, {"bob", 10, all[2:]}, {"carol", 10, nil}} {
+	}{
+		{"", 10, all}, {"", 2, all[:2]}, {"alice", 1, all[1:2]},
+		{"bob", 10, all[2:]}, {"carol", 10, nil},
+	} {
 		if got, err := s.Standings(c.after, c.limit); !slices.Equal(got, c.want) || err != nil {
 			t.Errorf("%d after %q: %v, %v", c.limit, c.after, got, err)
 		}
 	}
 	totals, err := s.Totals()
 	if err != nil || totals != (store.Totals{
-		Accounts: 3, Disabled: 1, Devices: 4, Mailboxes: 2, Invitations: 3, Waiting: store.Waiting{Envelopes: 3, Bytes: 35},
+		Accounts: 3, Disabled: 1, Devices: 4, Mailboxes: 2, Invitations: 3,
+		Waiting: store.Waiting{Envelopes: 3, Bytes: 35},
 	}) {
 		t.Errorf("%+v, %v", totals, err)
 	}
