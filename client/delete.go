@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"errors"
+	"time"
 
 	"sotto/wire"
 )
@@ -35,7 +36,12 @@ func (c *Client) deleteAtServer(ctx context.Context) error {
 			DeleteAccount: &wire.DeleteAccount{Username: c.account.Username},
 		}})
 		switch {
-		case errors.Is(err, errLinkDown) && ctx.Err() == nil:
+		case errors.Is(err, errLinkDown):
+			select {
+			case <-time.After(minPause): // the link that broke may still be in its place
+			case <-ctx.Done():
+				return err
+			}
 		case refused(err, wire.Error_BAD_REQUEST):
 			return errors.New("the server is too old to delete accounts: ask whoever runs it")
 		default:

@@ -94,17 +94,16 @@ func (a *admin) run(ctx context.Context, args []string) error {
 	case what == "accounts list" && len(args) == 2:
 		return a.listAccounts(ctx)
 	case what == "accounts disable" && len(args) == 3:
-		const said = "%s is disabled: what others send waits"
-		return a.account(ctx, http.MethodPost, "/accounts/disable", args[2], said)
+		return a.account(ctx, http.MethodPost, "/accounts/disable", args[2])
 	case what == "accounts enable" && len(args) == 3:
-		return a.account(ctx, http.MethodPost, "/accounts/enable", args[2], "%s is enabled")
+		return a.account(ctx, http.MethodPost, "/accounts/enable", args[2])
 	case what == "accounts delete" && len(args) == 3:
 		question := "This erases the account with all that waits for it; " +
 			"nobody can take its name again."
 		if err := confirmByName(ctx, a.out, a.yes, args[2], question); err != nil {
 			return err
 		}
-		return a.account(ctx, http.MethodDelete, "/accounts", args[2], "%s is deleted")
+		return a.account(ctx, http.MethodDelete, "/accounts", args[2])
 	case len(args) == 2 && args[0] == "quota":
 		return a.quota(ctx, args[1])
 	case what == "invitations list" && len(args) == 2:
@@ -168,10 +167,18 @@ func quotaText(line accountState) visible.Text {
 		plural(line.Quota, "envelope"), byteSize(line.QuotaBytes))
 }
 
-// account does something to one. The sentence is ours, with the name in it.
-func (a *admin) account(ctx context.Context, method, path, name, sentence string) error {
+// account does something to one.
+func (a *admin) account(ctx context.Context, method, path, name string) error {
 	return ask(ctx, a, method, path, url.Values{"name": {name}}, func(line doneLine) {
-		a.out.say(map[string]string{"event": line.Event, "username": name}, sentence, name)
+		event := map[string]string{"event": line.Event, "username": name}
+		switch line.Event {
+		case "account_disabled":
+			a.out.say(event, "%s is disabled: what others send waits", name)
+		case "account_enabled":
+			a.out.say(event, "%s is enabled", name)
+		default:
+			a.out.say(event, "%s is deleted", name)
+		}
 	})
 }
 
