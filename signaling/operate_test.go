@@ -2,6 +2,7 @@ package signaling
 
 import (
 	"errors"
+	"maps"
 	"net/http/httptest"
 	"path/filepath"
 	"slices"
@@ -415,14 +416,9 @@ func TestBackupUnderLoad(t *testing.T) {
 		t.Helper()
 		for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
 			mu.Lock()
-			if len(answered) >= least {
-				ids = make(map[string]bool, len(answered))
-				for id := range answered {
-					ids[id] = true
-				}
-			}
+			ids = maps.Clone(answered)
 			mu.Unlock()
-			if ids != nil {
+			if len(ids) >= least {
 				return ids
 			}
 			if time.Now().After(deadline) {

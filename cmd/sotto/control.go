@@ -127,70 +127,68 @@ func (l ownUsers) Accept() (net.Conn, error) {
 	}
 }
 
-// controlHandler answers requests. What cannot be done is a sentence, with the status 400.
+// controlHandler answers requests.
 func controlHandler(data string, s *signaling.Server) http.Handler {
 	mux := http.NewServeMux()
-	handle := func(pattern string, do func(q url.Values, say func(any)) error) {
+	list := func(pattern string, do func(say func(line any)) error) {
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, _ *http.Request) { inLines(w, do) })
+	}
+	answer := func(pattern string, do func(q url.Values) (line any, err error)) {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
-			lines := json.NewEncoder(w)
-			if err := do(r.URL.Query(), func(line any) { _ = lines.Encode(line) }); err != nil {
-				http.Error(w, err.Error(), http.StatusBadRequest)
-			}
+			inLines(w, func(say func(any)) error {
+				line, err := do(r.URL.Query())
+				if err == nil {
+					say(line)
+				}
+				return err
+			})
 		})
 	}
 	byName := func(pattern, event string, do func(name string) error) {
-		handle(pattern, func(q url.Values, say func(any)) error {
-			err := do(q.Get("name"))
-			if err == nil {
-				say(doneLine{event})
-			}
-			return err
-		})
+		answer(pattern, func(q url.Values) (any, error) { return doneLine{event}, do(q.Get("name")) })
 	}
-	handle("POST /invitations", func(q url.Values, say func(any)) error {
-		uses, badUses := strconv.Atoi(q.Get("uses"))
-		ttl, badTTL := time.ParseDuration(q.Get("ttl"))
-		if badUses != nil || badTTL != nil || uses < 1 || ttl <= 0 {
-			return errors.New("uses must be a number from 1 and ttl a duration, for instance 24h")
-		}
-		made, err := invite(s.NewInvitation, ttl, uses)
-		if err == nil {
-			say(made)
-		}
-		return err
+	list("GET /invitations", func(say func(any)) error { return listInvitations(s, say) })
+	answer("POST /invitations", func(q url.Values) (any, error) { return newInvitation(s, q) })
+	answer("DELETE /invitations", func(q url.Values) (any, error) {
+		return doneLine{"invitation_revoked"}, s.RevokeInvitation(q.Get("id"))
 	})
-	handle("GET /invitations", func(_ url.Values, say func(any)) error {
-		return listInvitations(s, say)
-	})
-	handle("DELETE /invitations", func(q url.Values, say func(any)) error {
-		err := s.RevokeInvitation(q.Get("id"))
-		if err == nil {
-			say(doneLine{"invitation_revoked"})
-		}
-		return err
-	})
-	handle("GET /accounts", func(_ url.Values, say func(any)) error { return listAccounts(s, say) })
+	list("GET /accounts", func(say func(any)) error { return listAccounts(s, say) })
 	byName("DELETE /accounts", "account_deleted", s.DeleteAccount)
 	byName("POST /accounts/disable", "account_disabled", s.DisableAccount)
 	byName("POST /accounts/enable", "account_enabled", s.EnableAccount)
-	handle("POST /accounts/quota", func(q url.Values, say func(any)) error {
-		return setQuota(s, q, say)
-	})
-	handle("GET /state", func(_ url.Values, say func(any)) error {
-		state, err := stateOf(s)
-		if err == nil {
-			say(state)
-		}
-		return err
-	})
-	handle("POST /backup", func(q url.Values, say func(any)) error {
-		made, err := backup(s, data, q.Get("directory"))
-		if err == nil {
-			say(made)
-		}
-		return err
+	answer("POST /accounts/quota", func(q url.Values) (any, error) { return setQuota(s, q) })
+	answer("GET /state", func(url.Values) (any, error) { return stateOf(s) })
+	answer("POST /backup", func(q url.Values) (any, error) {
+		return backup(s, data, q.Get("directory"))
 	})
 	return mux
+}
+
+// inLines writes what is said. What cannot be done is a sentence, with the status 400; if that shows
+// when something has been said, the answer breaks off.
+func inLines(w http.ResponseWriter, do func(say func(line any)) error) {
+	said := false
+	lines := json.NewEncoder(w)
+	err := do(func(line any) {
+		said = true
+		_ = lines.Encode(line)
+	})
+	switch {
+	case err == nil:
+	case said:
+		panic(http.ErrAbortHandler)
+	default:
+		http.Error(w, err.Error(), http.StatusBadRequest)
+	}
+}
+
+func newInvitation(s *signaling.Server, q url.Values) (invitation, error) {
+	uses, badUses := strconv.Atoi(q.Get("uses"))
+	ttl, badTTL := time.ParseDuration(q.Get("ttl"))
+	if badUses != nil || badTTL != nil || uses < 1 || ttl <= 0 {
+		return invitation{}, errors.New("uses must be a number from 1 and ttl a duration, for instance 24h")
+	}
+	return invite(s.NewInvitation, ttl, uses)
 }
 
 func listInvitations(s *signaling.Server, say func(any)) error {
@@ -228,23 +226,20 @@ func lineOf(a signaling.AccountState) accountState {
 }
 
 // setQuota changes it if numbers are given, and shows it.
-func setQuota(s *signaling.Server, q url.Values, say func(any)) error {
+func setQuota(s *signaling.Server, q url.Values) (accountState, error) {
 	name := q.Get("name")
 	if q.Has("envelopes") {
 		envelopes, badEnvelopes := strconv.Atoi(q.Get("envelopes"))
 		bytes, badBytes := strconv.ParseInt(q.Get("bytes"), 10, 64)
 		if err := errors.Join(badEnvelopes, badBytes); err != nil {
-			return err
+			return accountState{}, err
 		}
 		if err := s.SetMailboxQuota(name, envelopes, bytes); err != nil {
-			return err
+			return accountState{}, err
 		}
 	}
 	a, err := s.Account(name)
-	if err == nil {
-		say(lineOf(a))
-	}
-	return err
+	return lineOf(a), err
 }
 
 func stateOf(s *signaling.Server) (serverState, error) {
