@@ -117,6 +117,7 @@ type tuning struct {
 	look         time.Duration                       // between looks at this machine's addresses
 	source       func(network, to string) netip.Addr // defaultSource
 	offloadMode  string                              // native or generic, where the default would choose the other
+	onCreated    func()                              // runs as an allocation becomes its client's
 	onPermission func()                              // runs between pion's publishing of a permission and the start of its timer
 }
 
@@ -216,6 +217,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.tune.source == nil {
 		c.tune.source = defaultSource
+	}
+	if c.tune.onCreated == nil {
+		c.tune.onCreated = func() {}
 	}
 	if c.tune.onPermission == nil {
 		c.tune.onPermission = func() {}

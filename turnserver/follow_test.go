@@ -77,3 +77,31 @@ func testAnotherAddress(t *testing.T, plane string) {
 		t.Errorf("anew it is relayed at %v", at)
 	}
 }
+
+// TestOneLookIsNotEnough: an address may be away for a moment.
+func TestOneLookIsNotEnough(t *testing.T) {
+	source := netip.MustParseAddr("127.0.0.3")
+	s := startRelay(t, planeAuto, func(c *Config) {
+		c.UDP, c.tune.look = []string{":0"}, time.Hour
+		c.tune.source = func(network, _ string) netip.Addr {
+			if network == "udp4" {
+				return source
+			}
+			return netip.Addr{}
+		}
+	})
+	alice := newRawClient(t, s, "alice")
+	alice.mustSucceed(stun.MethodAllocate, udpTransport)
+	was := source
+	for range 3 {
+		source = netip.MustParseAddr("127.0.0.4")
+		s.look()
+		source = was
+		s.look()
+	}
+	alice.mustSucceed(stun.MethodRefresh)
+	source = netip.MustParseAddr("127.0.0.4")
+	s.look()
+	s.look()
+	eventually(t, "it ends", func() bool { return len(relaysOf(s)) == 0 })
+}

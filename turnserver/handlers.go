@@ -39,6 +39,7 @@ func (f *frontend) created(_, _ net.Addr, _, _, _ string, relayAddr net.Addr, _ 
 	if r == nil { // expired before it was announced; settle gives the quota back
 		return
 	}
+	f.s.cfg.tune.onCreated()
 	r.live.Lock()
 	defer r.live.Unlock()
 	if r.closed {

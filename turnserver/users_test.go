@@ -4,6 +4,7 @@ import (
 	"maps"
 	"net"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -35,11 +36,12 @@ func testUsers(t *testing.T, plane string) {
 			t.Errorf("%q with %q: code %d", c[0], c[1], code)
 		}
 	}
+	const short, long = 300 * time.Millisecond, 30 * time.Second
 	other := listenOn(t, "127.0.0.2")
 	at := addrPort(other.LocalAddr())
-	passes := func(c *rawClient) bool {
+	passes := func(c *rawClient, within time.Duration) bool {
 		_, _ = c.conn.Write([]byte("\x40\x00\x00\x04data"))
-		_ = other.SetReadDeadline(time.Now().Add(300 * time.Millisecond))
+		_ = other.SetReadDeadline(time.Now().Add(within))
 		_, err := other.Read(make([]byte, 100))
 		return err == nil
 	}
@@ -48,7 +50,7 @@ func testUsers(t *testing.T, plane string) {
 		clients[name] = client(name, "of "+name)
 		clients[name].mustSucceed(stun.MethodAllocate, udpTransport)
 		clients[name].mustSucceed(stun.MethodChannelBind, channelAttr(0x4000), peerAttr(at))
-		if !passes(clients[name]) {
+		if !passes(clients[name], long) {
 			t.Errorf("nothing of %s passes", name)
 		}
 	}
@@ -68,7 +70,20 @@ func testUsers(t *testing.T, plane string) {
 		t.Fatal(err)
 	}
 	eventually(t, "two allocations are left", func() bool { return len(relaysOf(s)) == 2 })
-	if passes(clients["alice"]) || passes(clients["bob"]) || !passes(clients["carol"]) {
+	for _, name := range []string{"alice", "bob"} { // they hear nothing of it
+		binding := stun.MustBuild(stun.TransactionID, stun.BindingRequest)
+		if _, err := clients[name].conn.Write(binding.Raw); err != nil {
+			t.Fatal(err)
+		}
+		buf := make([]byte, 1000)
+		_ = clients[name].conn.SetReadDeadline(time.Now().Add(long))
+		n, err := clients[name].conn.Read(buf)
+		answer := &stun.Message{Raw: buf[:n]}
+		if err != nil || answer.Decode() != nil || answer.TransactionID != binding.TransactionID {
+			t.Errorf("%s is told % x", name, answer.Raw)
+		}
+	}
+	if passes(clients["alice"], short) || passes(clients["bob"], short) || !passes(clients["carol"], long) {
 		t.Error("who is no user any more passes, or who is one does not")
 	}
 	for _, name := range []string{"alice", "bob"} {
@@ -90,6 +105,26 @@ func testUsers(t *testing.T, plane string) {
 	}
 	eventually(t, "one allocation is left", func() bool { return len(relaysOf(s)) == 1 })
 	minted.mustSucceed(stun.MethodRefresh)
+}
+
+// TestUserGoesMeanwhile: who is taken out while his allocation is made does not keep it.
+func TestUserGoesMeanwhile(t *testing.T) {
+	forEachDataPlane(t, func(t *testing.T, plane string) {
+		var relay atomic.Pointer[Server]
+		s := startRelay(t, plane, func(c *Config) {
+			c.Users = map[string][]byte{"alice": keyOf("alice", "hers")}
+			c.tune.onCreated = func() {
+				if err := relay.Load().SetUsers(nil); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+		relay.Store(s)
+		alice := newRawClient(t, s, "")
+		alice.username, alice.password = "alice", "hers"
+		alice.mustSucceed(stun.MethodAllocate, udpTransport)
+		eventually(t, "the allocation ends", func() bool { return len(relaysOf(s)) == 0 })
+	})
 }
 
 // TestUserOfAConnection: it ends with its user.
