@@ -2,15 +2,16 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -275,17 +276,36 @@ func TestAccountSocketOfAnotherUser(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	probe := exec.Command("sh", "-c", `exec python3 -c '
-import socket, sys
-s = socket.socket(socket.AF_UNIX)
-s.settimeout(60)
-s.connect(sys.argv[1])
-sys.exit(0 if s.recv(1) == b"" else 1)' "$0"`, accountSocket(directory))
-	if _, err := exec.LookPath("python3"); err != nil {
-		t.Skip("python3 is not installed")
-	}
-	probe.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
-	if out, err := probe.CombinedOutput(); err != nil {
-		t.Errorf("another user: %v %s", err, out)
+	// The kernel notes whose thread it is that connects.
+	answered := make(chan []byte)
+	go func() {
+		defer close(answered)
+		runtime.LockOSThread() // and ends with the thread, whose user is another one
+		const nobody = 65534
+		keep := ^uintptr(0)
+		if _, _, e := unix.RawSyscall(unix.SYS_SETRESUID, keep, nobody, keep); e != 0 {
+			t.Errorf("cannot become another user: %v", e)
+			return
+		}
+		address := &net.UnixAddr{Name: accountSocket(directory), Net: "unix"}
+		conn, err := net.DialUnix("unix", nil, address)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer conn.Close()
+		conn.SetDeadline(time.Now().Add(time.Minute))
+		from := ownOrigin()
+		from.stdout = os.Stdout
+		_ = sendStreams(conn, from)
+		io.WriteString(conn, `{"command":"whatever"}`+"\n") // which is refused in a sentence
+		answer, err := io.ReadAll(conn)
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Error("it is waited for")
+		}
+		answered <- answer
+	}()
+	if answer := <-answered; len(answer) > 0 {
+		t.Errorf("another user is answered: %s", answer)
 	}
 }
