@@ -64,6 +64,9 @@ func (a *audioReceiver) setSink(sink AudioSink) {
 func (a *audioReceiver) setHeld(held bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if held && !a.held {
+		a.buffer.Pause()
+	}
 	a.held = held
 }
 

@@ -149,6 +149,17 @@ func (b *Buffer) restart(n, ts int64) {
 	b.delays = delays{}
 }
 
+// Pause says that nothing is to come for a while, by the peer's will or ours: nothing is made up for
+// it, and what was made up since the last packet does not count. What comes next is waited for as at
+// the start.
+func (b *Buffer) Pause() {
+	b.stats.Concealed -= uint64(b.bridged)
+	for i := range b.slots {
+		b.slots[i].present = false
+	}
+	b.held, b.bridged, b.waiting = 0, 0, true
+}
+
 // Pull fills pcm with the next 20 ms. It reports whether there was anything of the peer's: false means silence, since nothing has
 // come yet, or nothing has for a while.
 func (b *Buffer) Pull(pcm []int16, now time.Time) bool {

@@ -413,3 +413,45 @@ func BenchmarkPushPull(b *testing.B) {
 	}
 	b.ReportMetric(0.02*float64(b.N)/b.Elapsed().Seconds(), "x-real-time")
 }
+
+// Nothing is made up during a hold, and what was made up while its news were on the way does not
+// count as concealed.
+func TestHold(t *testing.T) {
+	b, pcm, start := newBuffer(t), make([]int16, frameSamples), time.Unix(1000, 0)
+	now := start
+	for n := range 100 {
+		now = start.Add(time.Duration(n) * frameTime)
+		b.Push(uint16(n), uint32(n*frameSamples), voice()[n], now)
+		b.Pull(pcm, now)
+	}
+	before := b.Stats().Concealed
+	pull := func(frames int) (heard int) {
+		for range frames {
+			now = now.Add(frameTime)
+			if b.Pull(pcm, now) {
+				heard++
+			}
+		}
+		return heard
+	}
+	pull(12)
+	if b.Stats().Concealed == before {
+		t.Fatal("nothing is made up for what is missing: the test would prove nothing")
+	}
+	b.Pause()
+	if made := b.Stats().Concealed - before; made != 0 {
+		t.Errorf("%d frames count that were made up before the hold was known", made)
+	}
+	if heard := pull(100); heard > 1 || b.Stats().Concealed != before {
+		t.Errorf("in the hold %d frames were made up, and %d heard", b.Stats().Concealed-before, heard)
+	}
+	resumed := now
+	for n := range 50 {
+		now = resumed.Add(time.Duration(n) * frameTime)
+		b.Push(uint16(100+n), uint32((212+n)*frameSamples), voice()[100+n], now)
+		b.Pull(pcm, now)
+	}
+	if stats := b.Stats(); stats.Played < 140 || stats.Concealed > before+2 {
+		t.Errorf("after the hold: %+v", stats)
+	}
+}
