@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"sync"
 	"syscall"
@@ -70,6 +71,7 @@ type relayDialer struct {
 	local  bool // relays may be at addresses that are not globally routable
 	net    transport.Net
 	failed func(url string, err error)
+	names  func(ctx context.Context, network, host string) ([]netip.Addr, error)
 
 	ctx   context.Context
 	stop  context.CancelFunc
@@ -79,7 +81,8 @@ type relayDialer struct {
 
 func newRelayDialer(cfg Config, network transport.Net) *relayDialer {
 	d := &relayDialer{
-		roots: cfg.RelayRoots, local: cfg.LocalRelays, net: network, failed: cfg.OnRelayFailed, conns: map[*relayConn]bool{},
+		roots: cfg.RelayRoots, local: cfg.LocalRelays, net: network, failed: cfg.OnRelayFailed,
+		names: net.DefaultResolver.LookupNetIP, conns: map[*relayConn]bool{},
 	}
 	if d.failed == nil {
 		d.failed = func(string, error) {}
@@ -161,7 +164,8 @@ func (d *relayDialer) Dial(_, address string) (net.Conn, error) {
 }
 
 // connect makes the connection for an allocation. Over IPv4 there is one, of IPv4. Over IPv6 there
-// are two, one of each family: either end may have no other than the other family.
+// are two, one of each family: either end may have no other than the other family. A name that has
+// addresses of both is reached over both, for an allocation of the same: one may be dead.
 func (d *relayDialer) connect(i int, wantsIPv6 bool) (*relayConn, error) {
 	ctx, cancel := context.WithTimeout(d.ctx, relayDialTimeout)
 	defer cancel()
@@ -169,10 +173,11 @@ func (d *relayDialer) connect(i int, wantsIPv6 bool) (*relayConn, error) {
 	if err != nil {
 		return nil, err
 	}
+	if wantsIPv6 {
+		addresses = slices.DeleteFunc(addresses, netip.Addr.Is4)
+		err = errOtherFamily
+	}
 	for _, address := range addresses {
-		if wantsIPv6 && address.Is4() {
-			return nil, errOtherFamily
-		}
 		var c *relayConn
 		if c, err = d.connectTo(ctx, i, netip.AddrPortFrom(address, uint16(d.uris[i].Port))); err == nil {
 			return d.keep(c, wantsIPv6)
@@ -186,7 +191,7 @@ func (d *relayDialer) lookUp(ctx context.Context, host string) ([]netip.Addr, er
 	if address, err := netip.ParseAddr(host); err == nil {
 		return []netip.Addr{address.Unmap()}, nil
 	}
-	found, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+	found, err := d.names(ctx, "ip", host)
 	if err != nil {
 		return nil, err
 	}

@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pion/transport/v4/stdnet"
+
 	"sotto/turncred"
 	"sotto/turnserver"
 )
@@ -294,4 +296,32 @@ func FuzzWholeMessage(f *testing.F) {
 			t.Errorf("%x: %d bytes", datagram, n)
 		}
 	})
+}
+
+// A relay whose name has addresses of both families is asked over both: one of them may be dead.
+func TestRelayNameOfBothFamilies(t *testing.T) {
+	machine, err := stdnet.NewNet()
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := newRelayDialer(Config{LocalRelays: true, Relays: withCredentials(relaySecret, "turn:relay.example:3478")}, machine)
+	d.names = func(context.Context, string, string) ([]netip.Addr, error) {
+		return []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("::1")}, nil
+	}
+	for wantsIPv6, want := range map[bool]string{false: "127.0.0.1:3478", true: "[::1]:3478"} {
+		c, err := d.connect(0, wantsIPv6)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if at := c.RemoteAddr().String(); at != want {
+			t.Errorf("wants IPv6: %v, asked at %s", wantsIPv6, at)
+		}
+	}
+	d.names = func(context.Context, string, string) ([]netip.Addr, error) {
+		return []netip.Addr{netip.MustParseAddr("127.0.0.1")}, nil
+	}
+	if _, err := d.connect(0, true); !errors.Is(err, errOtherFamily) {
+		t.Errorf("a relay without IPv6 is asked for it: %v", err)
+	}
 }
