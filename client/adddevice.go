@@ -41,14 +41,13 @@ func (c *Client) AddDevice(ctx context.Context, o AddDeviceOptions) (Device, err
 	if !c.changing.TryLock() {
 		return Device{}, errors.New("a device is being added already")
 	}
-	defer c.changing.Unlock()
+	defer c.endChange()
 	ctx, cancel := context.WithTimeoutCause(ctx, linkingTime, errLinkingTime)
 	defer cancel()
 	own, err := c.settledList(ctx)
 	if err != nil {
 		return Device{}, err
 	}
-	defer c.lists.wake()
 	if len(own.devices()) >= wire.MaxDevices {
 		return Device{}, fmt.Errorf("an account has at most %d devices: remove one first", wire.MaxDevices)
 	}

@@ -53,12 +53,11 @@ func (c *Client) RemoveDevice(ctx context.Context, id int) error {
 	if !c.changing.TryLock() {
 		return errors.New("a device is being added or removed: wait until that is over")
 	}
-	defer c.changing.Unlock()
+	defer c.endChange()
 	own, err := c.settledList(ctx)
 	if err != nil {
 		return err
 	}
-	defer c.lists.wake()
 	list := c.nextList(own)
 	list.Devices = slices.DeleteFunc(list.Devices, func(d *wire.DeviceList_Device) bool { return int(d.Id) == id })
 	if len(list.Devices) == len(own.devices()) {
@@ -71,6 +70,13 @@ func (c *Client) RemoveDevice(ctx context.Context, id int) error {
 		return err
 	}
 	return c.putList(ctx, signed)
+}
+
+// endChange lets what a change has left be settled and told. Who does that looks whether another is
+// under way: so it is woken once this one is over.
+func (c *Client) endChange() {
+	c.changing.Unlock()
+	c.lists.wake()
 }
 
 // putList gives the server a list without a device, or one that only voids others, and takes it.
