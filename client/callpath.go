@@ -13,6 +13,7 @@ import (
 
 const (
 	maxRelays     = 8
+	maxUnusable   = 2 * maxRelays    // of which it is kept why
 	relayPatience = 5 * time.Second  // how long a call waits for relay credentials before it does without
 	relayMargin   = 30 * time.Second // credentials that last no longer are not begun with
 
@@ -122,6 +123,9 @@ func (s *calls) relayFailed(l *leg, url string, why error) {
 			l.unusable[i].Err = why
 			return
 		}
+	}
+	if len(l.unusable) == maxUnusable { // the server renews them for as long as the call lasts
+		l.unusable = slices.Delete(l.unusable, 0, 1)
 	}
 	l.unusable = append(l.unusable, RelayFailure{url, why})
 }

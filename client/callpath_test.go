@@ -2,6 +2,7 @@ package client
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"strings"
 	"testing"
@@ -231,4 +232,15 @@ func TestRefusedCredentialsAreRenewed(t *testing.T) {
 	hear(t, caller, callee)
 	caller.Hangup()
 	awaitEnd(t, callee, Normal)
+}
+
+// A server that hands out other relays again and again, for as long as a call lasts, fills nothing.
+func TestUnusableRelaysAreBounded(t *testing.T) {
+	s, l := &calls{}, &leg{}
+	for i := range 100 {
+		s.relayFailed(l, fmt.Sprintf("turn:relay%d.example", i), errors.New("it does not answer"))
+	}
+	if n := len(l.unusable); n != maxUnusable || l.unusable[n-1].URL != "turn:relay99.example" {
+		t.Errorf("%d are kept", n)
+	}
 }
