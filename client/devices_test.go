@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -559,5 +560,34 @@ func TestAListOlderThanHeardOf(t *testing.T) {
 		if err != want || (v != nil) != (want == nil) {
 			t.Errorf("epoch %d: %v", epoch, err)
 		}
+	}
+}
+
+// Somebody links one device after the other, as who sets up a household does, or who tries. The
+// limits on key bundles leave room for that, and for each device to be reached.
+func TestSixDevicesOneAfterTheOther(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	alice, bob := friends(t, w)
+	carol := w.online("carol") // who has not accepted alice: what she is sent goes by name
+	alice.send(t, "carol", "hi")
+	carol.hears(t, "hi")
+	for i := range 6 {
+		phone := w.link(alice)
+		phone.start(t)
+		text := fmt.Sprintf("to device %d", i+2)
+		bob.knows(t, "alice", 2)
+		bob.send(t, "alice", text)
+		phone.hears(t, text)
+		alice.hears(t, text)
+		phone.send(t, "bob", "from "+text)
+		bob.hears(t, "from "+text)
+		phone.send(t, "carol", text)
+		carol.hears(t, text)
+		if err := alice.RemoveDevice(patience(t), int(phone.account.Device)); err != nil {
+			t.Fatal(err)
+		}
+		phone.Close()
+		bob.knows(t, "alice", 1)
 	}
 }

@@ -67,7 +67,7 @@ type Limits struct {
 	Sends         Rate // per device. Default 200, then one each 20 ms
 	LookUps       Rate // per account. Default 30, then one each 2 s
 	BundleFetches Rate // and of device lists, per account. Default 60, then one each 2 s
-	PairFetches   Rate // per account and target account: each fetch uses up one-time keys. Default 5, then one an hour
+	PairFetches   Rate // per account and target account: each fetch uses up one-time keys. Default 20, then one each 30 minutes: a device that is linked to either has to
 	Uploads       Rate // per device. Default 10, then one each 30 s
 	Relays        Rate // relay credentials per account. Default 20, then one each 5 s
 	Tokens        Rate // delivery tokens set, per account. Default 30, then one each 10 s
@@ -115,7 +115,7 @@ func (l Limits) withDefaults() Limits {
 		Sends:              orRate(l.Sends, Rate{200, 20 * time.Millisecond}),
 		LookUps:            orRate(l.LookUps, Rate{30, 2 * time.Second}),
 		BundleFetches:      orRate(l.BundleFetches, Rate{60, 2 * time.Second}),
-		PairFetches:        orRate(l.PairFetches, Rate{5, time.Hour}),
+		PairFetches:        orRate(l.PairFetches, Rate{20, 30 * time.Minute}),
 		Uploads:            orRate(l.Uploads, Rate{10, 30 * time.Second}),
 		Relays:             orRate(l.Relays, Rate{20, 5 * time.Second}),
 		Tokens:             orRate(l.Tokens, Rate{30, 10 * time.Second}),

@@ -124,7 +124,7 @@ func TestOneNightOfFetching(t *testing.T) {
 		}
 		s.later(10 * time.Minute)
 	}
-	if fetched < 5 || fetched > 5+12 {
+	if fetched < 20 || fetched > 20+24 {
 		t.Errorf("%d bundles in twelve hours", fetched)
 	}
 }
