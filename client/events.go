@@ -46,6 +46,15 @@ type MessageFailed struct {
 	Err error
 }
 
+// MailboxFull says that the server takes nothing more for somebody, until a device of theirs has been
+// online. The message waits here, and is tried again every minute; one that is sent without this
+// account's name goes out with it, as senders without one have a part of the mailbox only. It is said
+// once, until the server takes something.
+type MailboxFull struct {
+	ID MessageID
+	To string
+}
+
 // Undecryptable says that something arrived that could not be decrypted: the sender's session or this one's is damaged, or somebody
 // tampered.
 type Undecryptable struct {
@@ -127,6 +136,7 @@ func (Message) event()          {}
 func (MessageSent) event()      {}
 func (MessageDelivered) event() {}
 func (MessageFailed) event()    {}
+func (MailboxFull) event()      {}
 func (Undecryptable) event()    {}
 func (SessionReset) event()     {}
 func (SenderShown) event()      {}

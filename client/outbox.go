@@ -73,6 +73,7 @@ type outbox struct {
 	next    uint64
 	changed chan struct{} // closed and replaced when there is something new to do or to see
 	failed  map[MessageID]error
+	full    map[ratchet.Address]bool // whose mailbox takes nothing, as was told
 }
 
 func (o *outbox) notify() {
@@ -81,7 +82,7 @@ func (o *outbox) notify() {
 }
 
 func (c *Client) loadOutbox() error {
-	c.outbox = outbox{changed: make(chan struct{}), failed: map[MessageID]error{}}
+	c.outbox = outbox{changed: make(chan struct{}), failed: map[MessageID]error{}, full: map[ratchet.Address]bool{}}
 	for _, name := range c.store.list(recordOutbox) {
 		value, err := c.store.get(name)
 		if err != nil {

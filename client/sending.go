@@ -290,6 +290,9 @@ func (c *Client) awaitSent(l *link, d *departure, reply <-chan *wire.ServerFrame
 		if d.way == waySealed { // also if the part of the mailbox for envelopes without a sender is full
 			c.refusedSealed(d.entry)
 		}
+		if refused(err, wire.Error_MAILBOX_FULL) {
+			c.mailboxFull(d.entry)
+		}
 		return max(retryAfter(err), minRetry)
 	case d.way == waySealed && !refused(err, wire.Error_NOT_FOUND): // that says that the token was right
 		c.sealedRefused(d, err)
@@ -323,6 +326,17 @@ func (c *Client) refusedSealed(entry *outgoing) {
 	if _, noted := c.anonymous.refusing[entry.recipient()]; !noted {
 		c.anonymous.refusing[entry.recipient()] = time.Now()
 	}
+}
+
+// mailboxFull tells the program that a text waits.
+func (c *Client) mailboxFull(entry *outgoing) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if entry.Message == (MessageID{}) || c.outbox.full[entry.address()] {
+		return
+	}
+	c.outbox.full[entry.address()] = true
+	c.events.offer(MailboxFull{entry.Message, entry.To})
 }
 
 // sealedRefused lets an entry that the server does not take sealed leave the ordinary way, or with a newer token if one has come.
@@ -379,6 +393,9 @@ func (c *Client) takeOut(entry *outgoing, err error) {
 			}
 		}
 		c.outbox.failed[entry.Message] = err
+	}
+	if err == nil {
+		delete(c.outbox.full, entry.address())
 	}
 	c.outbox.notify()
 	switch {
