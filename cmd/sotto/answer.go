@@ -89,7 +89,7 @@ func (a *answering) receive(ctx context.Context, out *output, incoming client.In
 		line := incomingLine{"incoming", peer, from.Accepted, from.Verified, from.Changed, incoming.Waiting}
 		out.say(line, "%s%s", whoCalls(from), what)
 	}
-	accept := call.Accept
+	accept, speaks := call.Accept, a.media
 	beside := a.beside || incoming.Waiting || a.board.calling()
 	switch {
 	case beside && (a.answer != "" || a.board == nil):
@@ -115,15 +115,19 @@ func (a *answering) receive(ctx context.Context, out *output, incoming client.In
 		if a.board.writes() {
 			entry.asked += " (first leave what you write: Ctrl-U, then Enter)"
 		}
-		key := a.ask(ctx, entry, func() { say(": " + entry.asked) })
+		key := a.ask(ctx, entry, func() {
+			out.bell()
+			say(": " + entry.asked)
+		})
 		if key == 'd' {
 			return a.decline(ctx, out, entry)
 		}
 		if key == 'e' {
 			accept = call.AcceptInstead
 		}
+		speaks = a.media.spoken(out)
 	}
-	tracks, err := a.media.open(peer)
+	tracks, err := speaks.open(peer)
 	if err != nil {
 		call.Decline()
 		return err

@@ -22,7 +22,8 @@ import (
 type mediaFlags struct {
 	agent     string
 	audio     string
-	audioElse string // its default
+	audioElse string      // its default
+	chosen    func() bool // whether --audio was said
 	video     string
 	screen    string
 	loop      bool
@@ -49,6 +50,7 @@ func (m *mediaFlags) typed(from *origin) {
 
 func (m *mediaFlags) define(flags *pflag.FlagSet, audio string) {
 	m.audioElse = audio
+	m.chosen = func() bool { return flags.Changed("audio") }
 	flags.StringVar(&m.agent, "agent", "", "let the program `CMD` speak and listen")
 	flags.StringVar(&m.audio, "audio", audio, "what you say: mic, tone, none, or a `FILE` (WAV, Ogg/Opus; - is standard input)")
 	flags.StringVar(&m.video, "video", "", "what you show: a `FILE` (VP8 in IVF; - is standard input)")
@@ -102,6 +104,21 @@ func (m *mediaFlags) check() error {
 		}
 	}
 	return nil
+}
+
+// spoken are the media of a call that a person takes: who says nothing of --audio speaks, as in
+// "sotto call", if there is a microphone.
+func (m *mediaFlags) spoken(out *output) *mediaFlags {
+	if m.agent != "" || m.chosen == nil || m.chosen() {
+		return m
+	}
+	if err := device.Check(); err != nil {
+		out.say(nil, "a tone is sent, as you cannot speak: %s", err)
+		return m
+	}
+	speaks := *m
+	speaks.audio = "mic"
+	return &speaks
 }
 
 // tracks are the open media of one call. Files are open before it begins, so that a missing one is noticed; devices and

@@ -116,6 +116,15 @@ func (o *output) drawTyped() {
 	}
 }
 
+// bell rings where a person sits.
+func (o *output) bell() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.terminal {
+		fmt.Fprint(o.stdout, "\a")
+	}
+}
+
 func (o *output) clearLive() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
