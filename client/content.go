@@ -2,6 +2,8 @@ package client
 
 import (
 	"errors"
+	"math"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -27,20 +29,33 @@ const (
 
 var errContent = errors.New("content is malformed")
 
-// pad appends 0x80 and zeros up to a multiple of size (ISO/IEC 7816-4).
-func pad(b []byte, size int) []byte {
-	padded := make([]byte, (len(b)/size+1)*size)
+// pad appends 0x80 and zeros up to a multiple of size (ISO/IEC 7816-4) that has room for slack more.
+func pad(b []byte, slack, size int) []byte {
+	padded := make([]byte, ((len(b)+slack)/size+1)*size)
 	copy(padded, b)
 	padded[len(b)] = 0x80
 	return padded
 }
 
-// unpad takes only what pad can have made, with either size.
+// slackOf is by how much content could be longer whose sender has the longest name, and all else
+// that tells of a sender. Padded for that, what senders of any name say in the same words is of one
+// length: sealed, it would tell the server who they are.
+func slackOf(content *wire.Content) int {
+	return proto.Size(longestSender) - proto.Size(&wire.Content{
+		Username: content.Username, DeviceListEpoch: content.DeviceListEpoch, DeliveryToken: content.DeliveryToken,
+	})
+}
+
+var longestSender = &wire.Content{
+	Username: strings.Repeat("x", maxUsername), DeviceListEpoch: math.MaxUint32, DeliveryToken: make([]byte, wire.DeliveryTokenSize),
+}
+
+// unpad takes only what pad can have made, with either size, now or before it counted slack.
 func unpad(b []byte) ([]byte, error) {
 	if len(b) == 0 || len(b)%padTo != 0 {
 		return nil, errContent
 	}
-	for i := len(b) - 1; i >= max(0, len(b)-padCallTo); i-- {
+	for i := len(b) - 1; i >= max(0, len(b)-padCallTo-proto.Size(longestSender)); i-- {
 		switch b[i] {
 		case 0:
 		case 0x80:
@@ -62,9 +77,9 @@ func sealable(content *wire.Content) ([]byte, error) {
 		return nil, errors.New("too long to send")
 	}
 	if _, call := content.Body.(*wire.Content_Call); call {
-		return pad(b, padCallTo), nil
+		return pad(b, slackOf(content), padCallTo), nil
 	}
-	return pad(b, padTo), nil
+	return pad(b, slackOf(content), padTo), nil
 }
 
 // parseContent checks what a peer's session decrypted to. A body of a later version of the protocol is no error: it is nil.

@@ -21,7 +21,7 @@ func TestPadding(t *testing.T) {
 	for _, size := range []int{160, 2080} {
 		for n := range 2500 {
 			b := bytes.Repeat([]byte{0x80}, n)
-			padded := pad(b, size)
+			padded := pad(b, 0, size)
 			if len(padded)%size != 0 || len(padded) <= n || len(padded) > n+size {
 				t.Fatalf("%d bytes become %d", n, len(padded))
 			}
@@ -34,7 +34,7 @@ func TestPadding(t *testing.T) {
 		"empty":           {},
 		"not a multiple":  append(bytes.Repeat([]byte{0}, 160), 0x80),
 		"only zeros":      make([]byte, 160),
-		"a block too far": append(pad(nil, 2080), make([]byte, 160)...),
+		"a block too far": append(pad(nil, 0, 2080), make([]byte, 160)...),
 		"other byte":      append(make([]byte, 159), 1),
 	} {
 		if _, err := unpad(b); err == nil {
@@ -142,7 +142,7 @@ func TestContentLimits(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := parseContent(pad(b, padTo)); (err == nil) != test.ok {
+		if _, err := parseContent(pad(b, 0, padTo)); (err == nil) != test.ok {
 			t.Errorf("%s: %v", test.name, err)
 		}
 	}
@@ -155,7 +155,7 @@ func TestContentOfALaterVersion(t *testing.T) {
 		t.Fatal(err)
 	}
 	b = append(b, 0xa2, 0x06, 0x01, 0x00) // field 100
-	content, err := parseContent(pad(b, padTo))
+	content, err := parseContent(pad(b, 0, padTo))
 	if err != nil || content.Body != nil {
 		t.Errorf("content %v, error %v", content, err)
 	}

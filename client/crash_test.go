@@ -158,7 +158,7 @@ func (p *person) sealedWhileConnected(t testing.TB, to string) *wire.Envelope {
 		if err != nil {
 			return err
 		}
-		if message, err = s.ratchet.Encrypt(p.local(), remote, pad(nil, padTo), time.Now()); err != nil {
+		if message, err = s.ratchet.Encrypt(p.local(), remote, pad(nil, 0, padTo), time.Now()); err != nil {
 			return err
 		}
 		return s.write(tx, remote.Address)
