@@ -31,10 +31,25 @@ type sealing struct {
 	Untold      bool   `json:",omitempty"` // this account's other devices may not know Token
 	Proposed    []byte `json:",omitempty"` // what another device than the first wants it to be
 	Certificate []byte `json:",omitempty"` // our sender certificate
-	Root        []byte `json:",omitempty"` // [33] the key that others' go back to
+	Root        []byte `json:",omitempty"` // [33] the key that others' go back to, since the first link
 
 	certificate *sealedwire.SenderCertificate
 	lacking     time.Time // since when something waits for a certificate
+	other       bool      // the server has shown another key than Root
+}
+
+// AcceptServerKey lets the server have another key for sender certificates: the next one it shows is
+// pinned. It is for after ErrServerKeyChanged, when the server's operator has said why.
+func (c *Client) AcceptServerKey() error {
+	c.mu.Lock()
+	err := c.changeSealing(func(s *sealing) {
+		s.Root, s.Certificate, s.certificate, s.other = nil, nil, nil, false
+	})
+	c.mu.Unlock()
+	if err == nil {
+		c.networkChanged() // a new link, which begins with a certificate
+	}
+	return err
 }
 
 // loadSealing reads the record. An account from before there was one gets it here.
@@ -94,6 +109,11 @@ func (c *Client) keepCertified(ctx context.Context, l *link) {
 			again = c.untilRenewal()
 		case ctx.Err() != nil:
 			return
+		case errors.Is(err, ErrServerKeyChanged):
+			c.log.Warn("the server has another key for sender certificates: nothing is sealed")
+			c.noSealing()
+			c.events.offer(ServerKeyChanged{})
+			return
 		case lasting(err):
 			c.log.Warn("the server gives no sender certificates: it learns who sends")
 			c.noSealing()
@@ -140,6 +160,11 @@ func (c *Client) certify(ctx context.Context, l *link) error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if pinned, known := c.sealing.root(); known && !bytes.Equal(pinned[:], got.GetTrustRoot()) {
+		c.sealing.other = true
+		return ErrServerKeyChanged
+	}
+	c.sealing.other = false
 	err = c.changeSealing(func(s *sealing) {
 		s.Certificate, s.Root, s.certificate = got.GetCertificate(), got.GetTrustRoot(), certificate
 		s.lacking = time.Time{}

@@ -1,6 +1,8 @@
 package client
 
 import (
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -49,8 +51,53 @@ func TestCertificatesThatAreNotTaken(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		alice.mu.Lock()
+		alice.sealing.Root = nil
+		alice.mu.Unlock()
 		if err := alice.certify(patience(t), l); (err == nil) != test.taken {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+}
+
+// The key that certificates go back to is the one of the first link. A server with another one is
+// told of; nothing is sealed, and what others seal waits until it is accepted.
+func TestServerKeyIsPinned(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	alice, bob := friends(t, w)
+	for _, p := range []*person{alice, bob} {
+		if err := p.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.stop()
+	if err := os.Remove(filepath.Join(w.config.DataDir, "certificates")); err != nil {
+		t.Fatal(err)
+	}
+	w.start()
+
+	bob.reopen(t, w)
+	bob.start(t)
+	expect[ServerKeyChanged](t, bob)
+	if err := bob.AcceptServerKey(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "bob has a certificate", func() bool {
+		bob.mu.Lock()
+		defer bob.mu.Unlock()
+		return bob.sealing.certificate != nil
+	})
+	bob.send(t, "alice", "sealed under the new key")
+
+	alice.reopen(t, w)
+	alice.start(t)
+	expect[ServerKeyChanged](t, alice)
+	alice.send(t, "bob", "by name")
+	bob.hears(t, "by name")
+	quiet[Message](t, alice)
+	if err := alice.AcceptServerKey(); err != nil {
+		t.Fatal(err)
+	}
+	alice.hears(t, "sealed under the new key")
 }

@@ -89,6 +89,10 @@ type NameDisputed struct {
 	Contact Contact
 }
 
+// ServerKeyChanged says that the server has another key for sender certificates than the one that this
+// account has seen since its first link: ErrServerKeyChanged says what that means.
+type ServerKeyChanged struct{}
+
 // DevicesChanged says that an accepted contact has added or removed a device: their first device, whose key is pinned, has signed it.
 // What is sent to them goes to exactly the devices they have now.
 type DevicesChanged struct {
@@ -142,6 +146,7 @@ func (SessionReset) event()     {}
 func (SenderShown) event()      {}
 func (IdentityChanged) event()  {}
 func (NameDisputed) event()     {}
+func (ServerKeyChanged) event() {}
 func (DevicesChanged) event()   {}
 func (IncomingCall) event()     {}
 func (MissedCall) event()       {}

@@ -48,6 +48,9 @@ func (c *Client) deliver(ctx context.Context, l *link) {
 				}
 			}
 			err := c.take(ctx, e)
+			if errors.Is(err, ErrServerKeyChanged) {
+				continue // it waits at the server for the local user's decision
+			}
 			if err == nil {
 				err = l.ack(e)
 			}

@@ -58,11 +58,15 @@ func (c *Client) unseal(e *wire.Envelope) (*wire.Envelope, ratchet.PublicKey, er
 	var none ratchet.PublicKey
 	c.mu.Lock()
 	root, ok := c.sealing.root()
+	other := c.sealing.other
 	c.mu.Unlock()
 	if !ok {
 		return nil, none, errNoRoot
 	}
 	content, err := sealed.Open(c.identity, root, e.GetCiphertext(), c.sentAt(e))
+	if err != nil && other {
+		return nil, none, ErrServerKeyChanged
+	}
 	if err != nil {
 		return nil, none, errSealed
 	}

@@ -29,7 +29,7 @@ func contactsCommand() *command {
 	return &command{
 		name:    "contacts",
 		handed:  true,
-		args:    "[add | accept | remove | block | unblock USER | rename USER NAME]",
+		args:    "[add | accept | remove | block | unblock USER | rename USER NAME | accept-server]",
 		summary: "List whom you know, add, remove or block somebody, accept a changed key",
 		help: `
 Whoever writes or calls you is listed; those you added, wrote to or called are accepted. Somebody who is not accepted does not
@@ -51,6 +51,7 @@ Examples:
   sotto contacts                 list them
   sotto contacts add bob
   sotto contacts accept bob      show the safety number of bob's new identity key, and ask
+  sotto contacts accept-server   the server's operator told you that its file "certificates" is a new one
   sotto contacts accept bob --number "47193 01240 ..."    all of it: accept that key and no other
   sotto contacts remove bob
   sotto contacts rename bob carol    bob's messages say that they are carol's: take that name
@@ -75,6 +76,11 @@ Examples:
 			switch {
 			case len(args) == 0:
 				return listContacts(out, c)
+			case args[0] == "accept-server":
+				if err := c.AcceptServerKey(); err != nil {
+					return err
+				}
+				out.say(map[string]string{"event": "server_key_accepted"}, "the key that the server vouches with is accepted at the next link")
 			case args[0] == "add":
 				if err := connect(ctx, out, c); err != nil {
 					return err
@@ -129,10 +135,11 @@ func checkContactsArgs(args []string) error {
 	switch {
 	case len(args) == 0 || len(args) == 2 && slices.Contains(words, args[0]):
 		return nil
-	case len(args) == 3 && args[0] == "rename":
+	case len(args) == 3 && args[0] == "rename", len(args) == 1 && args[0] == "accept-server":
 		return nil
 	}
-	return usagef("expected nothing, \"rename\" with two names, or one user name behind one of: %s",
+	return usagef("expected nothing, \"accept-server\", \"rename\" with two names, or one user name "+
+		"behind one of: %s",
 		strings.Join(words, ", "))
 }
 

@@ -244,6 +244,10 @@ func showEvent(out *output, event client.Event) error {
 		out.say(sentLine{Event: "delivered", ID: event.ID.String(), To: event.To}, "delivered to %s", event.To)
 	case client.MessageFailed:
 		out.say(linkLine{"message_failed", event.Err.Error()}, "a message to %s will not be sent: %s", event.To, event.Err)
+	case client.ServerKeyChanged:
+		out.say(linkLine{Event: "server_key_changed"},
+			"THE SERVER VOUCHES FOR SENDERS WITH ANOTHER KEY THAN BEFORE. It learns who sends, and sealed messages wait there, until you "+
+				"have asked its operator why, and then: sotto contacts accept-server")
 	case client.MailboxFull:
 		out.say(sentLine{Event: "mailbox_full", ID: event.ID.String(), To: event.To},
 			"%s's mailbox is full: a message waits here until their device has been online", event.To)
