@@ -324,9 +324,18 @@ func (nobody) WriteFrame([]int16) error { return nil }
 func (t *tracks) recording(ending string) string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	name := filepath.Join(t.flags.record, time.Now().Format("20060102-150405-")+filepath.Base(t.peer)+ending)
+	stem := filepath.Join(t.flags.record, time.Now().Format("20060102-150405-")+filepath.Base(t.peer))
+	name := stem + ending
+	for n := 2; taken(name); n++ { // a call within the same second
+		name = fmt.Sprintf("%s-%d%s", stem, n, ending)
+	}
 	t.recorded = append(t.recorded, name)
 	return name
+}
+
+func taken(name string) bool {
+	_, err := os.Lstat(name)
+	return err == nil
 }
 
 func (t *tracks) closeLater(close func() error) {

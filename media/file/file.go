@@ -196,9 +196,11 @@ func closeFile(f any) error {
 	return nil
 }
 
-// create makes a file for a recording.
+// create makes a file for a recording, in place of one that is there. A link that somebody has put
+// there is replaced, not followed: what it leads to is not overwritten.
 func create(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	_ = os.Remove(path) // what cannot be removed is in the way
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("cannot record: %w", err)
 	}
