@@ -31,15 +31,15 @@ type sealing struct {
 	Untold      bool   `json:",omitempty"` // this account's other devices may not know Token
 	Proposed    []byte `json:",omitempty"` // what another device than the first wants it to be
 	Certificate []byte `json:",omitempty"` // our sender certificate
-	Root        []byte `json:",omitempty"` // [33] the key that others' go back to, since the first link
+	Root        []byte `json:",omitempty"` // [33] what others' go back to, since the first link
 
 	certificate *sealedwire.SenderCertificate
 	lacking     time.Time // since when something waits for a certificate
 	other       bool      // the server has shown another key than Root
 }
 
-// AcceptServerKey lets the server have another key for sender certificates: the next one it shows is
-// pinned. It is for after ErrServerKeyChanged, when the server's operator has said why.
+// AcceptServerKey lets the server have another key for sender certificates: the next one it shows
+// is pinned. It is for after ErrServerKeyChanged, when the server's operator has said why.
 func (c *Client) AcceptServerKey() error {
 	c.mu.Lock()
 	err := c.changeSealing(func(s *sealing) {

@@ -29,7 +29,8 @@ const (
 
 var errContent = errors.New("content is malformed")
 
-// pad appends 0x80 and zeros up to a multiple of size (ISO/IEC 7816-4) that has room for slack more.
+// pad appends 0x80 and zeros up to a multiple of size (ISO/IEC 7816-4) that has room for slack
+// more.
 func pad(b []byte, slack, size int) []byte {
 	padded := make([]byte, ((len(b)+slack)/size+1)*size)
 	copy(padded, b)
@@ -42,12 +43,14 @@ func pad(b []byte, slack, size int) []byte {
 // length: sealed, it would tell the server who they are.
 func slackOf(content *wire.Content) int {
 	return proto.Size(longestSender) - proto.Size(&wire.Content{
-		Username: content.Username, DeviceListEpoch: content.DeviceListEpoch, DeliveryToken: content.DeliveryToken,
+		Username: content.Username, DeviceListEpoch: content.DeviceListEpoch,
+		DeliveryToken: content.DeliveryToken,
 	})
 }
 
 var longestSender = &wire.Content{
-	Username: strings.Repeat("x", maxUsername), DeviceListEpoch: math.MaxUint32, DeliveryToken: make([]byte, wire.DeliveryTokenSize),
+	Username: strings.Repeat("x", maxUsername), DeviceListEpoch: math.MaxUint32,
+	DeliveryToken: make([]byte, wire.DeliveryTokenSize),
 }
 
 // unpad takes only what pad can have made, with either size, now or before it counted slack.

@@ -25,10 +25,12 @@ var (
 	ErrTLSEnded = errors.New("something between this device and the server ends TLS " +
 		"(a reverse proxy, a load balancer, a filter of this network), and nobody can log in " +
 		"through it: have it pass TCP through, or go around it")
-	// ErrServerKeyChanged says that the server vouches for senders with another key than before. Until
-	// Client.AcceptServerKey nothing is sealed, and what others seal under that key waits at the server.
-	ErrServerKeyChanged = errors.New("the server vouches for senders with another key than before: its operator has lost its " +
-		"file certificates, or somebody else answers in its place; ask them, and accept the key if it is theirs")
+	// ErrServerKeyChanged says that the server vouches for senders with another key than before.
+	// Until Client.AcceptServerKey nothing is sealed, and what others seal under that key waits at
+	// the server.
+	ErrServerKeyChanged = errors.New("the server vouches for senders with another key than before: " +
+		"its operator has lost its file certificates, or somebody else answers in its place; " +
+		"ask them, and accept the key if it is theirs")
 	// ErrNoSuchUser says that the server knows no account of that name.
 	ErrNoSuchUser = errors.New("no such user on this server")
 	// ErrNoAccount says that a directory holds no account.

@@ -46,10 +46,10 @@ type MessageFailed struct {
 	Err error
 }
 
-// MailboxFull says that the server takes nothing more for somebody, until a device of theirs has been
-// online. The message waits here, and is tried again every minute; one that is sent without this
-// account's name goes out with it, as senders without one have a part of the mailbox only. It is said
-// once, until the server takes something.
+// MailboxFull says that the server takes nothing more for somebody, until a device of theirs has
+// been online. The message waits here, and is tried again every minute; one that is sent without
+// this account's name goes out with it, as senders without one have a part of the mailbox only. It
+// is said once, until the server takes something.
 type MailboxFull struct {
 	ID MessageID
 	To string
@@ -89,8 +89,8 @@ type NameDisputed struct {
 	Contact Contact
 }
 
-// ServerKeyChanged says that the server has another key for sender certificates than the one that this
-// account has seen since its first link: ErrServerKeyChanged says what that means.
+// ServerKeyChanged says that the server has another key for sender certificates than the one that
+// this account has seen since its first link: ErrServerKeyChanged says what that means.
 type ServerKeyChanged struct{}
 
 // DevicesChanged says that an accepted contact has added or removed a device: their first device, whose key is pinned, has signed it.

@@ -26,8 +26,8 @@ func senders() (all []*wire.Content) {
 	return all
 }
 
-// Content of one meaning has one length, whoever sends it: names, device lists and tokens are padded
-// as if they were the longest.
+// Content of one meaning has one length, whoever sends it: names, device lists and tokens are
+// padded as if they were the longest.
 func TestContentLengthsTellNoSender(t *testing.T) {
 	var bodies []func(*wire.Content)
 	for n := 1; n < 400; n++ {

@@ -82,7 +82,10 @@ func (o *outbox) notify() {
 }
 
 func (c *Client) loadOutbox() error {
-	c.outbox = outbox{changed: make(chan struct{}), failed: map[MessageID]error{}, full: map[ratchet.Address]bool{}}
+	c.outbox = outbox{
+		changed: make(chan struct{}), failed: map[MessageID]error{},
+		full: map[ratchet.Address]bool{},
+	}
 	for _, name := range c.store.list(recordOutbox) {
 		value, err := c.store.get(name)
 		if err != nil {

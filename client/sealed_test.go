@@ -469,7 +469,8 @@ func TestCertificateIsRenewed(t *testing.T) {
 	alice.reopen(t, w)
 	_, issuer := testIssuer(t)
 	old := issue(t, issuer, alice, time.Now().Add(-time.Hour))
-	if err := alice.changeSealing(func(s *sealing) { s.Certificate, s.certificate = old.Bytes(), old }); err != nil {
+	err := alice.changeSealing(func(s *sealing) { s.Certificate, s.certificate = old.Bytes(), old })
+	if err != nil {
 		t.Fatal(err)
 	}
 	alice.start(t)

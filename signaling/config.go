@@ -67,11 +67,13 @@ type Limits struct {
 	Sends         Rate // per device. Default 200, then one each 20 ms
 	LookUps       Rate // per account. Default 30, then one each 2 s
 	BundleFetches Rate // and of device lists, per account. Default 60, then one each 2 s
-	PairFetches   Rate // per account and target account: each fetch uses up one-time keys. Default 20, then one each 30 minutes: a device that is linked to either has to
-	Uploads       Rate // per device. Default 10, then one each 30 s
-	Relays        Rate // relay credentials per account. Default 20, then one each 5 s
-	Tokens        Rate // delivery tokens set, per account. Default 30, then one each 10 s
-	Certificates  Rate // sender certificates per account. Default 30, then one each 10 s
+	// Per account and target account: each fetch uses up one-time keys, and each device that either
+	// links makes one. Default 20, then one each 30 minutes.
+	PairFetches  Rate
+	Uploads      Rate // per device. Default 10, then one each 30 s
+	Relays       Rate // relay credentials per account. Default 20, then one each 5 s
+	Tokens       Rate // delivery tokens set, per account. Default 30, then one each 10 s
+	Certificates Rate // sender certificates per account. Default 30, then one each 10 s
 
 	Linkings     int  // codes for further devices that are open, in all. Default 500
 	LinkRequests Rate // of devices that want to be added, per address. Default 20, then one a minute

@@ -324,7 +324,8 @@ func (nobody) WriteFrame([]int16) error { return nil }
 func (t *tracks) recording(ending string) string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	stem := filepath.Join(t.flags.record, time.Now().Format("20060102-150405-")+filepath.Base(t.peer))
+	stem := time.Now().Format("20060102-150405-") + filepath.Base(t.peer)
+	stem = filepath.Join(t.flags.record, stem)
 	name := stem + ending
 	for n := 2; taken(name); n++ { // a call within the same second
 		name = fmt.Sprintf("%s-%d%s", stem, n, ending)

@@ -51,7 +51,7 @@ Examples:
   sotto contacts                 list them
   sotto contacts add bob
   sotto contacts accept bob      show the safety number of bob's new identity key, and ask
-  sotto contacts accept-server   the server's operator told you that its file "certificates" is a new one
+  sotto contacts accept-server   the server's operator has told you why its key is new
   sotto contacts accept bob --number "47193 01240 ..."    all of it: accept that key and no other
   sotto contacts remove bob
   sotto contacts rename bob carol    bob's messages say that they are carol's: take that name
@@ -80,7 +80,8 @@ Examples:
 				if err := c.AcceptServerKey(); err != nil {
 					return err
 				}
-				out.say(map[string]string{"event": "server_key_accepted"}, "the key that the server vouches with is accepted at the next link")
+				out.say(map[string]string{"event": "server_key_accepted"},
+					"the key that the server vouches with is accepted at the next link")
 			case args[0] == "add":
 				if err := connect(ctx, out, c); err != nil {
 					return err

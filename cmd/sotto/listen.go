@@ -74,8 +74,8 @@ They need no passphrase then, and end when this one does.
 
 With --answer every call is accepted at once, also a stranger's, for machines without a person; with --answer=contacts only those of
 people whom you have added, written to or called. Others are declined. Who calls while a call goes on hears that this device is busy,
-and your others ring on. The caller hears a tone, unless --audio says something else. Calls that you take with a key use the microphone,
-others only where you ask for it.
+and your others ring on. The caller hears a tone, unless --audio says something else. Calls that you
+take with a key use the microphone, others only where you ask for it.
 Whoever is answered may learn this machine's address, unless you say --relay-only. Without --answer and without a terminal calls ring
 for your other devices, if there are any, and are told of as missed.
 
@@ -246,11 +246,13 @@ func showEvent(out *output, event client.Event) error {
 		out.say(linkLine{"message_failed", event.Err.Error()}, "a message to %s will not be sent: %s", event.To, event.Err)
 	case client.ServerKeyChanged:
 		out.say(linkLine{Event: "server_key_changed"},
-			"THE SERVER VOUCHES FOR SENDERS WITH ANOTHER KEY THAN BEFORE. It learns who sends, and sealed messages wait there, until you "+
-				"have asked its operator why, and then: sotto contacts accept-server")
+			"THE SERVER VOUCHES FOR SENDERS WITH ANOTHER KEY THAN BEFORE. It learns who sends, and sealed "+
+				"messages wait there, until you have asked its operator why, and then: "+
+				"sotto contacts accept-server")
 	case client.MailboxFull:
 		out.say(sentLine{Event: "mailbox_full", ID: event.ID.String(), To: event.To},
-			"%s's mailbox is full: a message waits here until their device has been online", event.To)
+			"%s's mailbox is full: a message waits here until their device has been online",
+			event.To)
 	case client.IdentityChanged:
 		peer := event.Contact.String()
 		out.say(peerLine{"identity_changed", peer},

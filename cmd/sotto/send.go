@@ -118,8 +118,9 @@ func send(ctx context.Context, out *output, c *session, to, text string, wait ti
 				return true, failed.Err
 			}
 			if full, ok := event.(client.MailboxFull); ok && full.ID == id {
-				return true, fmt.Errorf("%s's mailbox is full: the server takes nothing for them until their device "+
-					"has been online; the message is kept, and sent by the next command that connects", to)
+				return true, fmt.Errorf("%s's mailbox is full: the server takes nothing for them until "+
+					"their device has been online; the message is kept, and sent by the next command "+
+					"that connects", to)
 			}
 			showRetry(out, event)
 			return awaited(event), nil

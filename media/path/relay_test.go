@@ -304,7 +304,9 @@ func TestRelayNameOfBothFamilies(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := newRelayDialer(Config{LocalRelays: true, Relays: withCredentials(relaySecret, "turn:relay.example:3478")}, machine)
+	d := newRelayDialer(Config{
+		LocalRelays: true, Relays: withCredentials(relaySecret, "turn:relay.example:3478"),
+	}, machine)
 	d.names = func(context.Context, string, string) ([]netip.Addr, error) {
 		return []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("::1")}, nil
 	}

@@ -149,9 +149,9 @@ func (b *Buffer) restart(n, ts int64) {
 	b.delays = delays{}
 }
 
-// Pause says that nothing is to come for a while, by the peer's will or ours: nothing is made up for
-// it, and what was made up since the last packet does not count. What comes next is waited for as at
-// the start.
+// Pause says that nothing is to come for a while, by the peer's will or ours: nothing is made up
+// for it, and what was made up since the last packet does not count. What comes next is waited for
+// as at the start.
 func (b *Buffer) Pause() {
 	b.stats.Concealed -= uint64(b.bridged)
 	for i := range b.slots {
