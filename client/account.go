@@ -27,7 +27,8 @@ import (
 //  3. Store the account's UUID, and forget the bytes and the invitation.
 //
 // A process that dies between 2 and 3 finds the bytes when it registers again, and sends them again: to the same identity key under
-// the same name the server gives the same account. If the server refused, or was never reached, everything is forgotten again.
+// the same name the server gives the same account. If the server refused, which it does only if it made none before either, or was
+// never reached, everything is forgotten again.
 
 const registrationTimeout = 30 * time.Second
 
@@ -79,10 +80,11 @@ func Register(ctx context.Context, dir string, o RegisterOptions) (_ *Client, er
 		return nil, fmt.Errorf("%s holds the account of %s already: use another directory", dir, a.Username)
 	case a.Username != o.Username || a.Server != server.String():
 		return nil, fmt.Errorf("it is not known whether the server took the registration of %[2]s at %[3]s that was begun in %[1]s: "+
-			"register that again first, or use another directory", dir, a.Username, a.Server)
+			"register that again first, or use another directory (this one can be removed if that name "+
+			"is not wanted any more)", dir, a.Username, a.Server)
 	}
-	result, none, err := postRegistration(ctx, server, o.TLS, a.Registration)
-	if err != nil && none && fresh {
+	result, became, err := postRegistration(ctx, server, o.TLS, a.Registration)
+	if became == refusedForGood || became == neverSent && fresh {
 		return nil, errors.Join(err, s.update(func(t *tx) error {
 			t.delete(recordAccount)
 			t.delete(recordPreKeys)
@@ -179,34 +181,54 @@ func readAccount(s *store) (*account, error) {
 
 func (a *account) write(t *tx) error { return putJSON(t, recordAccount, a) }
 
-// postRegistration is step 2. none says that with this request no account can have come about.
-func postRegistration(ctx context.Context, server *url.URL, config *tls.Config, body []byte) (_ *wire.RegistrationResult, none bool, err error) {
+// became is what is known of a request that failed.
+type became uint8
+
+const (
+	unknown        became = iota // it may have made an account
+	neverSent                    // not by this request
+	refusedForGood               // nor by the same one before: the server looks for that first
+)
+
+// postRegistration is step 2.
+func postRegistration(
+	ctx context.Context, server *url.URL, config *tls.Config, body []byte,
+) (_ *wire.RegistrationResult, became became, err error) {
 	ctx, cancel := context.WithTimeout(ctx, registrationTimeout)
 	defer cancel()
 	response, connected, err := post(ctx, server.JoinPath("v1/accounts"), config, body,
 		func(binding []byte) proto.Message { return &wire.Registration{ChannelBinding: binding} })
+	if err != nil && !connected {
+		return nil, neverSent, unreachable(err)
+	}
 	if err != nil {
-		return nil, !connected, unreachable(err)
+		return nil, unknown, unreachable(err)
 	}
 	defer response.Body.Close()
 	answer, err := io.ReadAll(io.LimitReader(response.Body, 64<<10))
 	if err != nil {
-		return nil, false, unreachable(err)
+		return nil, unknown, unreachable(err)
 	}
 	// A server that is stopping, or a proxy that did not get its answer, leaves it open what has happened.
-	none = response.StatusCode >= 300 && response.StatusCode < 500 && response.StatusCode != http.StatusTooManyRequests
+	if response.StatusCode >= 300 && response.StatusCode < 500 && response.StatusCode != http.StatusTooManyRequests {
+		became = neverSent
+	}
 	result, refusal := new(wire.RegistrationResult), new(wire.Error)
 	switch {
 	case !isProtobuf(response) && response.StatusCode >= 500:
-		return nil, none, errInFront(server, response.StatusCode)
+		return nil, became, errInFront(server, response.StatusCode)
 	case !isProtobuf(response):
-		return nil, none, fmt.Errorf("%s does not answer as a Sotto server: check the URL", server.Host)
+		return nil, became, fmt.Errorf("%s does not answer as a Sotto server: check the URL", server.Host)
 	case response.StatusCode != http.StatusOK && proto.Unmarshal(answer, refusal) == nil:
-		return nil, none, refusalOf(refusal)
+		err := refusalOf(refusal)
+		if became == neverSent && !errors.Is(err, ErrTLSEnded) { // one before may have come another way
+			became = refusedForGood
+		}
+		return nil, became, err
 	case proto.Unmarshal(answer, result) != nil || len(result.Account) != 16 || result.Device != firstDevice:
-		return nil, none, fmt.Errorf("%s gave a malformed answer", server.Host)
+		return nil, became, fmt.Errorf("%s gave a malformed answer", server.Host)
 	}
-	return result, false, nil
+	return result, unknown, nil
 }
 
 // parseServer reads a server's URL. ws and wss mean http and https.

@@ -23,7 +23,9 @@ import (
 	"testing"
 	"time"
 
+	"sotto/e2ee/linking"
 	"sotto/signaling"
+	"sotto/wire"
 )
 
 // certificate makes one for 127.0.0.1 that roots trusts.
@@ -349,6 +351,62 @@ func TestRegistration(t *testing.T) {
 		if _, err := Register(t.Context(), t.TempDir(), o); err == nil || !strings.Contains(err.Error(), part) {
 			t.Errorf("%s: %v", server, err)
 		}
+	}
+}
+
+// A refusal reaches a device that has much to send, and settles what was left open before.
+func TestRegistrationIsRefused(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(cfg *signaling.Config) {
+		cfg.OpenRegistration = false
+		cfg.Limits.Registrations = signaling.Rate{Burst: 100, Every: time.Minute}
+	})
+	for range 20 {
+		elsewhere := strings.Replace(w.url(), "127.0.0.1", "localhost", 1)
+		o := RegisterOptions{Options: w.options(), Server: elsewhere, Username: "alice"}
+		_, err := Register(t.Context(), t.TempDir(), o)
+		if err == nil || !strings.Contains(err.Error(), "does not go by that name") {
+			t.Fatalf("by another name: %v", err)
+		}
+	}
+
+	dir := t.TempDir()
+	server, err := parseServer(w.url(), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := openStore(dir, Key{}, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := draft(s, server, "alice", "mistyped"); err != nil { // and no answer came
+		t.Fatal(err)
+	}
+	s.close()
+	o := RegisterOptions{Options: w.options(), Server: w.url(), Username: "alice"}
+	if o.Invitation, err = w.server.NewInvitation(time.Hour, 1); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Register(t.Context(), dir, o); !refused(err, wire.Error_FORBIDDEN) {
+		t.Fatalf("what was left open: %v", err)
+	}
+	alice, err := Register(t.Context(), dir, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	alice.Close()
+}
+
+// A server that cannot be reached at all is told of at once: the code works on.
+func TestLinkingWithoutAServer(t *testing.T) {
+	t.Parallel()
+	code, err := linking.NewCode("http://127.0.0.1:1", [33]byte{5})
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := LinkOptions{Options: Options{Loopback: true}, Code: code.String()}
+	if _, err := Link(patience(t), t.TempDir(), o); err == nil || !strings.Contains(err.Error(), "reached") {
+		t.Errorf("nobody is there: %v", err)
 	}
 }
 

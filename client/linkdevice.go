@@ -144,10 +144,14 @@ func draftJoining(s *store, code linking.Code) (*joining, error) {
 func askToLink(ctx context.Context, server *url.URL, config *tls.Config, body []byte) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, linkingTime)
 	defer cancel()
+	reached := false
 	for pause := minPause; ; pause = min(2*pause, maxPause) {
-		answer, err := postLinkRequest(ctx, server, config, body)
+		answer, connected, err := postLinkRequest(ctx, server, config, body)
 		if err == nil {
 			return answer, nil
+		}
+		if reached = reached || connected; !reached { // a wrong name or authority: the code works on
+			return nil, err
 		}
 		if refused(err, wire.Error_FORBIDDEN) {
 			return nil, errors.New("the code does not work any more, or was not confirmed: make a new one on the account's first device")
@@ -163,29 +167,29 @@ func askToLink(ctx context.Context, server *url.URL, config *tls.Config, body []
 	}
 }
 
-func postLinkRequest(ctx context.Context, server *url.URL, config *tls.Config, body []byte) ([]byte, error) {
+func postLinkRequest(ctx context.Context, server *url.URL, config *tls.Config, body []byte) (_ []byte, connected bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, linkWait)
 	defer cancel()
-	response, _, err := post(ctx, server.JoinPath("v1/devices"), config, body,
+	response, connected, err := post(ctx, server.JoinPath("v1/devices"), config, body,
 		func(binding []byte) proto.Message { return &wire.LinkRequest{ChannelBinding: binding} })
 	if err != nil {
-		return nil, unreachable(err)
+		return nil, connected, unreachable(err)
 	}
 	defer response.Body.Close()
 	answer, err := io.ReadAll(io.LimitReader(response.Body, wire.MaxLinkReply+1024))
 	if err != nil {
-		return nil, unreachable(err)
+		return nil, true, unreachable(err)
 	}
 	refusal := new(wire.Error)
 	switch {
 	case !isProtobuf(response) && response.StatusCode >= 500:
-		return nil, errInFront(server, response.StatusCode)
+		return nil, true, errInFront(server, response.StatusCode)
 	case !isProtobuf(response):
-		return nil, errProtocol
+		return nil, true, errProtocol
 	case response.StatusCode == http.StatusOK:
-		return answer, nil
+		return answer, true, nil
 	case proto.Unmarshal(answer, refusal) != nil:
-		return nil, errProtocol
+		return nil, true, errProtocol
 	}
-	return nil, refusalOf(refusal)
+	return nil, true, refusalOf(refusal)
 }

@@ -29,6 +29,7 @@ type linkState struct {
 	local   bool                    // the newest link leads to a private or local address
 	lose    context.CancelCauseFunc // ends that, or the attempt at one
 	final   error
+	last    error         // why there is none
 	changed chan struct{} // closed and replaced at every change
 }
 
@@ -43,6 +44,14 @@ func (s *linkState) set(up *link, final error) {
 	s.changed = make(chan struct{})
 }
 
+// lost is set for a link that is tried again.
+func (s *linkState) lost(reason error) {
+	s.mu.Lock()
+	s.last = reason
+	s.mu.Unlock()
+	s.set(nil, nil)
+}
+
 // begin notes how the attempt that begins, and the link that comes of it, can be ended.
 func (s *linkState) begin(lose context.CancelCauseFunc) {
 	s.mu.Lock()
@@ -54,7 +63,7 @@ func (s *linkState) begin(lose context.CancelCauseFunc) {
 func (s *linkState) wait(ctx context.Context) (*link, error) {
 	for {
 		s.mu.Lock()
-		up, final, changed := s.up, s.final, s.changed
+		up, final, last, changed := s.up, s.final, s.last, s.changed
 		s.mu.Unlock()
 		if up != nil || final != nil {
 			return up, final
@@ -62,6 +71,9 @@ func (s *linkState) wait(ctx context.Context) (*link, error) {
 		select {
 		case <-changed:
 		case <-ctx.Done():
+			if last != nil {
+				return nil, fmt.Errorf("the server is not connected: %w (%w)", last, ctx.Err())
+			}
 			return nil, fmt.Errorf("the server is not connected: %w", ctx.Err())
 		}
 	}
@@ -99,7 +111,7 @@ func (c *Client) keepLinked(ctx context.Context) {
 			c.events.offer(LinkDown{Err: err, Final: true})
 			return
 		}
-		c.link.set(nil, nil)
+		c.link.lost(err)
 		if time.Since(started) > lastedEnough {
 			pause = minPause
 		}

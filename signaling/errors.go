@@ -71,7 +71,7 @@ var (
 	errNoRelay       = &failure{code: wire.Error_NOT_FOUND, message: "This server has no relay."}
 	errAuthTimeout   = &failure{code: wire.Error_UNAUTHENTICATED, message: "The link was not authenticated in time."}
 	errTooManyLinks  = unavailable("The server has too many links. Try again later.", 30*time.Second)
-	errServerUnknown = &failure{code: wire.Error_BAD_REQUEST, message: "This server is not known by that name."}
+	errServerUnknown = &failure{code: wire.Error_BAD_REQUEST, message: "This server does not go by that name: its operator says which one to use (serve --name)."}
 )
 
 // asFailure finds what to tell the device. What is not meant for it is logged without its details and told as errStore.

@@ -213,14 +213,14 @@ func (s *Server) handleLinkRequest(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) requestLinking(w http.ResponseWriter, r *http.Request) (*wire.LinkReply, error) {
+	body, err := s.body(w, r, wire.MaxLinkRequest+256) // first, as in register
+	if err != nil {
+		return nil, err
+	}
 	if wait := s.linkRequests.take(sourceOf(r.RemoteAddr), s.now()); wait > 0 {
 		return nil, rateLimited(wait)
 	}
 	if _, err := s.nameOf(r); err != nil {
-		return nil, err
-	}
-	body, err := s.body(w, r, wire.MaxLinkRequest+256)
-	if err != nil {
 		return nil, err
 	}
 	request, err := parseLinkRequest(body)

@@ -43,14 +43,14 @@ func (s *Server) handleRegistration(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) register(w http.ResponseWriter, r *http.Request) (*wire.RegistrationResult, error) {
+	body, err := s.body(w, r, maxRegistration) // first: a device that still writes hears no refusal
+	if err != nil {
+		return nil, err
+	}
 	if wait := s.registrations.take(sourceOf(r.RemoteAddr), s.now()); wait > 0 {
 		return nil, rateLimited(wait)
 	}
 	server, err := s.nameOf(r)
-	if err != nil {
-		return nil, err
-	}
-	body, err := s.body(w, r, maxRegistration)
 	if err != nil {
 		return nil, err
 	}

@@ -2,7 +2,12 @@ package signaling
 
 import (
 	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net"
 	"net/http"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -171,6 +176,34 @@ func TestValidUsername(t *testing.T) {
 	} {
 		if got := ValidUsername(name); got != want {
 			t.Errorf("ValidUsername(%q) = %v", name, got)
+		}
+	}
+}
+
+// A refusal is the answer to a whole request: a device that still writes would hear of a broken
+// connection instead, and not know what became of its name.
+func TestRefusalsAwaitTheRequest(t *testing.T) {
+	s := serve(t)
+	for _, path := range []string{"/v1/accounts", "/v1/devices"} {
+		conn, err := net.Dial("tcp", s.http.Listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		const size = 10_000
+		fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: other.example\r\nContent-Length: %d\r\n"+
+			"Connection: close\r\n\r\n", path, size)
+		conn.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
+		if n, err := conn.Read(make([]byte, 1)); n > 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("%s: answered before the request was there: %d, %v", path, n, err)
+		}
+		conn.SetDeadline(time.Now().Add(time.Minute))
+		if _, err := conn.Write(make([]byte, size)); err != nil {
+			t.Fatal(err)
+		}
+		answer, err := io.ReadAll(conn)
+		if err != nil || !strings.Contains(string(answer), "does not go by that name") {
+			t.Errorf("%s: %q, %v", path, answer, err)
 		}
 	}
 }

@@ -44,8 +44,11 @@ may have given you somebody else: nothing is sent, and nothing shown, until you 
 the first thing they send you after they accepted you. Who is removed is forgotten, with everything not yet read or sent, and cannot
 write to you that way any more.
 
-Calls of people who are not accepted ring where there is no other call, and less and less often. Who is blocked reaches you no more:
-what they send is dropped unread, they do not ring, and they do not learn of it.
+Calls of people who are not accepted ring where there is no other call, and less and less often. Who
+is blocked reaches you no more: what arrives while they are is dropped unread, and they do not ring.
+They are not told. But their messages go out under their name from then on, as those to people who
+removed them do, and are not told as delivered: who looks closely can guess. Who is unblocked is not
+accepted: add them for that.
 
 Examples:
   sotto contacts                 list them
@@ -114,7 +117,7 @@ Examples:
 				if err := c.Unblock(args[1]); err != nil {
 					return err
 				}
-				out.say(map[string]string{"event": "contact_unblocked", "username": args[1]}, "%s is not blocked any more", args[1])
+				out.say(map[string]string{"event": "contact_unblocked", "username": args[1]}, "%s is not blocked any more, and not accepted: sotto contacts add %[1]s", args[1])
 			default:
 				if number == "" {
 					if number, err = compareNumbers(ctx, out, c, args[1]); err != nil {

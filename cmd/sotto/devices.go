@@ -88,10 +88,14 @@ Examples:
 				}
 				return nil
 			}
+			if adding {
+				c.share(ctx, out, "devices add")
+			}
 			if err := connect(ctx, out, c); err != nil {
 				return err
 			}
 			if adding {
+				go c.skipEvents(ctx)
 				return addDevice(ctx, out, c, f)
 			}
 			if err := c.RemoveDevice(ctx, remove); err != nil {

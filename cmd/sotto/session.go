@@ -21,6 +21,20 @@ type session struct {
 // Events are those of the client. Texts and calls come to the process that has opened the account.
 func (s *session) Events() <-chan client.Event { return s.events }
 
+// skipEvents takes events that nobody reads, for who shares the account. Texts stay on disk.
+func (s *session) skipEvents(ctx context.Context) {
+	for {
+		select {
+		case _, ok := <-s.events:
+			if !ok {
+				return
+			}
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
 // Start connects the account, unless it is another's.
 func (s *session) Start(ctx context.Context) error {
 	if s.leave != nil {
@@ -63,11 +77,12 @@ func (c *clientFlags) open(ctx context.Context, out *output, calls mediaFlags) (
 	var options *client.Options
 	for wait := newAccountWait(out); ; {
 		exit, err := handOver(ctx, out.from, directory)
+		first := endsFirst{}
 		switch {
 		case err == nil:
 			return nil, handedOver{exit}
-		case errors.Is(err, errAfterCall):
-			wait.forCall()
+		case errors.As(err, &first):
+			wait.endOf(first.command)
 		case !errors.Is(err, errNoHolder):
 			return nil, err
 		}
@@ -84,6 +99,9 @@ func (c *clientFlags) open(ctx context.Context, out *output, calls mediaFlags) (
 			return &session{Client: opened, directory: directory, events: opened.Events()}, nil
 		}
 		if !errors.Is(err, client.ErrAccountInUse) || !wait.more(ctx) {
+			if ctx.Err() != nil {
+				err = errInterrupted
+			}
 			return nil, err
 		}
 	}
@@ -91,30 +109,31 @@ func (c *clientFlags) open(ctx context.Context, out *output, calls mediaFlags) (
 
 // accountWait waits for an account, and says so.
 type accountWait struct {
-	out         *output
-	began       time.Time
-	said, calls bool
+	out   *output
+	began time.Time
+	said  bool
+	long  bool // what is waited for may take its time
 }
 
 func newAccountWait(out *output) *accountWait { return &accountWait{out: out, began: time.Now()} }
 
-// forCall waits as long as a call lasts.
-func (w *accountWait) forCall() {
-	if !w.calls {
-		w.calls = true
-		w.out.say(linkLine{Event: "waiting"}, "waiting for the end of the call that this account is in")
+// endOf waits as long as another command lasts.
+func (w *accountWait) endOf(command string) {
+	if !w.long {
+		w.long = true
+		w.out.say(linkLine{Event: "waiting"}, "\"sotto %s\" uses this account: waiting for it to end", command)
 	}
 }
 
 // more waits a moment, and tells whether it is worth to look again.
 func (w *accountWait) more(ctx context.Context) bool {
 	waited := time.Since(w.began)
-	if !w.calls && waited > accountPatience {
+	if !w.long && waited > accountPatience {
 		return false
 	}
-	if waited > accountSilence && !w.said && !w.calls {
+	if waited > accountSilence && !w.said && !w.long {
 		w.said = true
-		w.out.progress(linkLine{Event: "waiting"},
+		w.out.warn(linkLine{Event: "waiting"},
 			"another process uses this account: waiting for it to end")
 	}
 	select {

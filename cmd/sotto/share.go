@@ -11,8 +11,8 @@ import (
 	"sotto/client"
 )
 
-// One process at a time has an account open. "sotto listen" and "sotto call" have it for long, and
-// let the user's other commands use it:
+// One process at a time has an account open. "sotto listen", "call" and "devices add" have it for
+// long, and let the user's other commands use it:
 //
 //  1. The holder listens on a socket in the account's directory (share_unix.go).
 //  2. Another command sends it what was typed, where, and its standard streams.
@@ -37,15 +37,19 @@ const requestVersion = 1
 
 // answer is the first thing that a holder says if it takes no command, and otherwise the last.
 type answer struct {
-	Exit      *int   `json:"exit,omitempty"`
-	Refused   string `json:"refused,omitempty"`    // why, in a sentence
-	AfterCall bool   `json:"after_call,omitempty"` // it can be had when the holder's call is over
+	Exit    *int   `json:"exit,omitempty"`
+	Refused string `json:"refused,omitempty"` // why, in a sentence
+	After   string `json:"after,omitempty"`   // the holder's command, at the end of which it can be had
 }
 
 var (
-	errNoHolder  = errors.New("no process shares the account")
-	errAfterCall = errors.New("the account is in a call")
+	errNoHolder = errors.New("no process shares the account")
 )
+
+// endsFirst says that a command can be had when another has ended.
+type endsFirst struct{ command string }
+
+func (e endsFirst) Error() string { return "\"sotto " + e.command + "\" uses the account" }
 
 // newRequest is what may be handed over of a command.
 func newRequest(cmd *command, s parsed) request {
@@ -169,7 +173,7 @@ func (h *holder) take(r request) (*command, parsed, answer) {
 		return nil, parsed{}, answer{Refused: "\"sotto " + r.Command +
 			"\" runs with this account already: end it first"}
 	case !cmd.handed:
-		return nil, parsed{}, answer{AfterCall: true}
+		return nil, parsed{}, answer{After: h.command}
 	}
 	p := parsed{flags: flagSet(cmd), args: r.Args}
 	for name, value := range r.Flags {

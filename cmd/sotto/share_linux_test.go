@@ -45,6 +45,23 @@ func TestSendsAtOnce(t *testing.T) {
 	}
 }
 
+// While a device is added, which may take minutes, other commands work.
+func TestSendBesideDevicesAdd(t *testing.T) {
+	t.Parallel()
+	home := registered(t, "alice", "bob")
+	adding, alice := sotto(t, home, nil, "devices", "add", "--as", "alice", "--yes", "--json")
+	alice.find("linking_code")
+	if cmd, _ := sotto(t, home, nil, "send", "bob", "--as", "alice", "hello"); cmd.Wait() != nil {
+		t.Error("nothing can be sent")
+	}
+	listen, waiting := sotto(t, home, nil, "listen", "--as", "alice", "--json")
+	waiting.find(`"event":"waiting"`)
+	adding.Process.Signal(os.Interrupt)
+	waiting.find("link_up")
+	listen.Process.Signal(os.Interrupt)
+	listen.Wait()
+}
+
 // A program of the user's own that has the account open shares it with nobody. It is waited for.
 func TestAProgramHasTheAccount(t *testing.T) {
 	t.Parallel()
@@ -54,8 +71,16 @@ func TestAProgramHasTheAccount(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer open.Close()
-	cmd, contacts := sotto(t, home, nil, "contacts", "--as", "alice", "--json")
-	contacts.find(`"event":"waiting"`)
+	cmd := exec.Command("sotto", "contacts", "--as", "alice", "--json")
+	cmd.Env = append(os.Environ(), "XDG_DATA_HOME="+home)
+	said, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	read(t, "contacts", said).find(`"event":"waiting"`)
 	open.Close()
 	if err := cmd.Wait(); err != nil {
 		t.Error(err)

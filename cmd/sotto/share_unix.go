@@ -145,8 +145,8 @@ func handOver(ctx context.Context, from *origin, directory string) (exit int, er
 	switch err := json.NewDecoder(conn).Decode(&a); {
 	case err != nil:
 		return 0, errors.New("the process that has this account open has ended, and this command with it")
-	case a.AfterCall:
-		return 0, errAfterCall
+	case a.After != "":
+		return 0, endsFirst{a.After}
 	case a.Refused != "":
 		return 0, errors.New(a.Refused)
 	case a.Exit == nil:
