@@ -34,10 +34,15 @@ func signedByNobody(t testing.TB, message []byte) []byte {
 }
 
 // TestNobodyAuthenticates: anybody can sign with the key that stands in for those of unknown
-// devices. It opens no link.
+// devices. It opens no link, and the answer is that to a wrong signature.
 func TestNobodyAuthenticates(t *testing.T) {
 	s := serve(t)
 	alice := s.register(t, "alice")
+	want := alice.dial(func(nonce []byte, binding [32]byte) *wire.Authenticate {
+		a := alice.identityProof(nonce, binding)
+		a.Signature[0] ^= 1
+		return a
+	})
 	for name, change := range map[string]func(*wire.Authenticate){
 		"unknown account": func(a *wire.Authenticate) { a.Account = randomBytes(16) },
 		"unknown device":  func(a *wire.Authenticate) { a.Device = 2 },
@@ -53,8 +58,8 @@ func TestNobodyAuthenticates(t *testing.T) {
 			}
 			return a
 		})
-		if code(err) != wire.Error_UNAUTHENTICATED {
-			t.Errorf("%s: %v", name, err)
+		if code(err) != wire.Error_UNAUTHENTICATED || err.Error() != want.Error() {
+			t.Errorf("%s: %v, want %v", name, err, want)
 		}
 	}
 }

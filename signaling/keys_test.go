@@ -1,6 +1,7 @@
 package signaling
 
 import (
+	"encoding/hex"
 	"fmt"
 	"sync"
 	"testing"
@@ -80,11 +81,62 @@ func TestUploadIsChecked(t *testing.T) {
 	if _, err := alice.upload(bob.preKeys(1)); code(err) != wire.Error_BAD_REQUEST {
 		t.Errorf("keys signed by another identity: %v", err)
 	}
+	for name, change := range map[string]func(*wire.PreKeys){
+		"a one-time key without id":        func(k *wire.PreKeys) { k.OneTime[0].Id = 0 },
+		"a one-time key that is none":      func(k *wire.PreKeys) { k.OneTime[0].PublicKey = []byte{5} },
+		"a Kyber key without id":           func(k *wire.PreKeys) { k.OneTimeKyber[0].Id = 0 },
+		"a Kyber key with the last's id":   func(k *wire.PreKeys) { k.LastResortKyber.Id = k.OneTimeKyber[0].Id },
+		"a Kyber key that nobody signed":   func(k *wire.PreKeys) { k.OneTimeKyber[0].Signature = nil },
+		"a signed key that nobody signed":  func(k *wire.PreKeys) { k.SignedPreKey.Signature = nil },
+		"a last resort that nobody signed": func(k *wire.PreKeys) { k.LastResortKyber.Signature = nil },
+	} {
+		keys := alice.preKeys(1)
+		change(keys)
+		if _, err := alice.upload(keys); code(err) != wire.Error_BAD_REQUEST {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := alice.upload(alice.preKeys(1)); err != nil {
+		t.Errorf("keys as they should be: %v", err)
+	}
 	if _, err := alice.fetch(randomBytes(16), 0); code(err) != wire.Error_NOT_FOUND {
 		t.Errorf("bundles of nobody: %v", err)
 	}
 	if _, err := alice.fetch(bob.account, 2); code(err) != wire.Error_NOT_FOUND {
 		t.Errorf("a bundle of no device: %v", err)
+	}
+}
+
+// TestRequestsAreLimited: what costs the server work, or others their keys, an account has so often
+// and no more.
+func TestRequestsAreLimited(t *testing.T) {
+	twice := Rate{2, time.Hour}
+	s := serve(t, func(c *Config, _ *timing) {
+		c.Relay = &RelayConfig{
+			URLs:   []string{"turn:127.0.0.1:3478?transport=udp"},
+			Secret: []byte("0123456789abcdef0123456789abcdef"), TTL: time.Hour,
+		}
+		c.Limits.Uploads, c.Limits.BundleFetches, c.Limits.Relays = twice, twice, twice
+	})
+	mallory, bob := s.connected(t, "mallory"), s.connected(t, "bob")
+	relay := &wire.ClientFrame_GetRelay{GetRelay: &wire.GetRelayCredentials{}}
+	for name, ask := range map[string]func(*testDevice) error{
+		"uploads": func(d *testDevice) error { _, err := d.upload(d.preKeys(1)); return err },
+		"bundles": func(d *testDevice) error {
+			other := s.register(t, "u"+hex.EncodeToString(randomBytes(4)))
+			_, err := d.fetch(other.account, 1)
+			return err
+		},
+		"relays": func(d *testDevice) error { _, err := d.ask(&wire.ClientFrame{Body: relay}); return err },
+	} {
+		for n := range 4 {
+			if err := ask(mallory); n < 2 && err != nil || n >= 2 && code(err) != wire.Error_RATE_LIMITED {
+				t.Errorf("%s, the %d. time: %v", name, n+1, err)
+			}
+		}
+		if err := ask(bob); err != nil {
+			t.Errorf("%s, somebody else: %v", name, err)
+		}
 	}
 }
 
