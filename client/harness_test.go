@@ -2,6 +2,8 @@ package client
 
 import (
 	"context"
+	"errors"
+	"io/fs"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -236,11 +238,19 @@ func quiet[E Event](t testing.TB, p *person) {
 	}
 }
 
+// copyDir copies an account's directory, which may be in use: records come and go meanwhile, and
+// then it begins again.
 func copyDir(t testing.TB, from string) string {
 	t.Helper()
 	to := t.TempDir()
-	if err := os.CopyFS(to, os.DirFS(from)); err != nil {
-		t.Fatal(err)
+	for ctx := patience(t); ; to = t.TempDir() {
+		err := os.CopyFS(to, os.DirFS(from))
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, fs.ErrNotExist) || ctx.Err() != nil {
+			t.Fatal(err)
+		}
 	}
 	if err := os.Chmod(filepath.Join(to, "key"), 0o600); err != nil {
 		t.Fatal(err)

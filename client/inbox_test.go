@@ -139,9 +139,10 @@ func TestSealedWaitsForTheRoot(t *testing.T) {
 	eventually(t, "the text is there and the certificate is not", func() bool {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		return len(withheld) == 1 && len(s.delivered) == 1
+		return len(withheld) > 0 && len(s.delivered) > 0
 	})
 	eventually(t, "bob looks at it", func() bool { return len(l.deliveries) == 0 })
+	s.do(func() { s.alter = nil }) // for another link, if there has to be one
 	if err := l.dispatch(t.Context(), withheld[0]); err != nil {
 		t.Fatal(err)
 	}

@@ -154,6 +154,7 @@ func TestNotAnewUnderAnotherKey(t *testing.T) {
 	w := newWorld(t)
 	s := spied(t, w)
 	alice, bob := friends(t, w)
+	expect[MessageDelivered](t, bob) // nothing else is on its way to bob
 	settled(t, alice, bob)
 	another := ratchet.GenerateKeyPair().Public().Bytes()
 	s.do(func() {
