@@ -93,6 +93,11 @@ type NameDisputed struct {
 // this account has seen since its first link: ErrServerKeyChanged says what that means.
 type ServerKeyChanged struct{}
 
+// DirectoryCopied says that another copy of this account's directory has been connected since this
+// one was: somebody has copied it, or put a backup in its place. What the other has received is not
+// here. One of the two must go; Client.AddDevice is the way to use an account in two places.
+type DirectoryCopied struct{}
+
 // DevicesChanged says that an accepted contact has added or removed a device: their first device, whose key is pinned, has signed it.
 // What is sent to them goes to exactly the devices they have now.
 type DevicesChanged struct {
@@ -147,6 +152,7 @@ func (SenderShown) event()      {}
 func (IdentityChanged) event()  {}
 func (NameDisputed) event()     {}
 func (ServerKeyChanged) event() {}
+func (DirectoryCopied) event()  {}
 func (DevicesChanged) event()   {}
 func (IncomingCall) event()     {}
 func (MissedCall) event()       {}

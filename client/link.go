@@ -47,6 +47,7 @@ type link struct {
 	anonymous  bool
 	local      bool // the server is at a private or local address
 	welcome    *wire.Welcome
+	number     uint64        // see copies.go
 	deliveries chan delivery // nil if it is anonymous
 	linkings   chan *wire.LinkRequest
 
@@ -166,12 +167,16 @@ func (c *Client) authenticate(l *link, host string) error {
 	if err != nil {
 		return err
 	}
+	if l.number, err = c.countLink(0); err != nil {
+		return err
+	}
 	id := c.account.Account
 	signed := wire.AuthenticationToSign(server, nonce, id[:], c.account.Device, binding)
 	err = l.write(&wire.ClientFrame{Body: &wire.ClientFrame_Authenticate{Authenticate: &wire.Authenticate{
 		Account: id[:], Device: uint32(c.account.Device),
 		Signature:      c.identity.Sign(signed),
 		ChannelBinding: binding[:],
+		LinkNumber:     l.number,
 	}}})
 	if err != nil {
 		return unreachable(err)

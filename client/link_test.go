@@ -496,3 +496,49 @@ func TestNetworkChangesDuringADial(t *testing.T) {
 		t.Error("a change that was followed would end the pause after the next link")
 	}
 }
+
+// Two copies of a directory are used in turn, and each is told of the other; who merely reconnects
+// is not.
+func TestDirectoryCopied(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	alice := w.online("alice")
+	expect[LinkUp](t, alice)
+	alice.Close()
+	copied := &person{dir: copyDir(t, alice.dir)}
+	open := func(p *person) {
+		t.Helper()
+		var err error
+		if p.Client, err = Open(p.dir, w.options()); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { p.Close() })
+	}
+	told := func(p *person) (copied bool) {
+		t.Helper()
+		open(p)
+		p.start(t)
+		defer p.Close()
+		for {
+			select {
+			case e := <-p.Events():
+				switch e.(type) {
+				case DirectoryCopied:
+					copied = true
+				case LinkUp:
+					return copied
+				}
+			case <-patience(t).Done():
+				t.Fatal("no link")
+			}
+		}
+	}
+	for i, test := range []struct {
+		p    *person
+		want bool
+	}{{alice, false}, {copied, true}, {copied, false}, {alice, true}, {alice, false}, {copied, true}} {
+		if got := told(test.p); got != test.want {
+			t.Errorf("%d: told %v, want %v", i, got, test.want)
+		}
+	}
+}

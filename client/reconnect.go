@@ -188,6 +188,9 @@ func (c *Client) serveLink(ctx context.Context) error {
 	if doubt != 0 {
 		c.log.Warn("the clocks of server and device disagree: one of them must be set", "ahead", doubt)
 	}
+	if err := c.checkCopies(l); err != nil {
+		return err
+	}
 	c.linkedAt.Store(timestamp(c.now()))
 	c.newServer()
 	serving.Go(func() { c.keepTold(ctx, l) })

@@ -116,6 +116,10 @@ func (s *Server) authenticate(conn *websocket.Conn, place *waiting, server strin
 	if err != nil {
 		return nil, nil, err
 	}
+	before, err := s.store.CountLink(device.Address, auth.GetLinkNumber())
+	if err != nil {
+		return nil, nil, err
+	}
 	conn.SetReadLimit(maxFrame)
 	l := newLink(s, conn, device, server)
 	if err := s.hub.add(l); err != nil {
@@ -130,6 +134,7 @@ func (s *Server) authenticate(conn *websocket.Conn, place *waiting, server strin
 		ServerTime:   uint64(s.now().UnixMilli()),
 		KeyCounts:    wireCounts(counts),
 		PingInterval: uint32(s.timing.ping / time.Second),
+		LinkNumber:   before,
 	}, nil
 }
 

@@ -1386,6 +1386,7 @@ type Authenticate struct {
 	Device         uint32                 `protobuf:"varint,2,opt,name=device,proto3" json:"device,omitempty"`
 	Signature      []byte                 `protobuf:"bytes,3,opt,name=signature,proto3" json:"signature,omitempty"`                                 // [64] XEdDSA by the device's identity key, docs/protocol.md "Authentication"
 	ChannelBinding []byte                 `protobuf:"bytes,4,opt,name=channel_binding,json=channelBinding,proto3" json:"channel_binding,omitempty"` // [32] what the signature covers; empty: not compared by itself
+	LinkNumber     uint64                 `protobuf:"varint,5,opt,name=link_number,json=linkNumber,proto3" json:"link_number,omitempty"`            // which attempt of the device this is, counted on its disk; 0: not counted
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -1448,11 +1449,19 @@ func (x *Authenticate) GetChannelBinding() []byte {
 	return nil
 }
 
+func (x *Authenticate) GetLinkNumber() uint64 {
+	if x != nil {
+		return x.LinkNumber
+	}
+	return 0
+}
+
 type Welcome struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	ServerTime    uint64                 `protobuf:"varint,1,opt,name=server_time,json=serverTime,proto3" json:"server_time,omitempty"` // Unix milliseconds
 	KeyCounts     *KeyCounts             `protobuf:"bytes,2,opt,name=key_counts,json=keyCounts,proto3" json:"key_counts,omitempty"`
 	PingInterval  uint32                 `protobuf:"varint,3,opt,name=ping_interval,json=pingInterval,proto3" json:"ping_interval,omitempty"` // seconds between the server's websocket pings
+	LinkNumber    uint64                 `protobuf:"varint,4,opt,name=link_number,json=linkNumber,proto3" json:"link_number,omitempty"`       // the highest that the device has told before; 0: none
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1504,6 +1513,13 @@ func (x *Welcome) GetKeyCounts() *KeyCounts {
 func (x *Welcome) GetPingInterval() uint32 {
 	if x != nil {
 		return x.PingInterval
+	}
+	return 0
+}
+
+func (x *Welcome) GetLinkNumber() uint64 {
+	if x != nil {
+		return x.LinkNumber
 	}
 	return 0
 }
@@ -3018,18 +3034,22 @@ const file_signaling_proto_rawDesc = "" +
 	"\x0edelete_account\x18\x11 \x01(\v2\x19.sotto.wire.DeleteAccountH\x00R\rdeleteAccountB\x06\n" +
 	"\x04body\"\x1d\n" +
 	"\x05Hello\x12\x14\n" +
-	"\x05nonce\x18\x01 \x01(\fR\x05nonce\"\x87\x01\n" +
+	"\x05nonce\x18\x01 \x01(\fR\x05nonce\"\xa8\x01\n" +
 	"\fAuthenticate\x12\x18\n" +
 	"\aaccount\x18\x01 \x01(\fR\aaccount\x12\x16\n" +
 	"\x06device\x18\x02 \x01(\rR\x06device\x12\x1c\n" +
 	"\tsignature\x18\x03 \x01(\fR\tsignature\x12'\n" +
-	"\x0fchannel_binding\x18\x04 \x01(\fR\x0echannelBinding\"\x85\x01\n" +
+	"\x0fchannel_binding\x18\x04 \x01(\fR\x0echannelBinding\x12\x1f\n" +
+	"\vlink_number\x18\x05 \x01(\x04R\n" +
+	"linkNumber\"\xa6\x01\n" +
 	"\aWelcome\x12\x1f\n" +
 	"\vserver_time\x18\x01 \x01(\x04R\n" +
 	"serverTime\x124\n" +
 	"\n" +
 	"key_counts\x18\x02 \x01(\v2\x15.sotto.wire.KeyCountsR\tkeyCounts\x12#\n" +
-	"\rping_interval\x18\x03 \x01(\rR\fpingInterval\"L\n" +
+	"\rping_interval\x18\x03 \x01(\rR\fpingInterval\x12\x1f\n" +
+	"\vlink_number\x18\x04 \x01(\x04R\n" +
+	"linkNumber\"L\n" +
 	"\tKeyCounts\x12\x19\n" +
 	"\bone_time\x18\x01 \x01(\rR\aoneTime\x12$\n" +
 	"\x0eone_time_kyber\x18\x02 \x01(\rR\foneTimeKyber\">\n" +

@@ -20,6 +20,8 @@ func connect(ctx context.Context, out *output, c *session) error {
 	var last error
 	err := until(ctx, patience, c, func(event client.Event) (bool, error) {
 		switch event := event.(type) {
+		case client.DirectoryCopied:
+			warnOfCopy(out)
 		case client.LinkUp:
 			warnOfClock(out, event)
 			return true, nil
@@ -78,6 +80,12 @@ func until(ctx context.Context, limit time.Duration, c *session, awaited func(cl
 type clockLine struct {
 	Event string  `json:"event"` // "clock_doubt"
 	Ahead float64 `json:"server_ahead_seconds"`
+}
+
+func warnOfCopy(out *output) {
+	out.say(linkLine{Event: "directory_copied"}, "ANOTHER COPY OF THIS ACCOUNT'S DIRECTORY HAS BEEN "+
+		"USED since this one was: what it received is not here. Remove one of the two; to use an "+
+		"account in two places: sotto devices add")
 }
 
 func warnOfClock(out *output, up client.LinkUp) {

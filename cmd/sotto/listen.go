@@ -262,6 +262,8 @@ func showEvent(out *output, event client.Event) error {
 		out.say(nameLine{"name_disputed", peer, name}, "YOU WROTE TO %s, AND WHO ANSWERS GOES BY THE NAME "+
 			"OF %s. Nothing is sent to them, and nothing of theirs shown, until: sotto contacts rename "+
 			"%[1]s %[2]s (or remove %[1]s)", peer, name)
+	case client.DirectoryCopied:
+		warnOfCopy(out)
 	case client.DevicesChanged:
 		peer := event.Contact.String()
 		out.say(peerDevicesLine{"devices_changed", peer, event.Devices}, "%s has %d device(s) now", peer, event.Devices)

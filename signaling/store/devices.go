@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"encoding/binary"
 	"errors"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -58,7 +59,7 @@ func (p *Pebble) eraseDevice(b *pebble.Batch, a Address) error {
 		prefix := keyOf(kind, a)
 		b.DeleteRange(prefix, upperBound(prefix), nil)
 	}
-	for _, kind := range []byte{kindDevice, kindKeyState, kindHead} {
+	for _, kind := range []byte{kindDevice, kindKeyState, kindHead, kindLinks} {
 		b.Delete(keyOf(kind, a), nil)
 	}
 	return markRemoved(b, a)
@@ -150,4 +151,24 @@ func (p *Pebble) forgetRemoved(a Address, mark string) error {
 	b := p.db.NewBatch()
 	b.Delete(key, nil)
 	return p.applyLater(b)
+}
+
+func (p *Pebble) CountLink(a Address, number uint64) (highest uint64, err error) {
+	defer p.device(a)()
+	if _, err := p.Device(a); err != nil {
+		return 0, err
+	}
+	v, err := p.get(keyOf(kindLinks, a))
+	if err != nil {
+		return 0, err
+	}
+	if len(v) == 8 {
+		highest = binary.BigEndian.Uint64(v)
+	}
+	if number <= highest {
+		return highest, nil
+	}
+	b := p.db.NewBatch()
+	b.Set(keyOf(kindLinks, a), binary.BigEndian.AppendUint64(nil, number), nil)
+	return highest, p.applyLater(b)
 }

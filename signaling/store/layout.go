@@ -21,6 +21,7 @@ import (
 //	h address                      → mailbox head: last place [8], then for each sender with something in the mailbox from [16] count [4]
 //	                                 bytes [8]; stays when the mailbox is empty
 //	m address place [8]            → from [16] id [16] accepted [8] expires [8] body
+//	n address                      → the highest number of a link that the device has told [8]
 //	r address                      → a device was removed, and its bytes are still in the files;
 //	                                 of device 0: the account was deleted
 //	s address mark [16]            → seen: place [8], 0 when not (or no longer) in the mailbox
@@ -38,6 +39,7 @@ const (
 	kindKeyState   = 'k'
 	kindOneTime    = 'o'
 	kindList       = 'l'
+	kindLinks      = 'n'
 	kindRemoved    = 'r'
 	kindHead       = 'h'
 	kindEnvelope   = 'm'

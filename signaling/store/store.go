@@ -2,9 +2,9 @@
 //
 // Store is the interface; OpenPebble is the engine for one machine. Package storetest holds what every engine must show.
 //
-// Durability. A method that changes something returns when the change is durable (on disk, synced), except for the three that say
-// otherwise: Put applies in order and hands back a function that waits; Erase and MarkDelivered become durable within a second,
-// because losing one of them costs a second delivery and never a message. Changes made at the same time share a sync.
+// Durability. A method that changes something returns when the change is durable (on disk, synced), except for the four that say
+// otherwise: Put applies in order and hands back a function that waits; Erase, MarkDelivered and CountLink become durable within a second,
+// because losing one of them costs a second delivery, or a warning, and never a message. Changes made at the same time share a sync.
 //
 // Erasing. Deleting a key of a log-structured engine leaves its bytes in old files. Scrub rewrites what holds them; see there.
 //
@@ -215,6 +215,10 @@ type Store interface {
 
 	// DeliveryToken returns ErrNotFound for an account without one, as for no account.
 	DeliveryToken(account UUID) (hash [32]byte, err error)
+
+	// CountLink notes the number that a device gives its link, and returns the highest before, 0 if
+	// there was none. It becomes durable within a second. Error: ErrNotFound.
+	CountLink(a Address, number uint64) (highest uint64, err error)
 
 	// AddKeys adds an upload, holding at most limit one-time keys of each kind; those of the lowest IDs are added first.
 	AddKeys(a Address, k Keys, limit int) (Counts, error)

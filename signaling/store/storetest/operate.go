@@ -179,3 +179,25 @@ func standings(t *testing.T, s store.Store, reopen func() store.Store) {
 		t.Errorf("invitations %v, %v", list, err)
 	}
 }
+
+func linksAreCounted(t *testing.T, s store.Store, reopen func() store.Store) {
+	alice := Create(t, s, "alice", store.Keys{})
+	count := func(number, before uint64) {
+		t.Helper()
+		if highest, err := s.CountLink(alice.Address, number); highest != before || err != nil {
+			t.Errorf("link %d: before it %d, %v; want %d", number, highest, err, before)
+		}
+	}
+	count(0, 0)
+	count(3, 0)
+	count(2, 3)
+	count(3, 3)
+	count(5, 3)
+	s = reopen()
+	count(0, 5)
+	_, err := s.CountLink(further(alice, 2).Address, 1)
+	want(t, err, store.ErrNotFound)
+	want(t, s.DeleteAccount(store.Account{ID: alice.Address.Account, Username: "alice"}), nil)
+	_, err = s.CountLink(alice.Address, 9)
+	want(t, err, store.ErrNotFound)
+}

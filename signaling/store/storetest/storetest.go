@@ -28,6 +28,7 @@ func Run(t *testing.T, open func(t *testing.T) (s store.Store, reopen func() sto
 		{"further devices", furtherDevices},
 		{"a removed device", removedDevice},
 		{"a deleted account", deletedAccount},
+		{"links are counted", linksAreCounted},
 		{"conditions", conditions},
 		{"what operators see", standings},
 		{"each one-time key is handed out once", takeRace},
