@@ -19,15 +19,18 @@ func TestCertificatesThatAreNotTaken(t *testing.T) {
 	s := spied(t, w)
 	alice, bob := w.online("alice"), w.online("bob")
 	root, server := sealedwire.GeneratePrivateKey(), sealedwire.GeneratePrivateKey()
-	issuer := func(id uint32) *sealedwire.Issuer {
+	under := func(root *sealedwire.PrivateKey, id uint32) *sealedwire.Issuer {
 		i, err := sealedwire.NewIssuer(server, root.Certify(id, server.Public()))
 		if err != nil {
 			t.Fatal(err)
 		}
 		return i
 	}
+	issuer := func(id uint32) *sealedwire.Issuer { return under(root, id) }
+	elsewhere := under(sealedwire.GeneratePrivateKey(), 1)
 	another := ratchet.GenerateKeyPair()
-	end, id := time.Now().Add(time.Hour), alice.Account()
+	end, over := time.Now().Add(time.Hour), time.Now().Add(-time.Hour)
+	id := alice.Account()
 	trusted := root.Public()
 	for name, test := range map[string]struct {
 		certificate *sealedwire.SenderCertificate
@@ -38,6 +41,8 @@ func TestCertificatesThatAreNotTaken(t *testing.T) {
 		"another device's":  {certify(t, issuer(1), id, 2, alice.identity, end), false},
 		"another key's":     {certify(t, issuer(1), id, 1, another, end), false},
 		"a longer one":      {certify(t, issuer(1<<7), id, 1, alice.identity, end), false},
+		"another root's":    {certify(t, elsewhere, id, 1, alice.identity, end), false},
+		"one that is over":  {certify(t, issuer(1), id, 1, alice.identity, over), false},
 	} {
 		s.do(func() {
 			s.alter = func(f *wire.ServerFrame) *wire.ServerFrame {

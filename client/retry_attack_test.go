@@ -106,6 +106,10 @@ func TestForgedRetryRequests(t *testing.T) {
 	if len(alice.retries.mending) > 0 {
 		t.Error("something is to be sent anew")
 	}
+	for alice.retries.reset.spend(bob.first(), time.Now()) {
+	}
+	ignored("a session too many in an hour", request)
+	delete(alice.retries.reset, bob.first())
 
 	// The request itself, and then the same again and again: under its id, under another, and after alice has sent anew.
 	again := proto.CloneOf(request)

@@ -256,6 +256,25 @@ func TestChannelBinding(t *testing.T) {
 	if code(err) != wire.Error_UNAUTHENTICATED {
 		t.Errorf("a signature without the channel: %v", err)
 	}
+
+	// Who says over which channel it comes is told that the server sees another one.
+	claimed := func(claim []byte) error {
+		return alice.dial(func(n []byte, binding [32]byte) *wire.Authenticate {
+			proof := alice.identityProof(n, binding)
+			proof.ChannelBinding = claim
+			return proof
+		})
+	}
+	if err := claimed(make([]byte, 32)); reason(err) != wire.Error_OTHER_CHANNEL {
+		t.Errorf("over another channel: %v", err)
+	}
+	bob := newDevice(s, "bob")
+	registration := bob.registration("")
+	registration.ChannelBinding = make([]byte, 32)
+	status, _, refusal := s.post(t, registration)
+	if status != http.StatusUnauthorized || refusal.GetReason() != wire.Error_OTHER_CHANNEL {
+		t.Errorf("registered over another channel: %d %v", status, refusal)
+	}
 }
 
 func TestStrangersAreShownOut(t *testing.T) {
