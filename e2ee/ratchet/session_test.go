@@ -401,6 +401,12 @@ func TestReflectionIsRefused(t *testing.T) {
 	if _, err := alice.record.Decrypt(alice.local, Remote{Address: bob.local.Address}, m.Type, m.Bytes, bob, start); !errors.Is(err, ErrUndecryptable) {
 		t.Fatal(err)
 	}
+
+	// Nor is a message taken from another device that has the key of this one.
+	twin := newDevice(t, "twin")
+	twin.local.Identity = alice.local.Identity
+	twin.initiate(alice, true)
+	alice.refuse(twin, twin.encrypt(alice, "hello"), ErrUndecryptable)
 }
 
 func TestAddressIsBound(t *testing.T) {
