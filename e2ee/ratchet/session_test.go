@@ -329,6 +329,11 @@ func TestRecordStaysSmall(t *testing.T) {
 	if size := len(bob.record.Marshal()); size > 300<<10 {
 		t.Errorf("a record of %d bytes", size)
 	}
+	for _, s := range alice.record.archived {
+		if s.pending != nil {
+			t.Fatal("a session that sends no more keeps what goes with first messages")
+		}
+	}
 }
 
 func TestOneTimeKeyExhausted(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"sotto/e2ee/spqr"
 	"sotto/internal/protofield"
 )
 
@@ -115,6 +116,24 @@ func TestAlteredForeignFirstMessage(t *testing.T) {
 	if len(accepted) != 14 {
 		t.Errorf("%d bits of the registration id are open, not 14", len(accepted))
 	}
+}
+
+// What the post-quantum ratchet cannot take is refused, though the message is authentic otherwise:
+// here the header of an encapsulation key, of which three messages have a piece each.
+func TestForgedPostQuantumHeader(t *testing.T) {
+	alice, bob := pair(t)
+	alice.initiate(bob, true)
+	state := alice.record.current.pq.Marshal()
+	const mac = 1 + 1 + 1 + 1 + 32 // version, direction, state, epoch, root
+	state[mac] ^= 1
+	forged, err := spqr.Unmarshal(state)
+	if err != nil {
+		t.Fatal(err)
+	}
+	alice.record.current.pq = forged
+	bob.expect(alice, alice.encrypt(bob, "one"), "one")
+	bob.expect(alice, alice.encrypt(bob, "two"), "two")
+	bob.refuse(alice, alice.encrypt(bob, "three"), ErrUndecryptable)
 }
 
 func TestOneEncoding(t *testing.T) {
