@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 )
@@ -314,6 +315,27 @@ func TestOnlyFortySessionsAreArchived(t *testing.T) {
 		t.Fatal("archived:", len(alice.record.archived), len(bob.record.archived))
 	}
 	bob.refuse(alice, oldest, ErrUndecryptable)
+}
+
+// Of a session that is no longer kept nothing secret is left.
+func TestDroppedSessionIsErased(t *testing.T) {
+	alice, bob := established(t)
+	dropped := alice.record.current
+	for range maxArchived + 1 {
+		alice.initiate(bob, true)
+	}
+	if slices.Contains(alice.record.archived, dropped) {
+		t.Fatal("it is kept")
+	}
+	none := [32]byte{}
+	if dropped.root != none || dropped.ratchet.private != none || dropped.sending.key != none {
+		t.Error("keys of a session are left")
+	}
+	for _, c := range dropped.receiving {
+		if c.key != none {
+			t.Error("the key of a receiving chain is left")
+		}
+	}
 }
 
 // Whoever starts many sessions and skips as much as it may in each does not make the record grow without measure.

@@ -212,6 +212,9 @@ func TestConversation(t *testing.T) {
 				}
 			}
 			for i := range c.messages {
+				for _, party := range parties {
+					party.braid.keepsLittle(t)
+				}
 				to := 1
 				if random.Float64() < c.toA {
 					to = 0
@@ -245,6 +248,16 @@ func TestConversation(t *testing.T) {
 				t.Errorf("reached epoch %d after %d messages, want %d", got, c.messages, c.epochs)
 			}
 		})
+	}
+}
+
+// keepsLittle says what secrets of the encapsulation a state has a use for: all others are erased.
+func (b *braid) keepsLittle(t *testing.T) {
+	t.Helper()
+	owner := b.state >= keysSampled && b.state <= ekSentCt1Received
+	encapsulator := b.state >= ct1Sampled && b.state <= ct1Acknowledged
+	if !owner && b.seed != [64]byte{} || !encapsulator && b.m != [32]byte{} {
+		t.Fatalf("state %d keeps a key pair's seed or an encapsulation's randomness", b.state)
 	}
 }
 
