@@ -396,6 +396,47 @@ func TestHostileLists(t *testing.T) {
 	quiet[DevicesChanged](t, bob)
 }
 
+// A list that the first device has signed is not taken all the same if it does not follow the one
+// that is known: its key would then be some other device's.
+func TestListsThatDoNotFollow(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	alice, bob := friends(t, w)
+	bob.mu.Lock()
+	defer bob.mu.Unlock()
+	p := bob.contacts[alice.Account()]
+	second := append([]byte{5}, randomBytes(32)...)
+	list := func(epoch, last uint32, keys ...[]byte) *wire.SignedDeviceList {
+		l := &wire.DeviceList{Account: p.Account[:], Epoch: epoch, LastId: last}
+		for i, key := range append([][]byte{p.Identity}, keys...) {
+			d := &wire.DeviceList_Device{Id: uint32(i + 1), IdentityKey: key}
+			l.Devices = append(l.Devices, d)
+		}
+		b, err := proto.Marshal(l)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return alice.signed(t, b)
+	}
+	p, err := bob.learnList(p, list(5, 2, second))
+	if err != nil {
+		t.Fatal(err)
+	}
+	another := append([]byte{5}, randomBytes(32)...)
+	for name, signed := range map[string]*wire.SignedDeviceList{
+		"another of its epoch":   list(5, 2),
+		"an id given again":      list(6, 2, another),
+		"a last id that is less": list(6, 1),
+	} {
+		if _, err := bob.learnList(p, signed); err != errListRefused {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := bob.learnList(p, list(6, 2)); err != nil {
+		t.Error("the device removed:", err)
+	}
+}
+
 // The power fails at each step of removing a device: what was signed is remembered, so that nothing else is ever signed for its epoch; and the
 // token that the device knows is gone with the list that has it.
 func TestRemovalSurvivesPowerFailure(t *testing.T) {

@@ -1,6 +1,10 @@
 package client
 
-import "testing"
+import (
+	"testing"
+
+	"sotto/wire"
+)
 
 // Somebody who lets their mailbox run full, and goes on writing, does not fill this disk with receipts.
 func TestReceiptsDoNotPileUp(t *testing.T) {
@@ -36,6 +40,21 @@ func TestReceiptsOfStrangers(t *testing.T) {
 			}
 		case <-patience(t).Done():
 			t.Fatal("no message in time")
+		}
+	}
+}
+
+// To a stranger it is not told that a message arrived, which would tell that this device is there.
+func TestStrangersGetNoReceipts(t *testing.T) {
+	t.Parallel()
+	alice, bob := apart(t)
+	from := *alice.knownAs(bob)
+	text := &wire.Content{Id: randomBytes(16), Body: &wire.Content_Text{Text: &wire.Text{Body: "hi"}}}
+	for _, accepted := range []bool{false, true} {
+		from.Accepted = accepted
+		alice.show(opened{from: &from, device: firstDevice, content: text})
+		if n := len(alice.receipts.take()); (n == 1) != accepted {
+			t.Errorf("accepted: %t, receipts for %d", accepted, n)
 		}
 	}
 }
