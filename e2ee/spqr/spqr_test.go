@@ -213,7 +213,7 @@ func TestConversation(t *testing.T) {
 			}
 			for i := range c.messages {
 				for _, party := range parties {
-					party.braid.keepsLittle(t)
+					party.keepsLittle(t)
 				}
 				to := 1
 				if random.Float64() < c.toA {
@@ -251,13 +251,18 @@ func TestConversation(t *testing.T) {
 	}
 }
 
-// keepsLittle says what secrets of the encapsulation a state has a use for: all others are erased.
-func (b *braid) keepsLittle(t *testing.T) {
+// keepsLittle: secrets of the encapsulation that a state has no use for are erased, and so are the
+// keys of epochs before the one that is sent in and the one before it.
+func (s *State) keepsLittle(t *testing.T) {
 	t.Helper()
+	b := &s.braid
 	owner := b.state >= keysSampled && b.state <= ekSentCt1Received
 	encapsulator := b.state >= ct1Sampled && b.state <= ct1Acknowledged
 	if !owner && b.seed != [64]byte{} || !encapsulator && b.m != [32]byte{} {
 		t.Fatalf("state %d keeps a key pair's seed or an encapsulation's randomness", b.state)
+	}
+	if s.chains.first+1 < s.chains.sending {
+		t.Fatalf("sending in epoch %d keeps epoch %d", s.chains.sending, s.chains.first)
 	}
 }
 
