@@ -2,6 +2,7 @@ package media
 
 import (
 	"bytes"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -70,6 +71,27 @@ func TestKeysAreChecked(t *testing.T) {
 		if _, _, err := keys.contexts(0); err == nil {
 			t.Errorf("%s: accepted", name)
 		}
+	}
+}
+
+// Who connects has given the keys away: nothing of them is left where they came from.
+func TestKeysAreErased(t *testing.T) {
+	keys, _ := testKeys()
+	var sessions [2]*Session
+	for i := range sessions {
+		s, err := NewSession(Config{Loopback: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		sessions[i] = s
+	}
+	if err := sessions[0].Connect(sessions[1].Local(), keys); err != nil {
+		t.Fatal(err)
+	}
+	secrets := slices.Concat(keys.SendKey, keys.SendSalt, keys.ReceiveKey, keys.ReceiveSalt)
+	if !bytes.Equal(secrets, make([]byte, len(secrets))) {
+		t.Error("keys are left")
 	}
 }
 
