@@ -328,8 +328,14 @@ func TestStateKeys(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(files, "no key"), []byte("hello"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(files, "open"), []byte(strings.Repeat("5a", 32)+"\n"), 0o644); err != nil {
-		t.Fatal(err)
+	for name, mode := range map[string]os.FileMode{"open": 0o604, "of the group": 0o640} {
+		file := filepath.Join(files, name)
+		if err := os.WriteFile(file, []byte(strings.Repeat("5a", 32)+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(file, mode); err != nil { // whatever the umask
+			t.Fatal(err)
+		}
 	}
 	for name, key := range keys {
 		t.Run(name, func(t *testing.T) {
@@ -348,11 +354,12 @@ func TestStateKeys(t *testing.T) {
 				"no key file":        {KeyFile(filepath.Join(files, "missing")), "is missing"},
 				"not a key file":     {KeyFile(filepath.Join(files, "no key")), "is not a key file"},
 				"a public key file":  {KeyFile(filepath.Join(files, "open")), "can be read by others"},
+				"the group's":        {KeyFile(filepath.Join(files, "of the group")), "can be read by others"},
 			}
 			for what, w := range wrong {
 				if isPassphrase := key.passphrase != nil; isPassphrase != (w.key.passphrase != nil) {
 					w.says = "is protected by a"
-				} else if what == "a public key file" && runtime.GOOS == "windows" {
+				} else if w.says == "can be read by others" && runtime.GOOS == "windows" {
 					continue
 				}
 				for _, create := range []bool{false, true} {
