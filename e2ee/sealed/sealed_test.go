@@ -426,6 +426,25 @@ func TestImpersonation(t *testing.T) {
 		t.Errorf("another M under the genuine tag: %v", err)
 	}
 
+	// An ephemeral key that does not follow from M, though all else is as its sender makes it.
+	strange := ephemeral.Public()
+	if pad, err = keyPad(ephemeral, w.bob.Public(), strange, w.bob.Public()); err != nil {
+		t.Fatal(err)
+	}
+	forged = *multi
+	forged.Ephemeral = [32]byte(strange.Bytes()[1:])
+	for i := range entry.Key {
+		entry.Key[i] = m[i] ^ pad[i]
+	}
+	tag, err := senderTag(w.alice, w.bob.Public(), strange, entry.Key[:], w.alice.Public(), w.bob.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	entry.Tag = [16]byte(tag)
+	if _, err := Open(w.bob, w.root.Public(), forged.Received(&entry), now); !errors.Is(err, ErrUndecryptable) {
+		t.Errorf("another ephemeral key: %v", err)
+	}
+
 	// What the tag does not cover is the body. Plain text, which nothing else protects, is refused for that reason.
 	plain := *w.content
 	plain.Type = TypePlaintext
