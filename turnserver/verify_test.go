@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"net"
+	"net/netip"
 	"sync"
 	"testing"
 	"time"
@@ -259,4 +260,40 @@ func patient(c *rawClient, method stun.Method, attrs ...stun.Setter) (answer *st
 		answer = c.request(method, attrs...)
 	}
 	return answer
+}
+
+// TestNonces: one is good for an hour, at the address that it was given to and at that listener.
+func TestNonces(t *testing.T) {
+	n, now := newNonces(), time.Unix(1_800_000_000, 0)
+	f := &frontend{local: netip.MustParseAddrPort("192.0.2.1:3478"), transport: "udp"}
+	client := tuple{client: netip.MustParseAddrPort("198.51.100.7:4000")}
+	nonce := []byte(n.nonce(f, client, now))
+	port, address, local := client, client, client
+	port.client = netip.MustParseAddrPort("198.51.100.7:4001")
+	address.client = netip.MustParseAddrPort("198.51.100.8:4000")
+	local.local = netip.MustParseAddr("192.0.2.2")
+	other := &frontend{local: f.local, transport: "dtls"}
+	for _, c := range []struct {
+		name  string
+		f     *frontend
+		at    tuple
+		age   time.Duration
+		valid bool
+	}{
+		{"at once", f, client, 0, true},
+		{"within the hour", f, client, nonceLife - time.Second, true},
+		{"after it", f, client, nonceLife, false},
+		{"before its time", f, client, -time.Hour, false},
+		{"at another port", f, port, 0, false},
+		{"at another address", f, address, 0, false},
+		{"at another address of ours", f, local, 0, false},
+		{"over another transport", other, client, 0, false},
+	} {
+		if n.valid(c.f, c.at, nonce, now.Add(c.age)) != c.valid {
+			t.Errorf("%s: it is not %t", c.name, c.valid)
+		}
+	}
+	if newNonces().valid(f, client, nonce, now) {
+		t.Error("another server's is good")
+	}
 }
