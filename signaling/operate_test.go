@@ -1,6 +1,7 @@
 package signaling
 
 import (
+	"encoding/base64"
 	"errors"
 	"maps"
 	"net/http/httptest"
@@ -261,6 +262,17 @@ func TestMailboxQuota(t *testing.T) {
 	}
 	if err := s.SetMailboxQuota("nobody", 1, 1); !errors.Is(err, ErrNoAccount) {
 		t.Errorf("a quota for nobody: %v", err)
+	}
+}
+
+// TestTokensBeginWithALetterOrDigit, so that no command line takes one for a flag.
+func TestTokensBeginWithALetterOrDigit(t *testing.T) {
+	for range 2000 { // of which some 60 would not
+		token := newToken()
+		random, err := base64.RawURLEncoding.DecodeString(token)
+		if err != nil || len(random) != 21 || strings.ContainsAny(token[:1], "-_") {
+			t.Fatalf("%q: %d bytes, %v", token, len(random), err)
+		}
 	}
 }
 
