@@ -60,11 +60,22 @@ func openPebble(dir string, fsys vfs.FS, logger *slog.Logger) (*Pebble, error) {
 	})
 	if err != nil {
 		lock.Close()
-		return nil, fmt.Errorf("the data directory cannot be opened: %w", err)
+		return nil, openError(err)
 	}
 	p := &Pebble{db: db, fsys: fsys, dir: dir, lock: lock, seed: maphash.MakeSeed(), quit: make(chan struct{}), done: make(chan struct{})}
 	go p.syncing()
 	return p, nil
+}
+
+// openError says what to do about a directory whose files do not belong together, most often since
+// it was copied or moved while a server still wrote to it, or about one that cannot be read.
+func openError(err error) error {
+	what := "its files are incomplete or damaged; if it was moved or copied, do that again after " +
+		"the server's process has ended, or else restore a backup"
+	if errors.Is(err, fs.ErrPermission) {
+		what = "make all of it belong to the user that the server runs as"
+	}
+	return fmt.Errorf("the data directory cannot be opened: %w: %s", err, what)
 }
 
 // lockError tells another process's lock from a directory we may not write.

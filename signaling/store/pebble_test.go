@@ -374,6 +374,17 @@ func TestDirectoryErrors(t *testing.T) {
 		other.Wait()
 		open(t, dir).Close() // nothing is left of the lock
 	})
+	t.Run("a file is missing", func(t *testing.T) {
+		dir := t.TempDir()
+		open(t, dir).Close()
+		if err := os.Remove(manifest(t, dir)); err != nil {
+			t.Fatal(err)
+		}
+		_, err := store.OpenPebble(dir, quiet)
+		if err == nil || !strings.Contains(err.Error(), "after the server's process has ended") {
+			t.Errorf("got %v", err)
+		}
+	})
 	t.Run("below a file", func(t *testing.T) {
 		file := filepath.Join(t.TempDir(), "file")
 		if err := os.WriteFile(file, nil, 0o600); err != nil {
@@ -394,6 +405,16 @@ func TestDirectoryErrors(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 	})
+}
+
+// manifest names the file that lists the others.
+func manifest(t *testing.T, dir string) string {
+	t.Helper()
+	found, err := filepath.Glob(filepath.Join(dir, "MANIFEST-*"))
+	if err != nil || len(found) == 0 {
+		t.Fatalf("no manifest in %s: %v", dir, err)
+	}
+	return found[0]
 }
 
 // holdStore is the other process: it opens the store and keeps it until its input ends.
