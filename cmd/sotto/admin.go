@@ -48,10 +48,12 @@ mailboxes.
   accounts enable NAME    let it in again
   accounts delete NAME    erase it with its keys and mailboxes; nobody can take its name again
   quota NAME              what may wait for each device of an account; --envelopes, --bytes or
-                          --reset change it
+                          --reset change it. Senders whom the server cannot name, as most
+                          contacts, share half of it
   invitations list        those that can be used, by an id: the server does not know their tokens
   invitations new         make one; --uses, --ttl
-  invitations revoke ID   take one back, by its id or its token
+  invitations revoke ID   take one back, by its id or its token ("revoke -- TOKEN" if it begins
+                          with -)
   state                   what the server holds and does
   backup DIR              copy its data, while it runs, to a new directory, which a server can be
                           started on
@@ -117,8 +119,33 @@ func (a *admin) run(ctx context.Context, args []string) error {
 	case len(args) == 2 && args[0] == "backup":
 		return a.backup(ctx, args[1])
 	}
-	return usagef("%q is nothing that admin does; see \"sotto admin --help\"",
-		strings.Join(args, " "))
+	return adminUsage(args)
+}
+
+// adminForms are what admin does, as run takes it.
+var adminForms = []string{
+	"accounts list", "accounts disable NAME", "accounts enable NAME", "accounts delete NAME",
+	"quota NAME", "invitations list", "invitations new", "invitations revoke ID", "state",
+	"backup DIR",
+}
+
+// adminUsage lists what could have been meant.
+func adminUsage(args []string) error {
+	const help = "see \"sotto admin --help\""
+	if len(args) == 0 {
+		return usagef("say what to do: %s; %s", strings.Join(adminForms, ", "), help)
+	}
+	var forms []string
+	for _, form := range adminForms {
+		if first, _, _ := strings.Cut(form, " "); first == args[0] {
+			forms = append(forms, form)
+		}
+	}
+	typed := strings.Join(args, " ")
+	if forms == nil {
+		return usagef("%q is nothing that admin does; %s", typed, help)
+	}
+	return usagef("%q is nothing that admin does, but: %s; %s", typed, strings.Join(forms, ", "), help)
 }
 
 // ask decodes each line of the answer and has it shown.

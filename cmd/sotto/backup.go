@@ -24,14 +24,16 @@ func backup(s *signaling.Server, data, directory string) (backupLine, error) {
 	if !filepath.IsAbs(directory) {
 		return made, errors.New("the directory of a backup needs its whole path")
 	}
-	if _, err := os.Lstat(directory); !errors.Is(err, fs.ErrNotExist) {
+	switch _, err := os.Lstat(directory); {
+	case err == nil:
 		return made, fmt.Errorf("%s is there already: name a new directory", directory)
+	case !errors.Is(err, fs.ErrNotExist):
+		return made, backupPlace(err)
 	}
 	parent, name := filepath.Split(directory)
 	beside, err := os.MkdirTemp(parent, name+".partial-*") // of mode 0700
 	if err != nil {
-		return made, fmt.Errorf("%w: the server makes the backup, as the user that it runs as "+
-			"and within what its service may write", err)
+		return made, backupPlace(err)
 	}
 	defer os.RemoveAll(beside)
 	half := filepath.Join(beside, "data")
@@ -54,6 +56,13 @@ func backup(s *signaling.Server, data, directory string) (backupLine, error) {
 		p.Close()
 	}
 	return made, nil
+}
+
+// backupPlace says who must be able to write there.
+func backupPlace(err error) error {
+	return fmt.Errorf("%w: the server makes the backup, as the user that it runs as and within what "+
+		"its service may write: name a directory below one that it may write to, for instance its "+
+		"data directory", err)
 }
 
 // copyTree copies a file, or a directory of files; nothing if there is none.
