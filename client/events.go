@@ -49,7 +49,8 @@ type MessageFailed struct {
 // MailboxFull says that the server takes nothing more for somebody, until a device of theirs has
 // been online. The message waits here, and is tried again every minute; one that is sent without
 // this account's name goes out with it, as senders without one have a part of the mailbox only. It
-// is said once, until the server takes something.
+// is said once for what waits, until the server takes something, and for each text that is sent
+// meanwhile.
 type MailboxFull struct {
 	ID MessageID
 	To string

@@ -68,7 +68,7 @@ func (c *Client) checkList(ctx context.Context, l *link, d *departure) {
 		if err := c.forgetToken(d.to); err == nil {
 			return
 		}
-	case err != nil:
+	case err != nil && !refused(err, wire.Error_NOT_FOUND): // nobody, which the message hears itself
 		c.log.Warn("a contact's devices could not be asked for before a message left", "error", err)
 	}
 	c.lists.checked[id] = listCheck{}
@@ -116,7 +116,9 @@ func (c *Client) newest(ctx context.Context, p *contact) *contact {
 		err = c.renewListed(asking, p.Account, reply)
 	}
 	if err != nil {
-		c.log.Warn("a contact's devices could not be asked for before a call", "error", err)
+		if !errors.Is(err, ErrNoSuchUser) { // which the call hears itself
+			c.log.Warn("a contact's devices could not be asked for before a call", "error", err)
+		}
 		c.caughtUp(ctx)
 		return c.known(p)
 	}

@@ -31,6 +31,13 @@ func TestMailboxFullIsTold(t *testing.T) {
 	if full := expect[MailboxFull](t, alice); full.To != "bob" || full.ID == first {
 		t.Errorf("told %+v", full)
 	}
+	id, err := alice.Send(patience(t), "bob", "and more") // which waits behind the others
+	if err != nil {
+		t.Fatal(err)
+	}
+	if full := expect[MailboxFull](t, alice); full.ID != id {
+		t.Errorf("of one that waits behind others: told %+v", full)
+	}
 	bob.reopen(t, w)
 	bob.start(t)
 	for range 5 {
@@ -41,4 +48,5 @@ func TestMailboxFullIsTold(t *testing.T) {
 	for range texts - 5 {
 		bob.hears(t, "more")
 	}
+	bob.hears(t, "and more")
 }

@@ -271,6 +271,7 @@ func (c *Client) enqueue(
 		c.outbox.next++
 		c.outbox.entries = append(c.outbox.entries, entry)
 	}
+	c.tellFull(entries)
 	c.outbox.notify()
 	return nil
 }

@@ -106,7 +106,7 @@ func (c *Client) keepLinked(ctx context.Context) {
 		}
 		if errors.Is(err, ErrReplaced) || errors.Is(err, ErrUnauthenticated) {
 			c.link.set(nil, err)
-			c.log.Error("the link to the server ended for good", "reason", err)
+			c.log.Info("the link to the server ended for good", "reason", err) // the event tells it
 			c.calls.cutOff(err)
 			c.events.offer(LinkDown{Err: err, Final: true})
 			return

@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -339,6 +340,16 @@ func (c *Client) mailboxFull(entry *outgoing) {
 	c.events.offer(MailboxFull{entry.Message, entry.To})
 }
 
+// tellFull tells the program that a new text has to wait behind others. c.mu is held.
+func (c *Client) tellFull(entries []*outgoing) {
+	for _, entry := range entries {
+		if entry.Message != (MessageID{}) && c.outbox.full[entry.address()] {
+			c.events.offer(MailboxFull{entry.Message, entry.To})
+			return
+		}
+	}
+}
+
 // sealedRefused lets an entry that the server does not take sealed leave the ordinary way, or with a newer token if one has come.
 func (c *Client) sealedRefused(d *departure, err error) {
 	c.mu.Lock()
@@ -381,6 +392,9 @@ func (c *Client) takeOut(entry *outgoing, err error) {
 	if refused(err, wire.Error_NOT_FOUND) && entry.refused == nil && entry.address().Device != firstDevice {
 		c.lists.want(entry.recipient(), true)
 		err = nil
+	}
+	if refused(err, wire.Error_NOT_FOUND) && isText {
+		err = fmt.Errorf("%w: %s", ErrNoSuchUser, entry.To)
 	}
 	for _, other := range c.outbox.entries {
 		again = again || isText && other.Message == entry.Message
