@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"sotto/client"
+	"sotto/wire"
 )
 
 func callCommand() *command {
@@ -114,6 +115,10 @@ func endError(ended client.Ended, peer string) error {
 		return fmt.Errorf("%s did not answer within a minute", peer)
 	case client.Unreachable:
 		return fmt.Errorf("%s's device is not connected; send a message instead: sotto send %s", peer, peer)
+	}
+	if refusal := (*client.ServerError)(nil); errors.As(ended.Err, &refusal) &&
+		refusal.Code == wire.Error_NOT_FOUND {
+		return fmt.Errorf("%w: %s", client.ErrNoSuchUser, peer)
 	}
 	if ended.Err != nil {
 		return fmt.Errorf("the call with %s failed: %w", peer, ended.Err)

@@ -233,8 +233,8 @@ func showEvent(out *output, event client.Event) error {
 		out.say(linkLine{Event: "link_up"}, "connected; waiting for messages and calls (Ctrl-C ends)")
 	case client.LinkDown:
 		reason := explain(event.Err)
-		out.say(linkLine{"link_down", reason.Error()}, "the server is not reached: %s; trying again in %s",
-			reason, event.Retry.Round(100*time.Millisecond))
+		out.say(linkLine{"link_down", reason.Error()}, "the server is not reached, trying again in %s: %s",
+			event.Retry.Round(100*time.Millisecond), reason)
 	case client.MissedCall:
 		peer := event.From.String()
 		err := out.say(missedLine{"missed_call", event.ID.String(), peer, event.At, event.Video}, "%s  %s%s called, and nobody answered",

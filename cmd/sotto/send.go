@@ -84,6 +84,9 @@ Examples:
 
 // keep leaves the message in the outbox although there is no server, if there is a session to encrypt it in.
 func keep(ctx context.Context, c *session, to, text string, reason error) error {
+	if errors.Is(reason, client.ErrAccountDeleted) {
+		return reason // there will be no next time
+	}
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	if _, err := c.Send(ctx, to, text); err != nil {
@@ -117,7 +120,7 @@ func send(ctx context.Context, out *output, c *session, to, text string, wait ti
 			if failed, ok := event.(client.MessageFailed); ok && failed.ID == id {
 				return true, failed.Err
 			}
-			if full, ok := event.(client.MailboxFull); ok && full.ID == id {
+			if full, ok := event.(client.MailboxFull); ok && (full.ID == id || full.To == to) {
 				return true, fmt.Errorf("%s's mailbox is full: the server takes nothing for them until "+
 					"their device has been online; the message is kept, and sent by the next command "+
 					"that connects", to)
