@@ -198,11 +198,23 @@ func TestRule6CrossingCallsBecomeOne(t *testing.T) {
 	b.on(Prepared{Call: id(6)}, "Answer→B1 Connect Gather Accept→B1 Open accepted MediaState→B1")
 	b = calling(t, 1)
 	b.from(c1, 6, Offer{}, "BUSY→C1") // of somebody else: no consent in it
+
+	// Where theirs shows no pictures, the one call shows none.
+	for _, theirs := range []bool{false, true} {
+		b = newBench(t)
+		b.on(PlaceCall{id(5), b1.Account, true}, "Prepare")
+		b.from(b1, 6, Offer{Video: theirs}, "Adopt Ringing→B1 Prepare AllowAddresses")
+		step := step{Endpoint: &b.Endpoint}
+		if c := step.find(id(6)); c.local.Video != theirs {
+			t.Errorf("theirs with pictures: %t, the one call: %t", theirs, c.local.Video)
+		}
+	}
 }
 
 func TestRule7WhoLostTheCallRingsAnew(t *testing.T) {
 	b := talking(t)
 	b.on(Received{From: a1, Call: id(6), Sent: 1, Message: Offer{}}, "") // older than the call: late
+	b.from(a1, 8, Offer{}, "")                                           // as old as the call
 	b.now += time.Second
 	b.from(a1, 7, Offer{}, "FAILED→A1 End(failed) Ringing→A1 Prepare Incoming")
 }
