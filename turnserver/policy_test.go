@@ -349,6 +349,24 @@ func testPermissionsAreBounded(t *testing.T, plane string) {
 
 	c.advance(s.cfg.tune.permission + time.Second)
 	alice.mustSucceed(stun.MethodCreatePermission, more) // those that are over make room
+
+	bob := newRawClient(t, s, "bob")
+	bob.mustSucceed(stun.MethodAllocate, udpTransport)
+	bind := func(i int) int {
+		to := peerAttr(netip.AddrPortFrom(next, uint16(i+1)))
+		return codeOf(bob.request(stun.MethodChannelBind, channelAttr(0x4000+uint16(i)), to))
+	}
+	for i := range maxChannels {
+		if code := bind(i); code != 0 {
+			t.Fatalf("channel %d: code %d", i, code)
+		}
+	}
+	if code := bind(maxChannels); code != 508 {
+		t.Errorf("one channel too many: code %d", code)
+	}
+	if code := bind(0); code != 0 {
+		t.Errorf("one that is there, once more: code %d", code)
+	}
 }
 
 func TestBroadcastAddresses(t *testing.T) {

@@ -255,7 +255,8 @@ func (f *frontend) refusePeer(peer netip.AddrPort) stun.ErrorCode {
 
 func (f *frontend) refuseRoom() stun.ErrorCode {
 	e := &f.exchange
-	if !e.relay.hasRoom(e.peers, e.method == stun.MethodChannelBind, f.s.now()) {
+	another := e.method == stun.MethodChannelBind && e.relay.channel(e.channel) == nil
+	if !e.relay.hasRoom(e.peers, another, f.s.now()) {
 		return stun.CodeInsufficientCapacity
 	}
 	return 0
