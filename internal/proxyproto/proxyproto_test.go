@@ -37,6 +37,7 @@ func TestHeader(t *testing.T) {
 		{"GET / HTTP/1.1\r\n\r\n", ""},
 		{v2[:12] + "\x22" + v2[13:], ""}, {v2[:15] + "\x0b" + v2[16:], ""},
 		{v2[:14] + "\xff\xff" + v2[16:], ""}, {v2[:20], ""},
+		{v2v6[:15] + "\x23" + v2v6[16:], ""}, // a byte short of ports
 	} {
 		r := bufio.NewReaderSize(bytes.NewReader([]byte(c.header+"rest")), maxHeader)
 		if c.header == v2[:20] {
