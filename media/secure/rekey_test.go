@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"errors"
+	"slices"
 	"testing"
 	"time"
 
@@ -130,6 +131,39 @@ func TestPassedEpochsAreErased(t *testing.T) {
 		if _, err := opener.RTP(sealed[c.epoch], begin.Add(time.Second)); (err == nil) != c.opens {
 			t.Errorf("a packet of epoch %d: %v", c.epoch, err)
 		}
+	}
+}
+
+// What a source gives is erased once a cipher is made of it.
+func TestNextKeysAreErased(t *testing.T) {
+	var given [][]byte
+	source := func() Source {
+		c := &chain{}
+		return func() (key, salt []byte, err error) {
+			key, salt, err = c.next()
+			given = append(given, key, salt)
+			return key, salt, err
+		}
+	}
+	sealer, err := NewSealer(testKey, testSalt, source(), time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	opener, err := NewOpener(testKey, testSalt, source())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 3 {
+		at := time.Duration(i) * time.Second
+		if _, err := opener.RTP(sealAt(t, sealer, uint16(i+1), at), begin.Add(at)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(given) != 2*2*2 {
+		t.Fatalf("%d keys and salts were asked for", len(given))
+	}
+	if all := slices.Concat(given...); !bytes.Equal(all, make([]byte, len(all))) {
+		t.Error("keys or salts are left")
 	}
 }
 
