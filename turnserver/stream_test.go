@@ -165,21 +165,32 @@ func TestConnectionsAreLimited(t *testing.T) {
 // TestBrokenFramesCloseTheConnection: what begins with no message of ours is closed. The second one
 // made pion v5.1.1's own reader spin for ever: 65,516 + 20 is 0 in sixteen bits.
 func TestBrokenFramesCloseTheConnection(t *testing.T) {
-	s := startRelay(t, planeAuto, func(c *Config) { overStreams(t, c) })
+	s := startRelay(t, planeAuto, func(c *Config) {
+		overStreams(t, c)
+		c.tune.firstFrame, c.tune.restOfFrame = time.Hour, time.Hour
+	})
 	for name, frame := range map[string]string{
 		"neither STUN nor ChannelData": "\xff\xff\xff\xff",
 		"a length that wraps around":   "\x00\x01\xff\xec\x21\x12\xa4\x42",
 		"longer than any message":      "\x40\x00\xff\xff",
 	} {
-		conn, err := net.Dial("tcp4", s.Addrs().TCP[0].String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer conn.Close()
-		_, _ = io.WriteString(conn, frame)
-		_ = conn.SetReadDeadline(time.Now().Add(3 * time.Second))
-		if _, err := conn.Read(make([]byte, 1)); err == nil || isTimeout(err) {
-			t.Errorf("%s: %v", name, err)
+		for _, behind := range []bool{false, true} {
+			conn, err := net.Dial("tcp4", s.Addrs().TCP[0].String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			if behind { // a whole message, of a client without an allocation
+				c := &rawClient{t: t, conn: conn}
+				if code := codeOf(c.ask(stun.BindingRequest)); code != 0 {
+					t.Fatalf("Binding: code %d", code)
+				}
+			}
+			_, _ = io.WriteString(conn, frame)
+			_ = conn.SetReadDeadline(time.Now().Add(30 * time.Second))
+			if _, err := conn.Read(make([]byte, 1)); err == nil || isTimeout(err) {
+				t.Errorf("%s, behind a message: %t: %v", name, behind, err)
+			}
 		}
 	}
 }
