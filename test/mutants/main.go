@@ -1,8 +1,8 @@
 // Mutants puts known mistakes into the code, one at a time, and tells which no test notices:
 //
-//	go run ./test/mutants [-run REGEXP] [-v]
+//	go run ./test/mutants [-list FILE] [-run REGEXP] [-v]
 //
-// The mistakes are in mutants.txt. They go in through the overlay of the go command: no file of the
+// The mistakes are in mutants.txt, or in FILE, which has its form. They go in through the overlay of the go command: no file of the
 // tree is changed. Its exit code is 1 if a mistake survives, does not apply any more or does not
 // compile.
 package main
@@ -35,18 +35,27 @@ type mutant struct {
 
 func main() {
 	only := flag.String("run", "", "try those whose names match `REGEXP`")
+	file := flag.String("list", "", "read the mistakes from `FILE` instead of mutants.txt")
 	verbose := flag.Bool("v", false, "show what the tests said")
 	flag.Parse()
-	if err := run(*only, *verbose); err != nil {
+	if err := run(*file, *only, *verbose); err != nil {
 		fmt.Fprintln(os.Stderr, "mutants:", err)
 		os.Exit(1)
 	}
 }
 
-func run(only string, verbose bool) error {
+func run(file, only string, verbose bool) error {
 	pattern, err := regexp.Compile(only)
 	if err != nil {
 		return err
+	}
+	list := list
+	if file != "" {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			return err
+		}
+		list = string(b)
 	}
 	mutants, err := parse(list)
 	if err != nil {

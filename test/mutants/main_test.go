@@ -10,11 +10,11 @@ import (
 	"testing"
 )
 
-// TestEveryMistakeApplies keeps the list true: each mistake is about code that is there, once, is
+// TestEveryMistakeApplies keeps the lists true: each mistake is about code that is there, once, is
 // Go with it in place, and names tests that are there. Whether they notice it is not asked here,
 // which would take minutes: go run ./test/mutants.
 func TestEveryMistakeApplies(t *testing.T) {
-	mutants, err := parse(list)
+	fresh, err := os.ReadFile("fresh.txt")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -22,33 +22,44 @@ func TestEveryMistakeApplies(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(mutants) < 60 {
-		t.Errorf("there are %d only", len(mutants))
-	}
 	names := map[string]bool{}
-	for _, m := range mutants {
-		if names[m.name] {
-			t.Errorf("%s: there are two", m.name)
-		}
-		names[m.name] = true
-		mutated, err := m.apply(root)
+	for _, list := range []string{list, string(fresh)} {
+		mutants, err := parse(list)
 		if err != nil {
-			t.Error(err)
-			continue
+			t.Fatal(err)
 		}
-		files, mode := token.NewFileSet(), parser.SkipObjectResolution
-		if _, err := parser.ParseFile(files, m.file, mutated, mode); err != nil {
-			t.Errorf("%s: %v", m.name, err)
+		if len(mutants) < 60 {
+			t.Errorf("there are %d only", len(mutants))
 		}
-		if m.same != "" {
-			continue
+		for _, m := range mutants {
+			if names[m.name] {
+				t.Errorf("%s: there are two", m.name)
+			}
+			names[m.name] = true
+			applies(t, root, m)
 		}
-		if info, err := os.Stat(filepath.Join(root, m.tests[0])); err != nil || !info.IsDir() {
-			t.Errorf("%s: no package %s", m.name, m.tests[0])
-		}
-		if len(m.tests) == 3 && !named(t, filepath.Join(root, m.tests[0]), m.tests[2]) {
-			t.Errorf("%s: no test in %s is chosen by %s", m.name, m.tests[0], m.tests[2])
-		}
+	}
+}
+
+func applies(t *testing.T, root string, m *mutant) {
+	t.Helper()
+	mutated, err := m.apply(root)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	files, mode := token.NewFileSet(), parser.SkipObjectResolution
+	if _, err := parser.ParseFile(files, m.file, mutated, mode); err != nil {
+		t.Errorf("%s: %v", m.name, err)
+	}
+	if m.same != "" {
+		return
+	}
+	if info, err := os.Stat(filepath.Join(root, m.tests[0])); err != nil || !info.IsDir() {
+		t.Errorf("%s: no package %s", m.name, m.tests[0])
+	}
+	if len(m.tests) == 3 && !named(t, filepath.Join(root, m.tests[0]), m.tests[2]) {
+		t.Errorf("%s: no test in %s is chosen by %s", m.name, m.tests[0], m.tests[2])
 	}
 }
 
