@@ -324,9 +324,12 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 	}{
 		{"UDP port in use", func(c *Config) { c.UDP = []string{s.Addrs().UDP[0].String()} }, []string{s.Addrs().UDP[0].String(), "uses that port", "choose another port"}},
 		{"TCP port in use", func(c *Config) { c.TCP = []string{s.Addrs().TCP[0].String()} }, []string{s.Addrs().TCP[0].String(), "uses that port"}},
-		{"not our address", func(c *Config) { c.UDP = []string{"192.0.2.77:0"} }, []string{"192.0.2.77", "no such address", "External"}},
+		{"not our address", func(c *Config) { c.UDP = []string{"192.0.2.77:0"} }, []string{"192.0.2.77", "no such address", "external"}},
 		{"a name", func(c *Config) { c.UDP = []string{"localhost:3478"} }, []string{"localhost:3478", "IP address and port"}},
 		{"no external address", func(c *Config) { c.AllowPeers = nil }, []string{"no external address", "127.0.0.1", "set External", "AllowPeers"}},
+		{"a private external address", func(c *Config) {
+			c.External = []netip.Addr{netip.MustParseAddr("::ffff:192.168.1.5")}
+		}, []string{"192.168.1.5", "External is to be", "AllowPeers"}},
 		{"nothing to listen on", func(c *Config) { c.UDP = nil }, []string{"no address to listen on"}},
 		{"no secret", func(c *Config) { c.Secrets = nil }, []string{"no secret"}},
 		{"weak secret", func(c *Config) { c.Secrets = [][]byte{[]byte("secret")} }, []string{"shorter than 16"}},
@@ -335,7 +338,7 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 		{"empty range", func(c *Config) { c.RelayPorts = PortRange{10, 9} }, []string{"10-9"}},
 		{"two external IPv4", func(c *Config) {
 			c.External = []netip.Addr{netip.MustParseAddr("9.9.9.9"), netip.MustParseAddr("8.8.8.8")}
-		}, []string{"External", "one IPv4"}},
+		}, []string{"external", "one IPv4"}},
 	} {
 		cfg := base
 		c.change(&cfg)

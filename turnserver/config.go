@@ -136,11 +136,11 @@ const (
 func (c Config) withDefaults() (Config, error) {
 	switch {
 	case len(c.UDP)+len(c.TCP)+len(c.TLS)+len(c.DTLS) == 0:
-		return c, errors.New("turnserver: no address to listen on: set UDP, TCP, TLS or DTLS, for example \":3478\"")
+		return c, errors.New("no address to listen on: set UDP, TCP, TLS or DTLS, for example \":3478\"")
 	case len(c.TLS)+len(c.DTLS) > 0 && (c.TLSConfig == nil || len(c.TLSConfig.Certificates) == 0 && c.TLSConfig.GetCertificate == nil):
-		return c, errors.New("turnserver: TLS and DTLS listeners need a certificate: set TLSConfig")
+		return c, errors.New("TLS and DTLS listeners need a certificate: set TLSConfig")
 	case len(c.Realm) > maxRealm:
-		return c, fmt.Errorf("turnserver: realm is longer than %d bytes, which would let strangers amplify traffic: shorten it", maxRealm)
+		return c, fmt.Errorf("realm is longer than %d bytes, which would let strangers amplify traffic: shorten it", maxRealm)
 	}
 	if len(c.Secrets) > 0 {
 		if err := checkSecrets(c.Secrets); err != nil {
@@ -153,7 +153,7 @@ func (c Config) withDefaults() (Config, error) {
 	for i, a := range c.External {
 		for _, b := range c.External[:i] {
 			if a.Unmap().Is4() == b.Unmap().Is4() {
-				return c, errors.New("turnserver: External names two addresses of one family: give one IPv4 and one IPv6 address at most")
+				return c, errors.New("two external addresses are of one family: give one IPv4 and one IPv6 address at most")
 			}
 		}
 	}
@@ -162,14 +162,14 @@ func (c Config) withDefaults() (Config, error) {
 		c.Bandwidth, c.UserBandwidth, c.AddressBandwidth, c.UserPackets, c.AddressPackets,
 	} {
 		if bound < 0 {
-			return c, errors.New("turnserver: a bound is less than nothing: 0 is the default")
+			return c, errors.New("a bound is less than nothing: 0 is the default")
 		}
 	}
 	if c.RelayPorts == (PortRange{}) {
 		c.RelayPorts = PortRange{49152, 65535}
 	}
 	if c.RelayPorts.Min == 0 || c.RelayPorts.Min > c.RelayPorts.Max {
-		return c, fmt.Errorf("turnserver: relay ports %d-%d are not a range: the first must be at least 1 and at most the last",
+		return c, fmt.Errorf("relay ports %d-%d are not a range: the first must be at least 1 and at most the last",
 			c.RelayPorts.Min, c.RelayPorts.Max)
 	}
 	switch c.DataPlane {
@@ -177,14 +177,14 @@ func (c Config) withDefaults() (Config, error) {
 		c.DataPlane = planeAuto
 	case planeAuto, planePortable:
 	default:
-		return c, fmt.Errorf("turnserver: no data plane is called %q: choose %q or %q", c.DataPlane, planeAuto, planePortable)
+		return c, fmt.Errorf("no data plane is called %q: choose %q or %q", c.DataPlane, planeAuto, planePortable)
 	}
 	switch c.Offload {
 	case "":
 		c.Offload = offloadOff
 	case offloadOff, offloadAuto, offloadRequired:
 	default:
-		return c, fmt.Errorf("turnserver: offload %q is not known: choose %q, %q or %q", c.Offload, offloadAuto, offloadOff, offloadRequired)
+		return c, fmt.Errorf("offload %q is not known: choose %q, %q or %q", c.Offload, offloadAuto, offloadOff, offloadRequired)
 	}
 	if c.Realm == "" {
 		c.Realm = defaultRealm
@@ -235,16 +235,16 @@ func steady() func() time.Time {
 
 func checkSecrets(secrets [][]byte) error {
 	if len(secrets) == 0 {
-		return errors.New("turnserver: no secret and no users: " +
+		return errors.New("no secret and no users: " +
 			"set Secrets to what the minter of credentials uses, or Users")
 	}
 	if len(secrets) > maxSecrets {
-		return fmt.Errorf("turnserver: %d secrets, more than %d: take out the old ones",
+		return fmt.Errorf("%d secrets, more than %d: take out the old ones",
 			len(secrets), maxSecrets)
 	}
 	for _, s := range secrets {
 		if len(s) < minSecret {
-			return fmt.Errorf("turnserver: a secret is shorter than %d bytes: make one with `openssl rand -base64 32`", minSecret)
+			return fmt.Errorf("a secret is shorter than %d bytes: make one with `openssl rand -base64 32`", minSecret)
 		}
 	}
 	return nil

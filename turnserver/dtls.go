@@ -65,7 +65,7 @@ func (s *Server) listenDTLS(address string, config *tls.Config) (*dtlsListener, 
 			}
 		}
 		if len(config.Certificates) == 0 {
-			return nil, errors.New("turnserver: no certificate")
+			return nil, errors.New("no certificate")
 		}
 		return &config.Certificates[0], nil
 	}

@@ -49,7 +49,7 @@ type socket interface {
 	ended() // read has failed and nothing will follow
 }
 
-var errInterrupted = errors.New("turnserver: interrupted")
+var errInterrupted = errors.New("interrupted")
 
 type exchange struct {
 	message

@@ -44,7 +44,7 @@ func (s *Server) openUDP(address string) ([]udpListener, error) {
 	}
 	opened, err := s.openLoops(conn)
 	if err != nil {
-		err = fmt.Errorf("turnserver: cannot serve UDP %s: %w", address, err)
+		err = fmt.Errorf("cannot serve UDP %s: %w", address, err)
 	}
 	return opened, err
 }
@@ -137,7 +137,7 @@ func parseListen(address string) (listenAddr, error) {
 	}
 	at, err := netip.ParseAddrPort(address)
 	if err != nil {
-		return listenAddr{}, fmt.Errorf("turnserver: cannot listen on %q: write it as an IP address and port, such as 203.0.113.7:3478, or :3478", address)
+		return listenAddr{}, fmt.Errorf("cannot listen on %q: write it as an IP address and port, such as 203.0.113.7:3478, or :3478", address)
 	}
 	return listenAddr{at}, nil
 }
@@ -158,11 +158,11 @@ func explain(transport, address string, err error) error {
 	case errors.Is(err, syscall.EADDRINUSE):
 		hint = "another program, perhaps another relay, uses that port: stop it or choose another port"
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
-		hint = "this machine has no such address: name one of its own, and put the one that a NAT gives it into External"
+		hint = "this machine has no such address: name one of its own, and give the one of a NAT as the external address"
 	case errors.Is(err, syscall.EACCES):
 		hint = "ports below 1024 need a privilege: choose a higher port or grant CAP_NET_BIND_SERVICE"
 	}
-	return fmt.Errorf("turnserver: cannot listen on %s %s: %s: %w", transport, address, hint, err)
+	return fmt.Errorf("cannot listen on %s %s: %s: %w", transport, address, hint, err)
 }
 
 // relayAddrs finds the addresses to open relayed ports on: the specific ones that clients are served on, or for a wildcard the source addresses of the default
@@ -178,21 +178,21 @@ func (s *Server) relayAddrs(listening []netip.AddrPort) ([]relayAddr, error) {
 		}
 	}
 	var out []relayAddr
-	var unusable netip.Addr
+	var unusable *ExternalError
 	seen := make(map[netip.Addr]bool)
 	for _, local := range candidates {
 		if !local.IsValid() || seen[local] {
 			continue
 		}
 		seen[local] = true
-		public := local
+		public, given := local, false
 		for _, e := range s.cfg.External {
 			if e.Unmap().Is4() == local.Is4() {
-				public = e.Unmap()
+				public, given = e.Unmap(), true
 			}
 		}
 		if !s.policy.allows(public) {
-			unusable = public
+			unusable = &ExternalError{Address: public, Given: given}
 			continue
 		}
 		out = append(out, relayAddr{local, public})
@@ -200,12 +200,25 @@ func (s *Server) relayAddrs(listening []netip.AddrPort) ([]relayAddr, error) {
 	switch {
 	case len(out) > 0:
 		return out, nil
-	case unusable.IsValid():
-		return nil, fmt.Errorf("turnserver: no external address: %s is not reachable from the internet. Behind a NAT set External (--relay-address) to the address that "+
-			"the internet knows this machine by; for a relay of your own network open that network with AllowPeers (--relay-allow; on one machine for a trial: %s)",
-			unusable, netip.PrefixFrom(unusable, unusable.BitLen()))
+	case unusable != nil:
+		return nil, unusable
 	}
-	return nil, errors.New("turnserver: no external address: this machine has no default route. Listen on a specific address instead of on all")
+	return nil, errors.New("no external address: this machine has no default route. Listen on a specific address instead of on all")
+}
+
+// An ExternalError says that the relay would be at an address that the internet does not reach.
+type ExternalError struct {
+	Address netip.Addr
+	Given   bool // by Config.External
+}
+
+func (e *ExternalError) Error() string {
+	where := "set External to the address that the internet knows this machine by"
+	if e.Given {
+		where = "External is to be the address that the internet knows this machine by"
+	}
+	return fmt.Sprintf("no external address: %s is not reachable from the internet: %s, or for a "+
+		"relay of your own network open that network with AllowPeers", e.Address, where)
 }
 
 // defaultSource is the address that packets to the internet leave from. Nothing is sent.

@@ -10,7 +10,7 @@ import (
 )
 
 // ErrNeedsRestart says that Reload was given what it cannot change.
-var ErrNeedsRestart = errors.New("turnserver: only a restart changes")
+var ErrNeedsRestart = errors.New("only a restart changes")
 
 // Reload takes over what can change while the relay runs: AllowPeers, MaxAllocations, MaxPerUser, MaxPerAddress, MaxConnections,
 // MaxConnectionsPerAddress and, if there are any, Secrets; and

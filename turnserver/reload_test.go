@@ -51,7 +51,7 @@ func testReload(t *testing.T, plane string) {
 	cfg.AllowPeers, cfg.MaxPerUser, cfg.Realm, cfg.Bandwidth = append(cfg.AllowPeers, peers), 1, "another", 1000
 	cfg.TLS = []string{"127.0.0.1:0"}
 	err := s.Reload(cfg)
-	if want := "turnserver: only a restart changes TLS, Realm, Bandwidth"; !errors.Is(err, ErrNeedsRestart) || err.Error() != want {
+	if want := "only a restart changes TLS, Realm, Bandwidth"; !errors.Is(err, ErrNeedsRestart) || err.Error() != want {
 		t.Errorf("%q, not %q", err, want)
 	}
 	if code := bind(); code != 0 || !passes() {

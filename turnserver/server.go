@@ -169,7 +169,7 @@ func (s *Server) listen() error {
 			}
 		}
 		if err != nil {
-			return fmt.Errorf("turnserver: %w", err)
+			return fmt.Errorf("%w", err)
 		}
 		s.serving++
 	}
@@ -196,7 +196,7 @@ func (s *Server) openOffload() (err error) {
 	case err == nil:
 		s.offered = s.offload.describe()
 	case s.cfg.Offload == offloadRequired:
-		return fmt.Errorf("turnserver: the driver cannot carry packets, which Offload requires: %w", err)
+		return fmt.Errorf("the driver cannot carry packets, which Offload requires: %w", err)
 	default:
 		s.offered = "none, the sockets carry everything: " + err.Error()
 	}

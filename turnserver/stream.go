@@ -14,7 +14,7 @@ import (
 // maxFrame is the longest message taken from a client, below the 1,600 bytes that pion reads.
 const maxFrame = 1596
 
-var errFrame = errors.New("turnserver: not a TURN message")
+var errFrame = errors.New("not a TURN message")
 
 // stream is a TCP or TLS connection. Its life:
 //

@@ -12,9 +12,9 @@ import (
 )
 
 var (
-	errNoPort   = errors.New("turnserver: no relayed port is free: widen RelayPorts or lower MaxAllocations")
-	errNoFamily = errors.New("turnserver: no relayed address of that family")
-	errClosing  = errors.New("turnserver: shutting down")
+	errNoPort   = errors.New("no relayed port is free: widen their range or lower the bound of allocations")
+	errNoFamily = errors.New("no relayed address of that family")
+	errClosing  = errors.New("shutting down")
 )
 
 // relayAddr is an address that relayed ports are opened on, and the one that clients are told.
@@ -107,9 +107,9 @@ func portTaken(err error) bool {
 // cannotOpen keeps the system's word and leaves out the address, since errors of the table are logged.
 func cannotOpen(err error) error {
 	if e := syscall.Errno(0); errors.As(err, &e) {
-		return fmt.Errorf("turnserver: cannot open a relayed port: %w", e)
+		return fmt.Errorf("cannot open a relayed port: %w", e)
 	}
-	return errors.New("turnserver: cannot open a relayed port")
+	return errors.New("cannot open a relayed port")
 }
 
 func (t *table) add(r *relay) error {

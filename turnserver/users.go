@@ -20,12 +20,12 @@ func checkUsers(users map[string][]byte) error {
 		_, _, notMinted := turncred.Parse(name)
 		switch {
 		case name == "" || len(name) > maxUserName || !utf8.ValidString(name) || hasControl(name):
-			return fmt.Errorf("turnserver: a user's name is not 1 to %d bytes of text", maxUserName)
+			return fmt.Errorf("a user's name is not 1 to %d bytes of text", maxUserName)
 		case notMinted == nil:
-			return errors.New("turnserver: a user's name is that of a time-limited credential: " +
+			return errors.New("a user's name is that of a time-limited credential: " +
 				"a number before or behind a colon, or alone")
 		case len(key) != md5.Size:
-			return fmt.Errorf("turnserver: a user's key has %d bytes, not %d: make it with turncred.Key",
+			return fmt.Errorf("a user's key has %d bytes, not %d: make it with turncred.Key",
 				len(key), md5.Size)
 		}
 	}
