@@ -105,10 +105,33 @@ func (r *relayFlags) start(secrets [][]byte, certificate *tls.Config, log *slog.
 	}
 	config.Secrets, config.TLSConfig, config.Logger = secrets, certificate, log
 	server, err := turnserver.New(config)
+	if external := (*turnserver.ExternalError)(nil); errors.As(err, &external) {
+		return nil, externalError(external)
+	}
 	if errors.Is(err, syscall.EADDRINUSE) || errors.Is(err, syscall.EACCES) { // it says which address
 		err = fmt.Errorf("%w (the relay's addresses: --relay-listen, --relay-tls-listen, --relay-dtls-listen)", err)
 	}
 	return server, err
+}
+
+// externalError names the flags that give a relay an address which its clients reach.
+func externalError(e *turnserver.ExternalError) error {
+	bits := 24 // a usual size of private networks
+	switch {
+	case e.Address.IsLoopback():
+		bits = e.Address.BitLen()
+	case e.Address.Is6():
+		bits = 64
+	}
+	network := netip.PrefixFrom(e.Address, bits).Masked()
+	if e.Given {
+		return fmt.Errorf("--relay-address %s is no address that the internet reaches: give one that is, "+
+			"or for a relay of your own network (LAN, VPN) open that network as well, for instance "+
+			"--relay-allow %s", e.Address, network)
+	}
+	return fmt.Errorf("the relay would be at %s, which the internet does not reach: give the address "+
+		"that the internet knows this machine by with --relay-address, or for a relay of your own "+
+		"network (LAN, VPN) open that network, for instance --relay-allow %s", e.Address, network)
 }
 
 // config are the settings, without secrets, certificate and logger.

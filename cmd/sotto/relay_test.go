@@ -83,8 +83,9 @@ func TestHangupReloadsTheRelaysCertificate(t *testing.T) {
 		return conn.ConnectionState().PeerCertificates[0].SerialNumber.Int64()
 	}
 	ctx, stop := context.WithCancel(t.Context())
-	stopped := make(chan error)
-	go func() { stopped <- untilStopped(ctx, reloads(certificate, nil, nil), nil, testLog()) }()
+	stopped, out := make(chan error), newOutput(io.Discard, io.Discard, false)
+	again := reloads(certificate, nil, nil)
+	go func() { stopped <- untilStopped(ctx, again, nil, out, testLog()) }()
 
 	if n := serial(); n != 1 {
 		t.Errorf("certificate %d before", n)

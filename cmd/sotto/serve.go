@@ -202,7 +202,7 @@ func serve(ctx context.Context, out *output, f serveFlags, cmd *command) (err er
 		now.share()
 		return f.relay.take(relay, &now.relay, differs)
 	}
-	if err := untilStopped(ctx, reloads(certificate, newSettings, newSecrets), failed, log); err != nil {
+	if err := untilStopped(ctx, reloads(certificate, newSettings, newSecrets), failed, out, log); err != nil {
 		return err
 	}
 	if relay != nil { // before anything else: its calls need the server

@@ -183,27 +183,43 @@ func reloads(certificate *signaling.CertificateFiles, settings, secrets func() e
 }
 
 // untilStopped returns when ctx ends or something fails. SIGHUP reads files again and stops nothing.
-func untilStopped(ctx context.Context, again []reload, failed <-chan error, log *slog.Logger) error {
+func untilStopped(
+	ctx context.Context, again []reload, failed <-chan error, out *output, log *slog.Logger,
+) error {
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP) // and not given back: it must not end what is still draining
 	for {
 		select {
 		case <-hangup:
-			for _, r := range again {
-				switch err := r.read(); {
-				case errors.Is(err, turnserver.ErrNeedsRestart):
-					log.Warn("read again, but not all of it holds", "what", r.what, "error", err)
-				case err != nil:
-					log.Error("cannot read again; what is in use stays", "what", r.what, "error", err)
-				default:
-					log.Info("read again", "what", r.what)
-				}
-			}
+			readAgain(again, out, log)
 		case err := <-failed:
 			return err
 		case <-ctx.Done():
 			return nil
 		}
+	}
+}
+
+type reloadedLine struct {
+	Event string   `json:"event"` // "reloaded"
+	What  []string `json:"what"`
+}
+
+// readAgain says what holds from now on, and logs what does not.
+func readAgain(again []reload, out *output, log *slog.Logger) {
+	var done []string
+	for _, r := range again {
+		switch err := r.read(); {
+		case errors.Is(err, turnserver.ErrNeedsRestart):
+			log.Warn("read again, but not all of it holds", "what", r.what, "error", err)
+		case err != nil:
+			log.Error("cannot read again; what is in use stays", "what", r.what, "error", err)
+		default:
+			done = append(done, r.what)
+		}
+	}
+	if done != nil {
+		out.say(reloadedLine{"reloaded", done}, "read again: %s", strings.Join(done, ", "))
 	}
 }
 

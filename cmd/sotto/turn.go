@@ -137,7 +137,8 @@ func (f *turnFlags) run(ctx context.Context, out *output, cmd *command) error {
 		}
 		return f.relay.take(server, &now.relay, differs)
 	}
-	if err := untilStopped(ctx, reloads(certificate, newSettings, f.relay.newSecrets(server, nil)), nil, log); err != nil {
+	again := reloads(certificate, newSettings, f.relay.newSecrets(server, nil))
+	if err := untilStopped(ctx, again, nil, out, log); err != nil {
 		return err
 	}
 	f.relay.drainRelay(server, out)
