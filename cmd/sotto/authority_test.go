@@ -24,6 +24,7 @@ func TestOwnAuthority(t *testing.T) {
 	defer stop()
 	url := server.await(t, `server at (\S+),`)
 	token := server.await(t, `invitation (\S+),`)
+	server.await(t, `register USER --server \S+ --ca FILE --invitation `+token)
 	command := func(args ...string) (string, int) {
 		out := new(typed)
 		code := run(t.Context(), args, out, out)
@@ -43,6 +44,13 @@ func TestOwnAuthority(t *testing.T) {
 	if out, code = command("send", "bob", "--as", "alice", "hello"); code != exitDone {
 		t.Errorf("the authority is forgotten: %s", out)
 	}
+	adding, stopAdding := start(t, "devices", "add", "--as", "alice", "--yes")
+	link := adding.await(t, `sotto link '(\S+)' --as alice --ca ca.pem`)
+	out, code = command("link", link, "--as", "alice", "--account", t.TempDir()+"/second", "--ca", cert)
+	if code != exitDone {
+		t.Errorf("the second device: %s", out)
+	}
+	stopAdding()
 	out, code = command("register", "carol", "--server", "http://192.0.2.1")
 	if code != exitFailed || strings.Contains(out, "AllowPlain") || !strings.Contains(out, "--insecure-plain") {
 		t.Errorf("plain: %d %s", code, out)

@@ -63,8 +63,9 @@ func (r *relayFlags) checkCredential(secrets [][]byte) (credential, error) {
 			return func() (string, string) { return user.name, user.password }, err
 		}
 	}
-	return nil, cmp.Or(err, usagef("--check needs a secret or a password: "+
-		"name a --relay-secret-file, or a --relay-user whose file has the password and not its key"))
+	return nil, cmp.Or(err, usagef("--check needs the relay's secret or a user of it: "+
+		"--relay-secret-file FILE, or --relay-user NAME:FILE with the password in that file and not "+
+		"its key"))
 }
 
 // checkRelay proves each transport, and says what to do about those that fail.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -15,6 +16,7 @@ import (
 
 	"sotto/client"
 	"sotto/cmd/sotto/qrcode"
+	"sotto/internal/visible"
 )
 
 type devicesFlags struct {
@@ -133,7 +135,7 @@ func addDevice(ctx context.Context, out *output, c *session, f devicesFlags) err
 	defer cancel(nil)
 	added, err := c.AddDevice(ctx, client.AddDeviceOptions{
 		Show: func(code string) {
-			if err := showCode(out, c.Username(), code, f.png); err != nil {
+			if err := showCode(out, c, code, f.png); err != nil {
 				cancel(err)
 			}
 		},
@@ -153,7 +155,7 @@ func addDevice(ctx context.Context, out *output, c *session, f devicesFlags) err
 }
 
 // showCode shows what the user brings to the new device.
-func showCode(out *output, username, code, png string) error {
+func showCode(out *output, c *session, code, png string) error {
 	symbol, err := qrcode.Encode([]byte(code))
 	if err != nil {
 		return err
@@ -170,7 +172,12 @@ func showCode(out *output, username, code, png string) error {
 	if out.terminal && symbol.Size() <= columnsOf(out.stdout) {
 		out.draw(func(w io.Writer) { io.WriteString(w, symbol.Text(out.colour())) })
 	}
-	out.say(map[string]string{"event": "linking_code", "code": code}, "On the new device, within ten minutes: sotto link '%s' --as %s", code, username)
+	var more visible.Text
+	if ca := filepath.Join(c.directory, rememberedCA); exists(ca) {
+		more = visible.Sprintf(" --ca ca.pem\n(ca.pem: the server's authority, a copy of %s)", ca)
+	}
+	out.say(map[string]string{"event": "linking_code", "code": code},
+		"On the new device, within ten minutes: sotto link '%s' --as %s%s", code, c.Username(), more)
 	return nil
 }
 

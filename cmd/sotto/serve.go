@@ -15,6 +15,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"sotto/internal/visible"
 	"sotto/signaling"
 	"sotto/turnserver"
 	"sotto/wire"
@@ -186,7 +187,7 @@ func serve(ctx context.Context, out *output, f serveFlags, cmd *command) (err er
 			return err
 		}
 		out.say(made, "invitation %s, for two accounts, within 24 hours; more: %s", made.Token, inviteHint(f.data))
-		out.say(nil, "\n  %s register USER --server %s --invitation %s\n", self(), listener.URL(names[0]), made.Token)
+		sayRegister(out, certificate, listener.URL(names[0]), made.Token)
 	}
 	newSecrets := f.relay.newSecrets(relay, server)
 	if relayConfig == nil {
@@ -210,6 +211,18 @@ func serve(ctx context.Context, out *output, f serveFlags, cmd *command) (err er
 	}
 	out.say(map[string]string{"event": "stopping"}, "stopping; what was accepted is kept. A second signal stops at once.")
 	return nil
+}
+
+// sayRegister prints the command for those who are invited.
+func sayRegister(out *output, certificate *signaling.CertificateFiles, url, token string) {
+	var ca, note visible.Text
+	if needsAuthority(certificate) {
+		ca = visible.Sprintf(" --ca FILE")
+		note = visible.Sprintf("(FILE: the certificate of the authority behind --tls-cert; give it to " +
+			"those whom you invite)\n")
+	}
+	out.say(nil, "\n  %s register USER --server %s%s --invitation %s\n%s", self(), url, ca, token,
+		note)
 }
 
 type serverLine struct {

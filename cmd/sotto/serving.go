@@ -69,8 +69,13 @@ func (c *cleanup) run() error {
 
 // certificateFiles reads a certificate; nil when none is given.
 func certificateFiles(cert, key string) (*signaling.CertificateFiles, error) {
-	if cert == "" && key == "" {
+	switch {
+	case cert == "" && key == "":
 		return nil, nil
+	case key == "":
+		return nil, usagef("--tls-key is missing: name the file of the private key of --tls-cert %s", cert)
+	case cert == "":
+		return nil, usagef("--tls-cert is missing: name the file of the certificate of --tls-key %s", key)
 	}
 	return signaling.LoadCertificate(cert, key)
 }
@@ -118,26 +123,50 @@ func warnOfGap(certificate *signaling.CertificateFiles, log *slog.Logger) {
 	}
 }
 
-// chainGap names the issuer at which a chain of certificates breaks off, "" if it leads to one of
-// roots (nil: the system's) or to a root of its own.
-func chainGap(chain [][]byte, roots *x509.CertPool) string {
-	var certificates []*x509.Certificate
-	others := x509.NewCertPool()
+// knownAuthority tells whether a certificate leads to one of roots (nil: the system's).
+func knownAuthority(leaf *x509.Certificate, others, roots *x509.CertPool) bool {
+	_, err := leaf.Verify(x509.VerifyOptions{
+		Roots: roots, Intermediates: others, CurrentTime: leaf.NotAfter.Add(-time.Second),
+	})
+	return !errors.As(err, new(x509.UnknownAuthorityError))
+}
+
+// parseChain reads what a server shows.
+func parseChain(chain [][]byte) (certificates []*x509.Certificate, all *x509.CertPool, err error) {
+	all = x509.NewCertPool()
 	for _, der := range chain {
 		c, err := x509.ParseCertificate(der)
 		if err != nil {
-			return ""
+			return nil, nil, err
 		}
 		certificates = append(certificates, c)
-		others.AddCert(c)
+		all.AddCert(c)
 	}
-	last := certificates[0]
-	options := x509.VerifyOptions{
-		Roots: roots, Intermediates: others, CurrentTime: last.NotAfter.Add(-time.Second),
+	return certificates, all, nil
+}
+
+// needsAuthority tells whether people must be given the authority of a certificate, which may be
+// nil.
+func needsAuthority(certificate *signaling.CertificateFiles) bool {
+	if certificate == nil {
+		return false
 	}
-	if _, err := last.Verify(options); !errors.As(err, new(x509.UnknownAuthorityError)) {
+	shown, err := certificate.Get(nil)
+	if err != nil {
+		return false
+	}
+	certificates, others, err := parseChain(shown.Certificate)
+	return err == nil && !knownAuthority(certificates[0], others, nil)
+}
+
+// chainGap names the issuer at which a chain of certificates breaks off, "" if it leads to one of
+// roots (nil: the system's) or to a root of its own.
+func chainGap(chain [][]byte, roots *x509.CertPool) string {
+	certificates, others, err := parseChain(chain)
+	if err != nil || knownAuthority(certificates[0], others, roots) {
 		return ""
 	}
+	last := certificates[0]
 	for range certificates {
 		if bytes.Equal(last.RawIssuer, last.RawSubject) {
 			return ""

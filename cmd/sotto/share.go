@@ -60,11 +60,12 @@ func newRequest(cmd *command, s parsed) request {
 
 // A holder lets other processes use its account.
 type holder struct {
-	client  *client.Client
-	command string             // which it runs itself
-	closing func()             // closes the socket
-	cancel  context.CancelFunc // of the commands of others
-	running sync.WaitGroup
+	client    *client.Client
+	directory string             // of the account
+	command   string             // which it runs itself
+	closing   func()             // closes the socket
+	cancel    context.CancelFunc // of the commands of others
+	running   sync.WaitGroup
 
 	mu    sync.Mutex
 	over  bool
@@ -87,7 +88,7 @@ func (s *session) share(ctx context.Context, out *output, command string) {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	h := &holder{
-		client: s.Client, command: command, cancel: cancel,
+		client: s.Client, directory: s.directory, command: command, cancel: cancel,
 		users: map[chan client.Event]bool{}, ended: make(chan struct{}),
 	}
 	events := make(chan client.Event)
@@ -159,7 +160,7 @@ func (h *holder) join() *session {
 		defer h.mu.Unlock()
 		delete(h.users, events)
 	}
-	return &session{Client: h.client, events: events, leave: leave}
+	return &session{Client: h.client, directory: h.directory, events: events, leave: leave}
 }
 
 // take tells whether the holder runs a command, and otherwise why not.

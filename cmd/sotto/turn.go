@@ -83,7 +83,7 @@ func (f *turnFlags) run(ctx context.Context, out *output, cmd *command) error {
 	if f.hashUser != "" {
 		return hashUser(out, os.Stdin, f.hashUser)
 	}
-	if f.relay.secretFile == "" && len(f.relay.users) == 0 {
+	if f.relay.secretFile == "" && len(f.relay.users) == 0 && len(f.check) == 0 {
 		return usagef("--relay-secret-file is missing; make one with: (umask 077; openssl rand -base64 32 > secret)")
 	}
 	var secrets [][]byte
