@@ -73,6 +73,20 @@ func TestClaimsBite(t *testing.T) {
 	}
 }
 
+// TestBusyMachine: where sound came too late the failure says so, and stays one.
+func TestBusyMachine(t *testing.T) {
+	for concealed, busy := range map[int]bool{0: false, 2: false, 30: true} {
+		r := goodRun()
+		d := &r.report.Directions[0]
+		d.Similarity, d.AudioHeard, d.AudioConcealed = 0.769, 150, concealed
+		r.judge()
+		failed := r.report.Failed()
+		if len(failed) != 1 || strings.Contains(failed[0].Detail, "too busy") != busy {
+			t.Errorf("%d frames concealed: %v", concealed, failed)
+		}
+	}
+}
+
 // TestRender looks at the report as a person and as a terminal see it.
 func TestRender(t *testing.T) {
 	r := goodRun()
