@@ -19,6 +19,7 @@ type board struct {
 	mu      sync.Mutex
 	calls   []*boardCall
 	writing *writing // nil where nothing is written
+	taught  bool     // how to write
 }
 
 // A boardCall is a call on it, as its events tell.
@@ -129,6 +130,7 @@ func (b *board) press(key byte) {
 	}
 	c := b.current()
 	if c == nil {
+		b.teach(key)
 		return
 	}
 	switch key {
@@ -147,6 +149,15 @@ func (b *board) press(key byte) {
 	case 'h':
 		b.hold(c)
 	}
+}
+
+// teach says once how to write, to a person who types where there is no call.
+func (b *board) teach(key byte) {
+	if b.taught || b.writing == nil || key < ' ' || b.ringing() != nil {
+		return
+	}
+	b.taught = true
+	b.out.say(nil, "there is no call that a key could steer; %s", writingHelp)
 }
 
 // ringing is the call of which it is asked whether it is taken. The client lets no more than one ring.

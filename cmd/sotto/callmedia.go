@@ -113,7 +113,7 @@ func (m *mediaFlags) spoken(out *output) *mediaFlags {
 		return m
 	}
 	if err := device.Check(); err != nil {
-		out.say(nil, "a tone is sent, as you cannot speak: %s", err)
+		out.say(nil, "a tone is sent, and nothing is heard here: %s", err)
 		return m
 	}
 	speaks := *m

@@ -194,6 +194,9 @@ func TestKeysOfTwoCalls(t *testing.T) {
 	screen.find("connected; waiting")
 	press("?")
 	screen.find("there is no call")
+	press("hi") // of which only the first key is answered
+	screen.find("there is no call that a key could steer; @NAME and a text writes to somebody")
+	screen.refuse("a key could steer")
 
 	alice := call("alice")
 	screen.find("alice calls: a accepts, d declines")

@@ -138,10 +138,14 @@ func (l *listening) listen(ctx context.Context, out *output, c *session) error {
 	defer calls.Wait() // with ctx over they hang up, and say what was
 	defer hangUp()
 	over, going := make(chan error, 1), 0
+	told := deliveries{out: out}
+	defer told.flush()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-told.settled:
+			told.flush()
 		case err := <-over:
 			if going--; l.once && going == 0 {
 				return err
@@ -170,11 +174,48 @@ func (l *listening) listen(ctx context.Context, out *output, c *session) error {
 				})
 				continue
 			}
+			if told.take(event) {
+				continue
+			}
 			if err := showEvent(out, event); err != nil {
 				return err
 			}
 		}
 	}
+}
+
+// deliveries are what was told in the last moment of messages to one person: several in a row, as
+// when both have been away, are one line.
+type deliveries struct {
+	out     *output
+	to      string
+	n       int
+	settled <-chan time.Time
+}
+
+// take tells whether the event is one, which flush prints. For scripts each is an object.
+func (d *deliveries) take(event client.Event) bool {
+	delivered, ok := event.(client.MessageDelivered)
+	if !ok || d.out.json {
+		return false
+	}
+	if d.to != delivered.To {
+		d.flush()
+	}
+	if d.to, d.n = delivered.To, d.n+1; d.settled == nil {
+		d.settled = time.After(300 * time.Millisecond)
+	}
+	return true
+}
+
+func (d *deliveries) flush() {
+	switch {
+	case d.n == 1:
+		d.out.say(nil, "delivered to %s", d.to)
+	case d.n > 1:
+		d.out.say(nil, "%d messages delivered to %s", d.n, d.to)
+	}
+	d.n, d.settled = 0, nil
 }
 
 // write sends the lines that a person at the terminal types, until the returned function is called.
