@@ -313,6 +313,11 @@ func TestLateCreationIsWaitedFor(t *testing.T) {
 	<-done
 }
 
+// privateOf are addresses of a machine in a private network.
+var privateOf = map[string]netip.Addr{
+	"udp4": netip.MustParseAddr("10.0.0.2"), "udp6": netip.MustParseAddr("fd00::2"),
+}
+
 // TestErrorsSayWhatToDo: each names the thing that is wrong and the way out.
 func TestErrorsSayWhatToDo(t *testing.T) {
 	s := startRelay(t, planeAuto, func(c *Config) { overStreams(t, c) })
@@ -330,6 +335,15 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 		{"a private external address", func(c *Config) {
 			c.External = []netip.Addr{netip.MustParseAddr("::ffff:192.168.1.5")}
 		}, []string{"192.168.1.5", "External is to be", "AllowPeers"}},
+		{"a private network of both families", func(c *Config) {
+			c.UDP = []string{":0"}
+			c.tune.source = func(network, _ string) netip.Addr { return privateOf[network] }
+		}, []string{"10.0.0.2", "set External"}},
+		{"the same with a private external address", func(c *Config) {
+			c.UDP = []string{":0"}
+			c.External = []netip.Addr{netip.MustParseAddr("fd00::5")}
+			c.tune.source = func(network, _ string) netip.Addr { return privateOf[network] }
+		}, []string{"fd00::5", "External is to be"}},
 		{"nothing to listen on", func(c *Config) { c.UDP = nil }, []string{"no address to listen on"}},
 		{"no secret", func(c *Config) { c.Secrets = nil }, []string{"no secret"}},
 		{"weak secret", func(c *Config) { c.Secrets = [][]byte{[]byte("secret")} }, []string{"shorter than 16"}},

@@ -192,7 +192,9 @@ func (s *Server) relayAddrs(listening []netip.AddrPort) ([]relayAddr, error) {
 			}
 		}
 		if !s.policy.allows(public) {
-			unusable = &ExternalError{Address: public, Given: given}
+			if unusable == nil || given && !unusable.Given {
+				unusable = &ExternalError{Address: public, Given: given}
+			}
 			continue
 		}
 		out = append(out, relayAddr{local, public})
