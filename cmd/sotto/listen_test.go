@@ -2,8 +2,10 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"sotto/client"
 )
@@ -17,6 +19,19 @@ func TestTakenWithoutSound(t *testing.T) {
 		t.Skip("this machine has sound devices")
 	}
 	if !strings.Contains(stdout.String(), "a tone is sent, and nothing is heard here: ") {
+		t.Errorf("told %q", stdout.String())
+	}
+}
+
+// What a server says of itself ends the line, with the point that it has.
+func TestServerNotReached(t *testing.T) {
+	var stdout bytes.Buffer
+	down := client.LinkDown{Err: errors.New("Try again in a moment."), Retry: 2 * time.Second}
+	if err := showEvent(newOutput(&stdout, nil, false), down); err != nil {
+		t.Fatal(err)
+	}
+	const want = "the server is not reached, trying again in 2s: Try again in a moment.\n"
+	if stdout.String() != want {
 		t.Errorf("told %q", stdout.String())
 	}
 }
