@@ -1384,7 +1384,7 @@ type Authenticate struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	Account        []byte                 `protobuf:"bytes,1,opt,name=account,proto3" json:"account,omitempty"`
 	Device         uint32                 `protobuf:"varint,2,opt,name=device,proto3" json:"device,omitempty"`
-	Signature      []byte                 `protobuf:"bytes,3,opt,name=signature,proto3" json:"signature,omitempty"`                                 // [64] XEdDSA by the device's identity key, docs/protocol.md "Authentication"
+	Signature      []byte                 `protobuf:"bytes,3,opt,name=signature,proto3" json:"signature,omitempty"`                                 // [64] XEdDSA by the device's identity key, docs/protocol.md "The link"
 	ChannelBinding []byte                 `protobuf:"bytes,4,opt,name=channel_binding,json=channelBinding,proto3" json:"channel_binding,omitempty"` // [32] what the signature covers; empty: not compared by itself
 	LinkNumber     uint64                 `protobuf:"varint,5,opt,name=link_number,json=linkNumber,proto3" json:"link_number,omitempty"`            // which attempt of the device this is, counted on its disk; 0: not counted
 	unknownFields  protoimpl.UnknownFields
