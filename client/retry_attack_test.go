@@ -236,3 +236,35 @@ func TestGarbageInAContactsName(t *testing.T) {
 	bob.start(t)
 	bob.hears(t, "true")
 }
+
+// A first message under another key than the contact's is not theirs, and nobody is asked for it.
+func TestFirstMessagesOfOthersAreNotAskedFor(t *testing.T) {
+	t.Parallel()
+	alice, bob := apart(t)
+	reader, signed := ratchet.GenerateKeyPair(), ratchet.GenerateKeyPair() // whom bob cannot be
+	kyber, public := ratchet.GenerateKyberKeyPair(), signed.Public()
+	bundle := &ratchet.Bundle{
+		RegistrationID: ratchet.RegistrationID(reader.Public()), Identity: reader.Public(),
+		SignedID: 1, SignedKey: public, SignedSignature: reader.Sign(public.Bytes()),
+		KyberID: 1, KyberKey: kyber.Public(), KyberSignature: reader.Sign(kyber.Public()),
+	}
+	for name, key := range map[string]*ratchet.KeyPair{
+		"another": ratchet.GenerateKeyPair(), "alice's": alice.identity,
+	} {
+		local := ratchet.Local{Identity: key, Address: alice.first()}
+		remote := ratchet.Remote{Address: bob.first(), Identity: reader.Public()}
+		r := new(ratchet.Record)
+		if err := r.Initiate(local, remote, bundle, time.Now()); err != nil {
+			t.Fatal(err)
+		}
+		m, err := r.Encrypt(local, remote, []byte("hello"), time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		e := &wire.Envelope{Id: randomBytes(16), Type: m.Type, Ciphertext: m.Bytes}
+		asked, err := bob.ask(bob.knownAs(alice), firstDevice, e)
+		if err != nil || asked != (key == alice.identity) {
+			t.Errorf("under %s key: asked %t, %v", name, asked, err)
+		}
+	}
+}
