@@ -436,12 +436,14 @@ func TestImpersonation(t *testing.T) {
 	for i := range entry.Key {
 		entry.Key[i] = m[i] ^ pad[i]
 	}
-	tag, err := senderTag(w.alice, w.bob.Public(), strange, entry.Key[:], w.alice.Public(), w.bob.Public())
+	from, to := w.alice.Public(), w.bob.Public()
+	tag, err := senderTag(w.alice, to, strange, entry.Key[:], from, to)
 	if err != nil {
 		t.Fatal(err)
 	}
 	entry.Tag = [16]byte(tag)
-	if _, err := Open(w.bob, w.root.Public(), forged.Received(&entry), now); !errors.Is(err, ErrUndecryptable) {
+	_, err = Open(w.bob, w.root.Public(), forged.Received(&entry), now)
+	if !errors.Is(err, ErrUndecryptable) {
 		t.Errorf("another ephemeral key: %v", err)
 	}
 

@@ -2,9 +2,9 @@
 //
 //	go run ./test/mutants [-list FILE] [-run REGEXP] [-v]
 //
-// The mistakes are in mutants.txt, or in FILE, which has its form. They go in through the overlay of the go command: no file of the
-// tree is changed. Its exit code is 1 if a mistake survives, does not apply any more or does not
-// compile.
+// The mistakes are in mutants.txt, or in FILE, which has its form. They go in through the overlay of
+// the go command: no file of the tree is changed. Its exit code is 1 if a mistake survives, does not
+// apply any more or does not compile.
 package main
 
 import (
