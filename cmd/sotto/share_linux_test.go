@@ -205,6 +205,7 @@ func TestHolderEndsBesideAStuckCommand(t *testing.T) {
 	if err := listen.Wait(); err != nil {
 		t.Error(err)
 	}
+	unread.Close() // else one that was not taken runs by itself now, and is stuck for good
 	stuck.Wait()
 }
 
