@@ -169,33 +169,3 @@ func TestNoSuchUsers(t *testing.T) {
 		t.Error("neither secrets nor users")
 	}
 }
-
-// TestUserGoesMeanwhile: a user is taken away after the proof of who asks, and before their
-// allocation is there to be seen. It ends all the same.
-func TestUserGoesMeanwhile(t *testing.T) {
-	var s atomic.Pointer[Server]
-	var gone atomic.Bool
-	server := startRelay(t, "portable", func(c *Config) {
-		c.Users = map[string][]byte{"alice": keyOf("alice", "of alice")}
-		c.tune.now = func() time.Time {
-			// The relay is in the table, and nobody has heard whose it is.
-			if s := s.Load(); s != nil && len(s.table.all()) > 0 && !gone.Swap(true) {
-				s.named.Store(&map[string][]byte{})
-			}
-			return time.Now()
-		}
-	})
-	c := newRawClient(t, server, "")
-	c.username, c.password = "alice", "of alice"
-	s.Store(server)
-	c.request(stun.MethodAllocate, udpTransport)
-	if !gone.Load() {
-		t.Fatal("there was no allocation")
-	}
-	for deadline := time.Now().Add(30 * time.Second); len(server.table.all()) > 0; {
-		if time.Now().After(deadline) {
-			t.Fatal("the allocation stays")
-		}
-		time.Sleep(time.Millisecond)
-	}
-}
