@@ -42,7 +42,7 @@ func (c *Client) countLink(atLeast uint64) (number uint64, err error) {
 // checkCopies is steps 2 and 3.
 func (c *Client) checkCopies(l *link) error {
 	highest := l.welcome.GetLinkNumber()
-	if highest < l.number {
+	if l.number == 0 || highest < l.number {
 		return nil
 	}
 	c.events.offer(DirectoryCopied{})
