@@ -157,7 +157,7 @@ func TestSizesOnTheWire(t *testing.T) {
 		for _, n := range m.sizes {
 			packets += n
 		}
-		if packets < 300 || (len(m.sizes) == 1) != test.one || !test.one && len(m.sizes) < 10 {
+		if packets < 100 || (len(m.sizes) == 1) != test.one || !test.one && len(m.sizes) < 10 {
 			t.Errorf("%v: %d packets, by size %v", test.flags, packets, m.sizes)
 		}
 		m.mu.Unlock()
